@@ -1,0 +1,103 @@
+"""The layers models are made of: flax NNX modules used as immutable pytrees.
+
+Shapes: B batch, T tokens, S keys attended to, D model, H heads, K head, F feed-forward, V vocabulary, L layers, r rank.
+A layer is written for one block; a model's blocks carry a leading layer axis L and are scanned. Every leaf is an `nnx.Param`: a
+bare array attribute set under `jit` or `vmap` would silently become static.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+
+def dense(x: Float[Array, "... i"], kernel: Float[Array, "i o"]) -> Float[Array, "... o"]:
+    """x @ kernel, computed in the dtype of x."""
+    return x @ jnp.asarray(kernel, x.dtype)
+
+
+def dropout(key: Key[Array, ""] | None, rate: float, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Zero a share `rate` of x and scale the rest up; the identity without a key (evaluation) or at rate 0."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+
+
+def fold(key: Key[Array, ""] | None, index: Any) -> Key[Array, ""] | None:
+    """`jax.random.fold_in`, where no key stays no key."""
+    return None if key is None else jax.random.fold_in(key, index)
+
+
+class Linear(nnx.Module):
+    """y = x kernel + bias; kernel [i, o]."""
+
+    def __init__(self, kernel: Any, bias: Any = None):
+        self.kernel = nnx.Param(kernel)
+        self.bias = None if bias is None else nnx.Param(bias)
+
+    def __call__(self, x: Float[Array, "... i"], key: Any = None) -> Float[Array, "... o"]:
+        y = dense(x, self.kernel.get_value())
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """Rows of a table [V, D] by index."""
+
+    def __init__(self, embedding: Any):
+        self.embedding = nnx.Param(embedding)
+
+    def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
+        return self.embedding[...][tokens]
+
+
+class LayerNorm(nnx.Module):
+    """Normalised over the last axis in float32, then scale and bias."""
+
+    def __init__(self, scale: Any, bias: Any, *, epsilon: float):
+        self.scale = nnx.Param(scale)
+        self.bias = nnx.Param(bias)
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        # Only x is kept for the backward pass: recomputing the statistics is cheaper than reading them back.
+        return jax.checkpoint(_normalise, static_argnums=3)(x, self.scale[...], self.bias[...], self.epsilon)
+
+
+def _normalise(x, scale, bias, epsilon):
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(-1, keepdims=True)
+    unit = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + epsilon)
+    return (unit * scale + bias).astype(x.dtype)
+
+
+@jax.checkpoint
+def gelu(x: Float[Array, "... F"]) -> Float[Array, "... F"]:
+    """The exact (erf) GELU, keeping only its input for the backward pass."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu, "gelu_new": jax.checkpoint(jax.nn.gelu), "silu": jax.nn.silu}
+
+
+def attention(
+    query: Float[Array, "B T D"],
+    key: Float[Array, "B S D"],
+    value: Float[Array, "B S D"],
+    mask: Bool[Array, "B #T S"],
+    *,
+    heads: int,
+    rate: float = 0.0,
+    random: Key[Array, ""] | None = None,
+) -> Float[Array, "B T D"]:
+    """Softmax attention of `heads` heads; `mask` is true where a key may be attended to."""
+
+    def split(x):  # heads before tokens: batched products over two leading axes are twice as fast on CPU
+        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+    q, k, v = split(query), split(key), split(value)
+    scores = jnp.einsum("bhtk,bhsk->bhts", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    weights = dropout(random, rate, jax.nn.softmax(scores, axis=-1).astype(v.dtype))
+    return jnp.einsum("bhts,bhsk->bhtk", weights, v).transpose(0, 2, 1, 3).reshape(query.shape)

@@ -1,0 +1,30 @@
+"""Adaptation methods, one per file. Adding one is a file and a line of METHODS."""
+
+import inspect
+from typing import Any
+
+from lora_jax import tree
+from lora_jax.methods.base import HEAD, Counts, Method, adapters, counts, mask, merge, targets, unload
+from lora_jax.methods.bitfit import bitfit
+from lora_jax.methods.full import full
+from lora_jax.methods.lora import LoRA, lora
+
+METHODS = {"lora": lora, "full": full, "bitfit": bitfit}
+
+
+def make(name: str, **settings: Any) -> Method:
+    """The method of that name, with those of the settings that its constructor takes.
+
+    Raises:
+        ValueError: there is no such method; names the ones there are.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method: expected one of {tree.near(name, list(METHODS))}, got {name!r}")
+    taken = inspect.signature(METHODS[name]).parameters
+    return METHODS[name](**{key: value for key, value in settings.items() if key in taken})
+
+
+__all__ = [
+    "HEAD", "METHODS", "Counts", "LoRA", "Method", "adapters", "bitfit", "counts", "full", "lora", "make", "mask", "merge",
+    "targets", "unload",
+]  # fmt: skip

@@ -1,0 +1,104 @@
+"""What an adaptation method is, and what holds for every method.
+
+A method is a value: `adapt` puts its layers into a model, `trainable` names, by regex, the leaves that learn. An adapter layer
+wraps the layer it adapts: it holds it as `base`, gives the plain layer with itself folded in by `merged()`, and says by
+`parameters()` how many numbers it really learns.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Key
+
+from lora_jax import tree
+
+HEAD = r"^head/"  # the task's own head: it always learns, and is counted apart
+
+
+class Method(NamedTuple):
+    """name; adapt(key, model) -> model; trainable: regex on the paths of the leaves that learn."""
+
+    name: str
+    adapt: Callable[[Key[jax.Array, ""], Any], Any]
+    trainable: str
+
+
+class Counts(NamedTuple):
+    """Learning parameters: the method's own and the head's."""
+
+    adapter: int
+    head: int
+
+
+def mask(model: Any, method: Method, *, head: bool = True) -> Any:
+    """The boolean tree of what learns: the method's leaves, and the head's."""
+    has_head = head and any(re.search(HEAD, path) for path in tree.leaves(model))
+    return tree.mask(model, f"{method.trainable}|{HEAD}" if has_head else method.trainable)
+
+
+def counts(model: Any, method: Method) -> Counts:
+    """How many parameters of an adapted model learn (shapes suffice: the model may be abstract apart from its scales)."""
+    learns = tree.leaves(tree.split(model, mask(model, method))[0])
+    head = sum(leaf.size for path, leaf in learns.items() if re.search(HEAD, path))
+    total = sum(leaf.size for leaf in learns.values())
+    for path, layer in adapters(model).items():
+        stored = sum(
+            leaf.size for name, leaf in learns.items() if re.fullmatch(re.escape(path) + r"/(?!base/).*", name)
+        )
+        total += layer.parameters() - stored
+    return Counts(total - head, head)
+
+
+def adapters(model: Any) -> dict[str, Any]:
+    """The adapter layers by path."""
+    return {path: node for path, node in tree.nodes(model).items() if hasattr(node, "merged")}
+
+
+def merge(model: Any) -> Any:
+    """The model with every adapter folded into the kernel it adapts: the same function at the base's own cost.
+
+    Adapters are not lost: models never change, so the unmerged one is the value passed in.
+    """
+    return tree.replace(model, {path: layer.merged() for path, layer in adapters(model).items()})
+
+
+def unload(model: Any) -> Any:
+    """The model without its adapters: the base layers, bit for bit, for they were kept and not subtracted from."""
+    return tree.replace(model, {path: layer.base for path, layer in adapters(model).items()})
+
+
+def targets(model: Any, pattern: str) -> dict[str, Any]:
+    """The layers a target pattern means, by path.
+
+    `query,value` are names of layers, each the end of a path (`attention/output`, too); anything else is a regex on paths.
+    Only layers with a `kernel` or an `embedding` can be adapted, and never the head, which learns anyway.
+
+    Raises:
+        ValueError: a part of the pattern matches no layer; names the layers there are.
+    """
+    layers = {p: n for p, n in tree.nodes(model).items() if adaptable(n) and not re.search(HEAD, p + "/")}
+    by_name = re.fullmatch(r"[\w/ ]+(,[\w/ ]+)*", pattern) is not None
+    parts = [rf"(^|/){part.strip()}$" for part in pattern.split(",")] if by_name else [pattern]
+    chosen: dict[str, Any] = {}
+    for part, said in zip(parts, pattern.split(",") if by_name else [pattern], strict=True):
+        try:
+            found = {path: node for path, node in layers.items() if re.search(part, path)}
+        except re.error as error:
+            raise ValueError(f"targets: expected layer names or a regex on paths, got {pattern!r}: {error}") from None
+        if not found:
+            raise ValueError(f"targets: {said!r} matches no layer; there are: {tree.near(said, list(layers))}")
+        chosen |= found
+    return {path: node for path, node in layers.items() if path in chosen}
+
+
+def adaptable(node: Any) -> bool:
+    """Whether a node is a layer with a matrix: ours or flax's own `nnx.Linear` and `nnx.Embed`."""
+    return not isinstance(node, jax.Array) and (hasattr(node, "kernel") or hasattr(node, "embedding"))
+
+
+def key_of(key: Key[jax.Array, ""], path: str) -> Key[jax.Array, ""]:
+    """The key of a path: independent of what else is adapted and in which order."""
+    return jax.random.fold_in(key, int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big"))

