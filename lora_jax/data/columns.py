@@ -39,7 +39,8 @@ def examples(
     require(splits.values(), (*columns.texts, columns.label))
     expected = "a number" if classes is None else _listed(classes)
     fits = is_number if classes is None else lambda label: written(label) in classes
-    problems = [f"{table.file}: the {name} split has no rows" for name, table in splits.items() if not table.rows]
+    empty = [(table.file, name) for name, table in splits.items() if not table.rows]
+    problems = [f"{file}: no row is in the {name} split; a column 'split' can say which are" for file, name in empty]
     for table in splits.values():
         fits_text = partial(_is_text, blank=blank)
         problems += [line for name in columns.texts for line in table.misfits(name, fits_text, "some text")]

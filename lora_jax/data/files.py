@@ -6,9 +6,10 @@ from pathlib import Path
 
 from lora_jax.data.columns import Columns, examples, is_number, require, written
 from lora_jax.data.tables import FORMATS, Table, provenance, read, refuse
-from lora_jax.data.tasks import MAX_CLASSES, Task, hashed_split, refuse_split_seed
+from lora_jax.data.tasks import Task, hashed_split, refuse_split_seed
 
 SPLITS = ("train", "validation", "test")
+MAX_CLASSES = 1000  # more are almost surely whole-numbered scores, or texts in the wrong column
 
 
 def load(path: Path, *, split_seed: int = 0) -> Task:
@@ -27,7 +28,7 @@ def load(path: Path, *, split_seed: int = 0) -> Task:
     metrics = ("accuracy",) if names else ("pearson", "spearman")
     sources = {table.file for table in tables.values()}
     where = [path / name for name in sorted(sources)] if path.is_dir() else [path]
-    return Task(path.stem, names, metrics, splits, ", ".join(map(provenance, where)))
+    return Task(path.resolve().stem, names, metrics, splits, ", ".join(map(provenance, where)))
 
 
 def classes(table: Table, column: str) -> tuple[str, ...]:

@@ -104,8 +104,8 @@ def _hub(name: str) -> tuple[dict[str, Table], str]:
 
     try:
         splits = datasets.load_dataset(HUB, name, revision=REVISION)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # the client lets its HTTP library's own errors through, which have no common base
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConnectionError(
             f"{name} could not be loaded from the hub ({HUB}): {reason}. Without network, pass glue_dir, a folder "
             f"with {name}/train.tsv and {name}/{_files(name)['validation'][1]}.tsv (or .csv, .jsonl, .parquet)"

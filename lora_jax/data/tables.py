@@ -3,8 +3,9 @@
 import csv
 import hashlib
 import json
+import reprlib
 from collections.abc import Callable, Sequence
-from itertools import compress, zip_longest
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
@@ -33,7 +34,7 @@ class Table(NamedTuple):
         """A line of complaint for each value of a column that does not fit."""
         values = zip(self.rows, self.columns[column], strict=True)
         place, what = f"{self.file}, {self.unit}", f"{column}: expected {expected}"
-        return [f"{place} {row}: {what}, got {value!r}" for row, value in values if not fits(value)]
+        return [f"{place} {row}: {what}, got {reprlib.repr(value)}" for row, value in values if not fits(value)]
 
 
 def read(path: Path, *, headerless: Sequence[str] = ()) -> Table:
@@ -102,7 +103,8 @@ def _separated(path: Path, delimiter: str, quoting: Literal[0, 3], headerless: S
     else:
         lines, rows = lines[1:], rows[1:]
     refuse(_misshapen(path, header, lines, rows))
-    return Table(path.name, "line", lines, dict(zip(header, map(list, zip_longest(*rows)), strict=False)))
+    columns = {name: [row[i] if i < len(row) else None for row in rows] for i, name in enumerate(header)}
+    return Table(path.name, "line", lines, columns)
 
 
 def _misshapen(path: Path, header: Sequence[str], lines: Sequence[int], rows: Sequence[list[str]]) -> list[str]:
@@ -122,12 +124,13 @@ def _json_lines(path: Path) -> Table:
         for line, text in enumerate(file, 1):
             try:
                 row = json.loads(text) if text.strip() else None
+                got = reprlib.repr(row)
             except json.JSONDecodeError as error:
-                row = f"{error.msg} at character {error.pos + 1}"
+                row, got = None, f"what is not JSON ({error.msg}, character {error.pos + 1})"
             if isinstance(row, dict):
                 rows[line] = row
             elif text.strip():
-                problems.append(f"{path.name}, line {line}: expected a JSON object, got {row!r}")
+                problems.append(f"{path.name}, line {line}: expected a JSON object, got {got}")
     refuse(problems)
     names = dict.fromkeys(name for row in rows.values() for name in row)
     return Table(path.name, "line", list(rows), {name: [row.get(name) for row in rows.values()] for name in names})

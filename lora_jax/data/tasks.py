@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-MAX_CLASSES = 1000
-
 
 class Examples(NamedTuple):
     """N labelled texts, or text pairs; `label` [N] is an int32 class index, or a float32 score for regression."""
@@ -36,7 +34,7 @@ def hashed_split(key: str, seed: int = 0) -> str:
     It depends on the key alone, so it stays when rows are added, removed or reordered. Another `seed` is another split.
     """
     salted = f"{seed}:{key}" if seed else key
-    bucket = int(hashlib.sha256(salted.encode()).hexdigest()[:8], 16) % 10
+    bucket = int(hashlib.sha256(salted.encode(errors="surrogatepass")).hexdigest()[:8], 16) % 10
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
 

@@ -4,6 +4,7 @@ A model is named by a directory, by a name in `ZOO` (a wheel pinned by sha256), 
 """
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from tokenizers.processors import RobertaProcessing
 
 from lora_jax import tree, wheels
 from lora_jax.checkpoints import safetensors
-from lora_jax.models import bert
+from lora_jax.models import bert, tiny
 
 FAMILIES = {"bert": bert, "roberta": bert}
 
@@ -116,6 +117,8 @@ def load(
         raise ValueError(f"expected quantize=None, got {quantize!r}: quantised base models are not available yet")
     if labels < 1:
         raise ValueError(f"expected labels >= 1 (1 for regression), got {labels}")
+    if name_or_path == "tiny":
+        return tiny.load(labels=labels, key=key)
     found = files(name_or_path, revision=revision)
     settings, tokenizer = found.config(), found.tokenizer()
     if settings.get("model_type") not in FAMILIES:
@@ -166,7 +169,7 @@ def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
     if revision is not None and (is_folder or name in ZOO):
         raise ValueError(f"revision goes with hub ids only, got revision={revision!r} for {name!r}")
     if is_folder:
-        return _directory(folder, folder.resolve().name)
+        return _directory(folder, f"{folder.resolve().name} {_fingerprint(folder)}")
     if name in ZOO:
         return _wheel(ZOO[name])
     if folder.is_file():
@@ -206,8 +209,23 @@ def _hub(name: str, revision: str | None) -> Files:
     return _directory(folder, f"{name}@{folder.name}")
 
 
+def source(name_or_path: str | Path, *, revision: str | None = None) -> str:
+    """Where a model comes from, to write into results: package and hash, hub id and commit, or directory and fingerprint."""
+    return "random weights" if name_or_path == "tiny" else files(name_or_path, revision=revision).source
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of names, sizes and edges of the weight files: tells two models in one folder apart without reading gigabytes."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as data:
+            edges = data.read(2**16), data.seek(max(0, file.stat().st_size - 2**16)), data.read(2**16)
+        digest.update(repr((file.name, file.stat().st_size, edges)).encode())
+    return digest.hexdigest()[:12]
+
+
 def _zoo_names() -> str:
-    return f"one of the zoo's names ({', '.join(ZOO)})"
+    return f"one of the zoo's names ({', '.join(['tiny', *ZOO])})"
 
 
 def _wordpiece(vocabulary: str, *, lowercase: bool) -> Tokenizer:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lora_jax.data.encode import Encoded
+from lora_jax.data.encoding import Encoded
 
 CHUNK = 64  # batches sorted together: enough for rows of one length to meet, few enough to keep an epoch random
 

@@ -1,0 +1,220 @@
+"""LoRA Table 6: which rank is enough, for which attention matrices?
+
+Trains {query}, {query, value} and {query, key, value, output} at r = 1, 2, 4, 8, 64 and draws the test score against r.
+Paper: Hu et al. 2021 (arXiv 2106.09685v2), section 7.1, Table 6: GPT-3 175B on WikiSQL and MultiNLI, which no laptop repeats. Ours
+is a sentence encoder of 22.7 M parameters on film reviews: what can be compared is the trend, not the numbers.
+
+    python experiments/rank_sweep.py                                  # quick: 15 cells
+    python experiments/rank_sweep.py --preset full                    # all rows, three seeds
+    python experiments/rank_sweep.py --model DIR --data FILE.csv      # yours
+    python experiments/rank_sweep.py --preset paper --dry-run         # RoBERTa-base, MNLI and SST-2, the values of Table 9
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from tyro.conf import OmitArgPrefixes
+
+from lora_jax import paper, plots, results, study
+
+NAME = "rank_sweep"
+TARGETS = ("query", "query,value", "query,key,value,output")
+IN_PAPER = dict(zip(TARGETS, ("Wq", "Wq,Wv", "Wq,Wk,Wv,Wo"), strict=True))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every flag has the value of the preset unless given."""
+
+    preset: Literal["smoke", "quick", "full", "paper"] = "quick"
+    """smoke: tiny random model, no network. quick: 2,000 rows. full: all rows, 3 seeds. paper: RoBERTa-base on GLUE."""
+    out: Path = Path("results")
+    """Folder of the rows and of what is drawn from them."""
+    dry_run: bool = False
+    """Only say what would run."""
+    targets: tuple[str, ...] = TARGETS
+    """Sets of matrices to adapt: names joined by commas, or regexes on paths."""
+    ranks: tuple[int, ...] = (1, 2, 4, 8, 64)
+    seeds: tuple[int, ...] = (0,)
+    tasks: tuple[str, ...] = ()
+    """Several tasks instead of --data."""
+    setup: OmitArgPrefixes[study.Setup] = field(default_factory=study.Setup)
+
+
+PAPER = study.Setup(
+    model="roberta-base", rows=0, max_length=512, alpha=8, learning_rate=5e-4, epochs=0, batch=16, weight_decay=0.1,
+    hidden_dropout=0.1, clip=1.0, warmup=0.06,
+)  # fmt: skip
+PRESETS = {
+    "smoke": Config("smoke", Path("results/smoke"), ranks=(1, 2), setup=study.SMOKE),
+    "quick": Config(),
+    "full": Config("full", seeds=(0, 1, 2), setup=replace(study.SETUP, rows=0)),
+    "paper": Config("paper", tasks=("mnli", "sst2"), seeds=(0, 1, 2, 3, 4), setup=PAPER),
+}
+
+
+HEADER = """# Rank sweep
+
+The question of LoRA's Table 6: which rank is enough, for which attention matrices? Made by `python experiments/rank_sweep.py`
+from the rows of `rank_sweep.jsonl`. The paper's numbers are of GPT-3 175B on WikiSQL and MultiNLI: **compare the trend, not
+the values**.
+"""
+GLUE = {
+    "mnli": "MNLI",
+    "sst2": "SST-2",
+    "mrpc": "MRPC",
+    "cola": "CoLA",
+    "qnli": "QNLI",
+    "qqp": "QQP",
+    "rte": "RTE",
+    "stsb": "STS-B",
+}
+
+
+def cells(config: Config) -> list[study.Row]:
+    """One cell for each task, seed, set of targets and rank; epochs 0 means Table 9's for the task."""
+    return [
+        {**asdict(config.setup), "data": task, "epochs": config.setup.epochs or table9_epochs(task),
+         "targets": targets, "rank": rank, "seed": seed}
+        for task in config.tasks or (config.setup.data,)
+        for seed in config.seeds for targets in config.targets for rank in config.ranks
+    ]  # fmt: skip
+
+
+def table9_epochs(task: str) -> int:
+    """The paper's epochs for RoBERTa-base with LoRA on a GLUE task.
+
+    Raises:
+        ValueError: Table 9 does not have the task.
+    """
+    table = paper.table("lora_table9_roberta_hparams")
+    rows = table[(table.model == "RoBERTa-base") & (table.method == "LoRA") & (table.hparam == "epochs")]
+    found = rows[rows.dataset == GLUE.get(task)]
+    if found.empty:
+        raise ValueError(f"epochs: expected 1 or more; 0 takes Table 9's, which has {', '.join(GLUE)} but not {task!r}")
+    return int(found.value.iloc[0])
+
+
+def label(cell: study.Row) -> str:
+    """The cell in a line of progress."""
+    return f"{cell['data']} {cell['targets']} r={cell['rank']} seed={cell['seed']}"
+
+
+def render(rows: list[study.Row], out: Path) -> list[Path]:
+    """Draw out/rank_sweep.md, .csv and .png from the rows alone: ours, and the paper's Table 6 beside it."""
+    groups = study.groups(rows, but=("targets", "rank", "seed"))
+    tables = [summary(group) for group in groups]
+    sections = [section(group, table) for group, table in zip(groups, tables, strict=True)]
+    published = "## The paper's Table 6 (GPT-3 175B)\n\n" + "\n".join(
+        f"{data}, accuracy in %\n\n{results.markdown(wide(published_table(data), 'value'), digits=1)}"
+        for data in DATASETS
+    )
+    markdown = "\n".join([HEADER, *sections, published])
+    return results.render(out / NAME, markdown=markdown, table=pd.concat(tables), figure=figure(groups[0], tables[0]))
+
+
+DATASETS = ("WikiSQL", "MultiNLI")
+
+
+def published_table(data: str) -> pd.DataFrame:
+    """Table 6 of the paper for one data set, its matrices under our names."""
+    table = paper.table("lora_table6_rank").query("dataset == @data")
+    ours = {name: targets for targets, name in IN_PAPER.items()}
+    return table.assign(targets=table.weight_type.map(ours), rank=table.r.astype(int))
+
+
+def summary(group: list[study.Row]) -> pd.DataFrame:
+    """One line for each set of targets and rank: parameters, score in %, its standard error, seeds; the paper's."""
+    metric = study.primary(group[0])
+    table = results.summary(group, by=["targets", "rank"], metric=metric)
+    first = {(row["config"]["targets"], row["config"]["rank"]): row for row in group}
+    lines = [first[cell] for cell in zip(table.targets, table["rank"], strict=True)]
+    said = {name: [row["config"][name] for row in lines] for name in ("data", "model", "method")}
+    said |= {
+        "targets": table.targets,
+        "rank": table["rank"],
+        "parameters": [row["parameters"]["adapter"] for row in lines],
+    }
+    scores = {"metric": metric, "score": 100 * table["mean"], "error": 100 * table.error, "error of": table.error_kind}
+    made = pd.DataFrame({**said, **scores, "seeds": table["count"]})
+    for data in DATASETS:
+        value = published_table(data).set_index(["targets", "rank"]).value
+        made[f"paper {data}"] = [value.get(cell, np.nan) for cell in zip(made.targets, made["rank"], strict=True)]
+    made["order"] = [TARGETS.index(name) if name in TARGETS else len(TARGETS) for name in made.targets]
+    return made.sort_values(["order", "targets", "rank"], ignore_index=True).drop(columns="order")
+
+
+def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """As in the paper: a line for each set of targets, a column for each rank."""
+    order = list(dict.fromkeys(table.targets))
+    spread = table.pivot(index="targets", columns="rank", values=column).loc[order]
+    return spread.rename(columns=lambda rank: f"r = {rank}").rename_axis(columns=None).reset_index()
+
+
+def section(group: list[study.Row], table: pd.DataFrame) -> str:
+    """The tables of one group of rows: everything but targets, rank and seed alike."""
+    config, metric = group[0]["config"], study.primary(group[0])
+    split = metric.partition("/")[0]
+    n, seeds = group[0]["examples"][split], sorted({row["config"]["seed"] for row in group})
+    cell = [
+        f"{score:.1f}" + ("" if np.isnan(error) else f" ± {error:.1f}")
+        for score, error in zip(table.score, table.error, strict=True)
+    ]
+    shown = wide(table.assign(cell=cell), "cell")
+    sizes = wide(table.assign(parameters=[f"{size:,}" for size in table.parameters]), "parameters")
+    settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in ("targets", "rank", "seed", "data_source"))
+    right = {name: "right" for name in shown.columns[1:]}
+    return (
+        f"## {config['data']}, {config['model']}\n\n"
+        f"{metric} in %, {n:,} examples, seeds {seeds}; ± is the {ERRORS[table['error of'].iloc[0]]}.\n\n"
+        f"{results.markdown(shown, align=right)}\n"
+        f"Learning parameters of the adapter (the head's {group[0]['parameters']['head']:,} apart):\n\n"
+        f"{results.markdown(sizes, align=right)}\n"
+        f"{finding(table)}\n\n<details><summary>Settings</summary>\n\n{settings}\n\n"
+        f"Data: {config['data_source']}\n\n</details>\n"
+    )
+
+
+ERRORS = {
+    "seeds": "standard error over seeds",
+    "binomial": "binomial standard error of one seed",
+    "none": "(no error known)",
+}
+
+
+def finding(table: pd.DataFrame) -> str:
+    """What the table shows, in the paper's terms: the mean over ranks for each set of targets, ours and the paper's."""
+    columns = ["score", *(f"paper {data}" for data in DATASETS)]
+    means = table.groupby("targets", sort=False)[columns].mean().reset_index()
+    means = means.rename(columns={"score": "ours", **{name: f"{name} (GPT-3)" for name in columns[1:]}})
+    return f"Mean over ranks, in %:\n\n{results.markdown(means, digits={name: 1 for name in means.columns[1:]})}"
+
+
+def figure(group: list[study.Row], table: pd.DataFrame):
+    """Score against r for each set of targets, with error bars; the paper's two panels beside it."""
+
+    def lines(table, score, error):
+        each = {targets: table[table.targets == targets] for targets in dict.fromkeys(table.targets)}
+        return {targets: (part["rank"], part[score], part[error]) for targets, part in each.items()}
+
+    config, metric = group[0]["config"], study.primary(group[0])
+    beside = [plots.Panel(lines(published_table(data), "value", "std"), f"Paper: GPT-3 175B, {data}", "accuracy, %")
+              for data in DATASETS]  # fmt: skip
+    return plots.lines_with_errors(
+        lines(table, "score", "error"), title=f"{config['model']}, {config['data']}", xlabel="rank r",
+        ylabel=f"{metric}, %", beside=beside,
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing and draw everything."""
+    config = study.command_line(Config, PRESETS, __doc__, arguments)
+    study.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run)
+
+
+if __name__ == "__main__":
+    study.script(main)

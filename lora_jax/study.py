@@ -1,0 +1,306 @@
+"""A study: a grid of cells, each one training with one seed, each one row.
+
+An experiment gives the cells and draws their rows; what is between is here, the same for all: command line, loading once,
+training what is missing, recording. Cells share the loaded base, the encoded data and the compiled steps.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from lora_jax import data, methods, metrics, models, results, train, tree, wheels
+from lora_jax.progress import Display, clock, display
+
+Row = dict[str, Any]
+Alias = tyro.conf.arg
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all cells of a study have in common."""
+
+    model: str = "minilm-l6"
+    """Pretrained model: minilm-l6, a directory with config.json and model.safetensors, or a hub id."""
+    data: str = "rotten-tomatoes"
+    """A task (rotten-tomatoes, cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli) or your FILE with text, text_pair?, label."""
+    glue_dir: str | None = None
+    """A local directory with the GLUE task's files, instead of the hub."""
+    rows: int = 2000
+    """Training rows: the first after a shuffle with seed 0. 0 is all."""
+    max_length: int = 64
+    """Longest text, in tokens; what is longer is cut."""
+    method: str = "lora"
+    """Adaptation method, a name in lora_jax.methods.METHODS."""
+    alpha: float = 16.0
+    """LoRA's alpha: the update is scaled by alpha / r."""
+    dropout: float = 0.0
+    """Dropout on LoRA's input."""
+    init: str = "gaussian"
+    """LoRA's A: gaussian (the paper) or kaiming_uniform (the official code)."""
+    rank_stabilized: bool = False
+    """Scale by alpha / sqrt(r)."""
+    bias: str = "none"
+    """Biases that learn too: none, all, lora_only."""
+    learning_rate: Annotated[float, Alias(aliases=["--lr"])] = 1e-3
+    epochs: int = 3
+    batch: int = 32
+    accumulate: int = 1
+    """Micro-batches a step."""
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    """Share of the steps in which the learning rate rises."""
+    clip: float = 1.0
+    """Global norm the trainable gradient is clipped to; 0 is none."""
+    label_smoothing: float = 0.0
+    hidden_dropout: float = 0.0
+    """Dropout of the pretrained model's own."""
+    compute: str = "float32"
+    """float32 or bfloat16."""
+
+
+SETUP = Setup()
+SMOKE = Setup(model="tiny", data="tiny", rows=0, max_length=16, epochs=1, batch=16)
+
+
+class Bench(NamedTuple):
+    """What cells share: the loaded model and the encoded data."""
+
+    model: Any
+    task: data.Task
+    encoded: dict[str, data.Encoded]
+    widths: tuple[int, ...]
+    pad: int
+
+
+def command_line(
+    config: type, presets: Mapping[str, Any], doc: str | None, arguments: Sequence[str] | None = None
+) -> Any:
+    """The configuration of a preset (`--preset`, default quick), changed by every other flag; exits on a bad one."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    at = [i for i, word in enumerate(given) if word == "--preset" or word.startswith("--preset=")]
+    name = "quick"
+    if at:
+        name = given[at[-1]].partition("=")[2] or (given[at[-1] + 1] if at[-1] + 1 < len(given) else "")
+    if name not in presets:
+        sys.exit(f"--preset: expected one of {', '.join(presets)}, got {name!r}")
+    return tyro.cli(config, default=presets[name], args=given, description=doc)
+
+
+@lru_cache(maxsize=2)
+def _bench(model: str, data_name: str, glue_dir: str | None, rows: int, max_length: int) -> Bench:
+    task = data.load(data_name, glue_dir=glue_dir)
+    network, tokenizer = models.load(model, labels=len(task.labels) or 1)
+    splits = dict(task.splits)
+    if rows:
+        splits["train"] = data.subset(splits["train"], rows)
+    encoded = {name: data.encode(tokenizer, examples, max_length=max_length) for name, examples in splits.items()}
+    if max_length > (most := network.config.positions - network.config.offset):
+        raise ValueError(f"max_length: {model} has positions for {most} tokens, got {max_length}")
+    return Bench(network, task, encoded, data.widths(max_length), network.config.pad)
+
+
+def bench(cell: Mapping[str, Any]) -> Bench:
+    """The cell's model and data; loaded once for all cells that have them in common."""
+    return _bench(*(cell[name] for name in ("model", "data", "glue_dir", "rows", "max_length")))
+
+
+def method(cell: Mapping[str, Any]) -> methods.Method:
+    """The cell's adaptation method; LoRA's ranks are stored padded to multiples of 8, so that they compile once."""
+    return methods.make(cell["method"], pad=8, **{k: v for k, v in cell.items() if k != "method"})
+
+
+def settings(cell: Mapping[str, Any]) -> train.Settings:
+    """How the cell is trained."""
+    return train.Settings(**{name: cell[name] for name in train.Settings._fields})
+
+
+def train_cell(cell: Mapping[str, Any], report: Callable[[train.Progress], None] = lambda at: None) -> Row:
+    """Adapt, train, choose the best epoch on validation, score every other split; the finished row."""
+    shared, how = bench(cell), method(cell)
+    _reset_peak()
+    start = time.monotonic()
+    adapted = how.adapt(jax.random.key(cell["seed"]), shared.model)
+    counts = methods.counts(adapted, how)
+    chosen = next(name for name in shared.encoded if name.startswith("validation"))
+    spent = 0.0
+
+    def score(model: Any, split: str = chosen) -> dict[str, float]:
+        nonlocal spent
+        began, encoded = time.monotonic(), shared.encoded[split]
+        # Folded into the base, an adapter costs nothing, and all cells share one compiled forward pass.
+        how_wide = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"]}
+        logits = train.predict(methods.merge(model), encoded, compute=cell["compute"], **how_wide)
+        spent += time.monotonic() - began
+        return metrics.score(shared.task.metrics, logits, encoded.label)
+
+    fitted = train.fit(
+        adapted, methods.mask(adapted, how), shared.encoded["train"], settings(cell),
+        seed=cell["seed"], widths=shared.widths, pad=shared.pad, score=score, report=report,
+    )  # fmt: skip
+    others = [name for name in shared.encoded if name not in ("train", chosen)]
+    scores = {chosen: fitted.validation[fitted.best_epoch - 1], **{name: score(fitted.model, name) for name in others}}
+    elapsed = time.monotonic() - start
+    return {
+        "config": dict(cell),
+        "metrics": {f"{split}/{name}": value for split, found in scores.items() for name, value in found.items()},
+        "examples": {split: len(encoded.label) for split, encoded in shared.encoded.items()},
+        "parameters": counts._asdict(),
+        "best_epoch": fitted.best_epoch,
+        "validation": fitted.validation,
+        "loss": [float(part.mean()) for part in np.array_split(fitted.losses, cell["epochs"])],
+        "steps": len(fitted.losses),
+        "tokens": fitted.tokens,
+        "seconds": round(elapsed, 3),
+        "seconds_evaluating": round(spent, 3),
+        "tokens_per_second": round(fitted.tokens / (elapsed - spent), 1),
+        "peak_memory_mb": _peak_mb(),
+        "provenance": results.provenance(),
+    }
+
+
+def sourced(cells: Iterable[Row]) -> list[Row]:
+    """The cells with where their model and data came from, which belongs to a row's identity."""
+    return [
+        {**cell, "model_source": models.source(cell["model"]), "data_source": bench(cell).task.source} for cell in cells
+    ]
+
+
+def run(
+    name: str,
+    out: Path,
+    cells: Sequence[Row],
+    label: Callable[[Row], str],
+    render: Callable[[list[Row], Path], Any],
+    *,
+    dry_run: bool = False,
+) -> None:
+    """Train the cells without a row in out/name.jsonl, recording each, and render. Exits with 1 when a cell diverged.
+
+    Everything wrong with the settings is found before the first cell. Another process on the same file takes other
+    cells; what it is busy with is waited for at the end.
+    """
+    path, cells = out / f"{name}.jsonl", sourced(cells)
+    adapted = check(cells)
+    missing = results.pending(path, cells)
+    print(f"{len(cells)} cells, {len(cells) - len(missing)} of them in {path} already", flush=True)
+    if dry_run:
+        return print(plan(cells, missing, adapted, label))
+    failed: list[Row] = []
+    with display(len(missing)) as shown:
+        for wait in (False, True):
+            for cell in [cell for cell in results.pending(path, missing) if cell not in failed]:
+                with results.claim(path, cell, wait=wait) as mine:
+                    failed += _train_and_record(path, cell, label(cell), shown) if mine else []
+    if rows := results.read(path):
+        print("wrote", *(str(written) for written in render(rows, out)))
+    if failed:
+        sys.exit(f"{len(failed)} cells diverged and have no row: {'; '.join(map(label, failed))}")
+
+
+def check(cells: Sequence[Row]) -> list[methods.Counts]:
+    """Learning parameters of each cell, from shapes alone; finds every error of a setting before any long work."""
+    counts = []
+    for cell in cells:
+        train.check(settings(cell))
+        how = method(cell)
+        counts.append(methods.counts(how.adapt(jax.random.key(cell["seed"]), bench(cell).model), how))
+    return counts
+
+
+def plan(cells: Sequence[Row], missing: Sequence[Row], counts: Sequence[methods.Counts], label: Callable) -> str:
+    """What a dry run prints: the cells, their parameters, and the time the missing ones will take, roughly."""
+    lines = [f"{'':8}{'adapter':>12}{'head':>10}"]
+    for cell, count in zip(cells, counts, strict=True):
+        lines.append(f"{'to do' if cell in missing else 'done':8}{count.adapter:12,}{count.head:10,}  {label(cell)}")
+    return "\n".join([*lines, f"about {clock(sum(map(seconds, missing)))} for {len(missing)} cells on this machine"])
+
+
+def seconds(cell: Row) -> float:
+    """A rough estimate: 4 operations a matrix element and token to train, 2 to evaluate, at the speed of a product here."""
+    shared = bench(cell)
+    matrices = sum(leaf.size for path, leaf in tree.leaves(shared.model.blocks).items() if path.endswith("kernel"))
+    tokens = {name: encoded.offsets[-1] for name, encoded in shared.encoded.items()}
+    trained = cell["epochs"] * tokens.pop("train")
+    evaluated = cell["epochs"] * tokens.pop("validation") + sum(tokens.values())
+    return 1.5 * matrices * float(4 * trained + 2 * evaluated) / _speed()  # 1.5: padding, attention, norms; as measured
+
+
+@lru_cache(maxsize=1)
+def _speed() -> float:
+    """Operations a second of a float32 matrix product of the usual size."""
+    x, w = jnp.ones((2048, 768)), jnp.ones((768, 768))
+    product = jax.jit(jnp.matmul)
+    product(x, w).block_until_ready()
+    began = time.perf_counter()
+    for _ in range(20):
+        x = product(x, w) * 1e-3
+    x.block_until_ready()
+    return 20 * 2 * 2048 * 768 * 768 / (time.perf_counter() - began)
+
+
+def _train_and_record(path: Path, cell: Row, label: str, shown: Display) -> list[Row]:
+    shown.start(label)
+    try:
+        row = train_cell(cell, shown.step)
+    except train.Diverged as error:
+        shown.finish(str(error))
+        return [cell]
+    results.record(path, row)
+    shown.finish(", ".join(f"{k} {v:.4f}" for k, v in row["metrics"].items()) + f"  ({clock(row['seconds'])})")
+    return []
+
+
+def script(main: Callable[[], None]) -> None:
+    """Run an experiment's main: compiled programs are kept between runs, and an error is one message, not a trace."""
+    jax.config.update("jax_compilation_cache_dir", str(wheels.cache() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: finished cells are kept, the same command goes on with the others")
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
+
+
+def _peak_mb() -> float:
+    """Peak memory since `_reset_peak`: of the accelerator if it says, else the process's resident set."""
+    device = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in device:
+        return round(device["peak_bytes_in_use"] / 1e6, 1)
+    import resource
+
+    try:
+        status = Path("/proc/self/status").read_text()
+        kilobytes = int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kilobytes / 1e3, 1)
+
+
+def groups(rows: Iterable[Row], *, but: Sequence[str]) -> list[list[Row]]:
+    """Rows alike in every setting but those named, the largest group first."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(results.key({k: v for k, v in row["config"].items() if k not in but}), []).append(row)
+    return [found[name] for name in sorted(found, key=lambda name: (-len(found[name]), name))]
+
+
+def primary(row: Row) -> str:
+    """The metric to show: the task's first, on test if there is one, else on validation."""
+    names = list(row["metrics"])
+    return next((name for name in names if name.startswith("test/")), names[0])
