@@ -46,13 +46,13 @@ class Config:
 
 
 PAPER = study.Setup(
-    model="roberta-base", rows=0, max_length=512, alpha=8, learning_rate=5e-4, epochs=0, batch=16, weight_decay=0.1,
+    model="roberta-base", rows=0, validation_rows=0, max_length=512, alpha=8, learning_rate=5e-4, epochs=0, batch=16, weight_decay=0.1,
     hidden_dropout=0.1, clip=1.0, warmup=0.06,
 )  # fmt: skip
 PRESETS = {
     "smoke": Config("smoke", Path("results/smoke"), ranks=(1, 2), setup=study.SMOKE),
     "quick": Config(),
-    "full": Config("full", seeds=(0, 1, 2), setup=replace(study.SETUP, rows=0)),
+    "full": Config("full", seeds=(0, 1, 2), setup=replace(study.SETUP, rows=0, validation_rows=0)),
     "paper": Config("paper", tasks=("mnli", "sst2"), seeds=(0, 1, 2, 3, 4), setup=PAPER),
 }
 

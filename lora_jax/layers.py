@@ -14,8 +14,35 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 
 def dense(x: Float[Array, "... i"], kernel: Float[Array, "i o"]) -> Float[Array, "... o"]:
-    """x @ kernel, computed in the dtype of x."""
-    return x @ jnp.asarray(kernel, x.dtype)
+    """x @ kernel in the dtype of x. The factors are taken in the dtype of the kernel and summed in float32 or wider.
+
+    So a bfloat16 kernel makes a bfloat16 product of float32 activations, forward and backward.
+    """
+    return x @ kernel if kernel.dtype == x.dtype else _mixed(x, kernel)
+
+
+@jax.custom_vjp
+def _mixed(x, kernel):
+    # A float32 result lets XLA's CPU backend use the processor's bfloat16 product, 1.9 times as fast as float32's; asked
+    # for a bfloat16 result it converts the factors to float32 instead, as it would in the transpose that autodiff makes.
+    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+
+
+def _mixed_forward(x, kernel):
+    # What is kept is what the wanted gradients need: of a frozen kernel's layer nothing but the kernel.
+    return _mixed(x.value, kernel.value), (x.value if kernel.perturbed else None, kernel.value)
+
+
+def _mixed_backward(kept, dy):
+    x, kernel = kept
+    dx = _mixed(dy, kernel.T)
+    if x is None:
+        return dx, None
+    rows, of_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return dx, _mixed(rows.T, of_rows.astype(kernel.dtype)).astype(kernel.dtype)
+
+
+_mixed.defvjp(_mixed_forward, _mixed_backward, symbolic_zeros=True)
 
 
 def dropout(key: Key[Array, ""] | None, rate: float, x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,8 @@ class Setup:
     """A local directory with the GLUE task's files, instead of the hub."""
     rows: int = 2000
     """Training rows: the first after a shuffle with seed 0. 0 is all."""
+    validation_rows: int = 500
+    """Validation rows the best epoch is chosen on, drawn likewise. 0 is all."""
     max_length: int = 64
     """Longest text, in tokens; what is longer is cut."""
     method: str = "lora"
@@ -64,12 +66,12 @@ class Setup:
     label_smoothing: float = 0.0
     hidden_dropout: float = 0.0
     """Dropout of the pretrained model's own."""
-    compute: str = "float32"
-    """float32 or bfloat16."""
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What matrix products are taken in; auto is bfloat16 where the machine has such products, else float32."""
 
 
 SETUP = Setup()
-SMOKE = Setup(model="tiny", data="tiny", rows=0, max_length=16, epochs=1, batch=16)
+SMOKE = Setup(model="tiny", data="tiny", rows=0, validation_rows=0, max_length=16, epochs=1, batch=16)
 
 
 class Bench(NamedTuple):
@@ -97,12 +99,11 @@ def command_line(
 
 
 @lru_cache(maxsize=2)
-def _bench(model: str, data_name: str, glue_dir: str | None, rows: int, max_length: int) -> Bench:
+def _bench(model: str, data_name: str, glue_dir: str | None, rows: int, validation: int, max_length: int) -> Bench:
     task = data.load(data_name, glue_dir=glue_dir)
     network, tokenizer = models.load(model, labels=len(task.labels) or 1)
-    splits = dict(task.splits)
-    if rows:
-        splits["train"] = data.subset(splits["train"], rows)
+    wanted = {"train": rows, "validation": validation}
+    splits = {name: data.subset(part, wanted[name]) if wanted.get(name) else part for name, part in task.splits.items()}
     encoded = {name: data.encode(tokenizer, examples, max_length=max_length) for name, examples in splits.items()}
     if max_length > (most := network.config.positions - network.config.offset):
         raise ValueError(f"max_length: {model} has positions for {most} tokens, got {max_length}")
@@ -111,12 +112,15 @@ def _bench(model: str, data_name: str, glue_dir: str | None, rows: int, max_leng
 
 def bench(cell: Mapping[str, Any]) -> Bench:
     """The cell's model and data; loaded once for all cells that have them in common."""
-    return _bench(*(cell[name] for name in ("model", "data", "glue_dir", "rows", "max_length")))
+    return _bench(*(cell[name] for name in ("model", "data", "glue_dir", "rows", "validation_rows", "max_length")))
 
 
 def method(cell: Mapping[str, Any]) -> methods.Method:
-    """The cell's adaptation method; LoRA's ranks are stored padded to multiples of 8, so that they compile once."""
-    return methods.make(cell["method"], pad=8, **{k: v for k, v in cell.items() if k != "method"})
+    """The cell's adaptation method, stored so that all ranks up to 8, and all sets of attention matrices, compile once."""
+    attention = "query,key,value,output"
+    among = set(cell["targets"].split(",")) <= set(attention.split(","))
+    given = {name: value for name, value in cell.items() if name != "method"}
+    return methods.make(cell["method"], pad=8, beside=attention if among else None, **given)
 
 
 def settings(cell: Mapping[str, Any]) -> train.Settings:
@@ -131,7 +135,7 @@ def train_cell(cell: Mapping[str, Any], report: Callable[[train.Progress], None]
     start = time.monotonic()
     adapted = how.adapt(jax.random.key(cell["seed"]), shared.model)
     counts = methods.counts(adapted, how)
-    chosen = next(name for name in shared.encoded if name.startswith("validation"))
+    chosen = "validation"
     spent = 0.0
 
     def score(model: Any, split: str = chosen) -> dict[str, float]:
@@ -168,10 +172,16 @@ def train_cell(cell: Mapping[str, Any], report: Callable[[train.Progress], None]
     }
 
 
-def sourced(cells: Iterable[Row]) -> list[Row]:
-    """The cells with where their model and data came from, which belongs to a row's identity."""
+def resolved(cells: Iterable[Row]) -> list[Row]:
+    """The cells with what belongs to a row's identity too: where model and data came from, and what `auto` means here."""
     return [
-        {**cell, "model_source": models.source(cell["model"]), "data_source": bench(cell).task.source} for cell in cells
+        {
+            **cell,
+            "compute": train.fast_dtype() if cell["compute"] == "auto" else cell["compute"],
+            "model_source": models.source(cell["model"]),
+            "data_source": bench(cell).task.source,
+        }
+        for cell in cells
     ]
 
 
@@ -189,7 +199,7 @@ def run(
     Everything wrong with the settings is found before the first cell. Another process on the same file takes other
     cells; what it is busy with is waited for at the end.
     """
-    path, cells = out / f"{name}.jsonl", sourced(cells)
+    path, cells = out / f"{name}.jsonl", resolved(cells)
     adapted = check(cells)
     missing = results.pending(path, cells)
     print(f"{len(cells)} cells, {len(cells) - len(missing)} of them in {path} already", flush=True)

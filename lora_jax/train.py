@@ -5,8 +5,10 @@ sweep changes between runs (learning rate, alpha, seed, and ranks padded alike) 
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +33,7 @@ class Settings(NamedTuple):
     clip: float = 1.0  # global norm of the trainable gradient; 0 for none
     label_smoothing: float = 0.0
     hidden_dropout: float = 0.0  # of the pretrained model's own dropout places
-    compute: str = "float32"
+    compute: str = "float32"  # or "bfloat16": see `in_dtype`
 
 
 class Static(NamedTuple):
@@ -108,7 +110,33 @@ def optimizer(static: Static) -> optax.GradientTransformation:
 
 def decayed(trainable: Any) -> Any:
     """The mask of weight decay: matrices, but no bias and no norm."""
-    return tree.mask(trainable, r"^(?!.*((^|/)bias|norm\w*/scale)$)") if jax.tree.leaves(trainable) else trainable
+
+    def matrix(keys, leaf):
+        return not re.search(r"(^|/)bias(/|$)|norm\w*/scale(/|$)", tree.path_name(keys))
+
+    return jax.tree_util.tree_map_with_path(matrix, trainable)
+
+
+def in_dtype(model: Any, compute: str) -> Any:
+    """The model with the kernels of its body in that dtype: products are taken in it, all else stays in float32.
+
+    It is what torch calls autocast. Adapters, head and embeddings keep their own dtype, and so do leaves that are no arrays.
+    """
+
+    def cast(keys, leaf):
+        body = re.search(r"^(?!head/).*(^|/)kernel(/|$)", tree.path_name(keys)) and leaf.dtype == jnp.float32
+        return leaf.astype(compute) if body else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, model)
+
+
+def fast_dtype() -> str:
+    """The dtype of the fastest matrix products that train as well: bfloat16 on accelerators and on processors with such
+    products (Linux says which), else float32, to which bfloat16 would be converted there."""
+    if jax.default_backend() != "cpu":
+        return "bfloat16"
+    known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", known) else "float32"
 
 
 def loss(logits: Float[Array, "B C"], label: Array, smoothing: float) -> Float[Array, " B"]:
@@ -125,7 +153,7 @@ def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""]
     def total(trainable, part, key):
         model = tree.merge(trainable, frozen)
         random = {"rate": static.hidden_dropout, "key": key}
-        logits = model(part.tokens, part.segments, part.length, dtype=jnp.dtype(static.compute), **random)
+        logits = in_dtype(model, static.compute)(part.tokens, part.segments, part.length, **random)
         return jnp.sum(loss(logits, part.label, static.label_smoothing) * part.weight)
 
     if static.accumulate == 1:
@@ -154,7 +182,7 @@ def train_step(trainable, state, frozen, batch: data.Batch, rate: Array, key: Ke
 
 @partial(jax.jit, static_argnames="compute")
 def _logits(model, batch: data.Batch, *, compute: str):
-    return model(batch.tokens, batch.segments, batch.length, dtype=jnp.dtype(compute))
+    return in_dtype(model, compute)(batch.tokens, batch.segments, batch.length)
 
 
 def predict(
@@ -195,8 +223,9 @@ def fit(
     trainable, frozen = tree.split(model, mask)
     trainable = jax.tree.map(jnp.copy, trainable)  # the step donates it; the caller's model stays whole
     state = optimizer(static).init(trainable)
+    whole, frozen = frozen, in_dtype(frozen, settings.compute)  # once, not in every step
     steps = settings.epochs * math.ceil(len(encoded.lengths) / settings.batch)
-    root, losses, tokens, history, best = jax.random.key(seed), [], 0, [], (-math.inf, 0, trainable)
+    root, losses, tokens, history, best = jax.random.key(seed), [], 0, [], None
     for epoch in range(settings.epochs):
         order = data.batches(encoded, size=settings.batch, widths=widths, seed=seed, epoch=epoch, pad=pad)
         for batch in order:
@@ -212,11 +241,12 @@ def fit(
             report(Progress(epoch + 1, step + 1, steps, last, tokens))
         _finite(losses, len(losses) - 1, steps, settings)
         if score is not None:
-            history.append(score(tree.merge(trainable, frozen)))
+            history.append(score(tree.merge(trainable, whole)))
         value = next(iter(history[-1].values())) if history else epoch
-        if value > best[0]:
+        if best is None or value > best[0]:
             best = value, epoch + 1, jax.tree.map(jnp.copy, trainable)
-    return Fit(tree.merge(best[2], frozen), best[1], history, np.array(jnp.stack(losses)), tokens)
+    assert best is not None  # there is an epoch
+    return Fit(tree.merge(best[2], whole), best[1], history, np.array(jnp.stack(losses)), tokens)
 
 
 def _finite(losses: list[Any], step: int, steps: int, settings: Settings) -> float:

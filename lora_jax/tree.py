@@ -51,9 +51,11 @@ def leaves(tree: Tree) -> dict[Path, Any]:
 
 
 def near(wanted: str, names: list[str]) -> str:
-    """The names there are, for an error: the nearest first, at most twelve."""
-    order = difflib.get_close_matches(wanted, names, n=3, cutoff=0.4)
-    order += [name for name in names if name not in order]
+    """The names there are, for an error: those whose ends are nearest first, at most twelve."""
+    parts = wanted.count("/") + 1
+    ends = {name: "/".join(name.split("/")[-parts:]) for name in names}
+    close = difflib.get_close_matches(wanted, sorted(set(ends.values())), n=3, cutoff=0.4)
+    order = sorted(names, key=lambda name: close.index(ends[name]) if ends[name] in close else len(close))
     return ", ".join(order[:12]) + (f", … ({len(order)} in all)" if len(order) > 12 else "")
 
 

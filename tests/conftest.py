@@ -25,11 +25,11 @@ def config() -> Callable[..., bert.Config]:
 
 @pytest.fixture(scope="session")
 def tiny(config) -> Callable[..., bert.Encoder]:
-    """`tiny(kind, labels)`: a model of that config; every leaf is N(0, 0.3²), or around 1, so that none can be passed over."""
+    """`tiny(kind, labels, **changes)`: a model of that config; every leaf is N(0, 0.3²), or so around 1."""
 
     @functools.cache
-    def make(kind: str = "bert", labels: int = 3) -> bert.Encoder:
-        shapes = jax.eval_shape(lambda key: bert.init(key, config(kind), labels=labels), jax.random.key(0))
+    def make(kind: str = "bert", labels: int = 3, **changes: Any) -> bert.Encoder:
+        shapes = jax.eval_shape(lambda key: bert.init(key, config(kind, **changes), labels=labels), jax.random.key(0))
         rng = np.random.default_rng(0)
         drawn = {path: 0.3 * rng.normal(size=leaf.shape) for path, leaf in tree.leaves(shapes).items()}
         return tree.replace(shapes, {p: jnp.float32(leaf + p.endswith("scale")) for p, leaf in drawn.items()})

@@ -25,13 +25,13 @@ class Batch(NamedTuple):
 
 
 def widths(max_length: int) -> tuple[int, ...]:
-    """The lengths to pad to: multiples of 8 up to 64, then multiples of 16 about a quarter apart.
+    """The lengths to pad to: 16, 24, 32, 40, 48, 64, then multiples of 16 about a quarter apart.
 
     `max_length` is the last, so no batch is wider than the positions of a model. Raises ValueError below 1.
     """
     if max_length < 1:
         raise ValueError(f"expected max_length of 1 or more, got {max_length}")
-    steps = list(range(8, 65, 8))
+    steps = [16, 24, 32, 40, 48, 64]
     while steps[-1] < max_length:
         steps.append(max(steps[-1] + 16, round(steps[-1] * 1.25 / 16) * 16))
     return (*(step for step in steps if step < max_length), max_length)

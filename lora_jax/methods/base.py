@@ -34,9 +34,13 @@ class Counts(NamedTuple):
 
 
 def mask(model: Any, method: Method, *, head: bool = True) -> Any:
-    """The boolean tree of what learns: the method's leaves, and the head's."""
-    has_head = head and any(re.search(HEAD, path) for path in tree.leaves(model))
-    return tree.mask(model, f"{method.trainable}|{HEAD}" if has_head else method.trainable)
+    """The boolean tree of what learns: the method's leaves and the head's, or without `head` the method's outside it.
+
+    Raises:
+        ValueError: the model has no leaf of the method's, as it has not been adapted; names the leaves there are.
+    """
+    tree.mask(model, method.trainable)  # a head alone would hide that the method has nothing to learn
+    return tree.mask(model, f"{method.trainable}|{HEAD}" if head else rf"^(?!{HEAD}).*(?:{method.trainable})")
 
 
 def counts(model: Any, method: Method) -> Counts:
@@ -70,8 +74,8 @@ def unload(model: Any) -> Any:
     return tree.replace(model, {path: layer.base for path, layer in adapters(model).items()})
 
 
-def targets(model: Any, pattern: str) -> dict[str, Any]:
-    """The layers a target pattern means, by path.
+def targets(model: Any, pattern: str, *, setting: str = "targets") -> dict[str, Any]:
+    """The layers a target pattern means, by path; `setting` is what an error calls it.
 
     `query,value` are names of layers, each the end of a path (`attention/output`, too); anything else is a regex on paths.
     Only layers with a `kernel` or an `embedding` can be adapted, and never the head, which learns anyway.
@@ -87,9 +91,9 @@ def targets(model: Any, pattern: str) -> dict[str, Any]:
         try:
             found = {path: node for path, node in layers.items() if re.search(part, path)}
         except re.error as error:
-            raise ValueError(f"targets: expected layer names or a regex on paths, got {pattern!r}: {error}") from None
+            raise ValueError(f"{setting}: expected layer names or a regex on paths, got {pattern!r}: {error}") from None
         if not found:
-            raise ValueError(f"targets: {said!r} matches no layer; there are: {tree.near(said, list(layers))}")
+            raise ValueError(f"{setting}: {said!r} matches no layer; there are: {tree.near(said, list(layers))}")
         chosen |= found
     return {path: node for path, node in layers.items() if path in chosen}
 

@@ -5,6 +5,7 @@ A is Gaussian and B zero, so training starts at the pretrained model; alpha is t
 """
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
@@ -51,9 +52,9 @@ class LoRA(nnx.Module):
 class LoRAEmbedding(LoRA):
     """An adapted embedding: rows of A instead of a product; here A [V, r] starts at zero and B [r, D] Gaussian, as in loralib."""
 
-    def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
-        rows = self.base(tokens)
-        return rows + dense(self.lora_a[...][tokens].astype(rows.dtype) * self.scale[...], self.lora_b[...])
+    def __call__(self, x: Int[Array, "..."], key: Any = None) -> Float[Array, "... D"]:
+        rows = self.base(x)
+        return rows + dense(self.lora_a[...][x].astype(rows.dtype) * self.scale[...], self.lora_b[...])
 
 
 def lora(
@@ -67,6 +68,7 @@ def lora(
     bias: str = "none",
     layers: Sequence[int] | None = None,
     pad: int = 1,
+    beside: str | None = None,
 ) -> base.Method:
     """The method of the paper.
 
@@ -80,6 +82,7 @@ def lora(
         bias: which biases learn too: "none", "all", or "lora_only", those of the adapted layers.
         layers: which blocks to adapt, by index; all by default.
         pad: matrices are stored with r rounded up to a multiple of this, so that ranks share one compiled program.
+        beside: more layers that get an adapter, an idle one of scale 0, so that target sets share one compiled program.
 
     Raises:
         ValueError: an option outside its range; from `adapt`: a pattern that matches nothing, a rank above min(i, o).
@@ -90,10 +93,10 @@ def lora(
         raise ValueError(f"dropout: expected 0 <= dropout < 1, got {dropout}")
     ranks = rank if isinstance(rank, Mapping) else {targets: rank}
     alphas = alpha if isinstance(alpha, Mapping) else {targets: alpha}
-    for name, values, least in (("rank", ranks, 1), ("alpha", alphas, 0)):
-        for value in values.values():
-            if not (value >= 1 if least else value > 0):
-                raise ValueError(f"{name}: expected {'an integer >= 1' if least else 'a number > 0'}, got {value}")
+    if wrong := [value for value in ranks.values() if not (isinstance(value, Integral) and value >= 1)]:
+        raise ValueError(f"rank: expected an integer >= 1, got {', '.join(map(str, wrong))}")
+    if wrong := [value for value in alphas.values() if not value > 0]:
+        raise ValueError(f"alpha: expected a number > 0, got {', '.join(map(str, wrong))}")
 
     def adapt(key, model):
         chosen = base.targets(model, targets)
@@ -103,6 +106,11 @@ def lora(
             r, strength = by_path["rank"][path], by_path["alpha"][path]
             scale = strength / (r**0.5 if rank_stabilized else r)
             new[path] = _layer(base.key_of(key, path), path, layer, r, scale, init, layers, pad, dropout)
+        for path, layer in base.targets(model, beside, setting="beside").items() if beside else ():
+            if path not in new:
+                widest = max(by_path["rank"].values())
+                idle = _layer(key, path, layer, widest, 0.0, init, None, pad, dropout)
+                new[path] = base.tree.replace(idle, {"lora_a": jnp.zeros_like(idle.lora_a[...])})
         return base.tree.replace(model, new)
 
     return base.Method("lora", adapt, rf"(^|/)lora_[ab]$|{BIASES[bias]}")
@@ -119,7 +127,7 @@ def _choice(name: str, got: str, choices) -> None:
 
 def _by_path(model: Any, name: str, values: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The value of each chosen path, by the first pattern that matches it."""
-    matched = {pattern: base.targets(model, pattern) for pattern in values}
+    matched = {pattern: base.targets(model, pattern, setting=name) for pattern in values}
     found = {path: next((values[p] for p in values if path in matched[p]), None) for path in chosen}
     if without := [path for path, value in found.items() if value is None]:
         raise ValueError(f"{name}: no pattern of {', '.join(values)} gives one for {', '.join(without)}")
