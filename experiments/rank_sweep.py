@@ -46,8 +46,8 @@ class Config:
 
 
 PAPER = study.Setup(
-    model="roberta-base", rows=0, validation_rows=0, max_length=512, alpha=8, learning_rate=5e-4, epochs=0, batch=16, weight_decay=0.1,
-    hidden_dropout=0.1, clip=1.0, warmup=0.06,
+    model="roberta-base", rows=0, validation_rows=0, max_length=512, alpha=8, learning_rate=5e-4, epochs=0, batch=16,
+    weight_decay=0.1, hidden_dropout=0.1, clip=1.0, warmup=0.06,
 )  # fmt: skip
 PRESETS = {
     "smoke": Config("smoke", Path("results/smoke"), ranks=(1, 2), setup=study.SMOKE),
