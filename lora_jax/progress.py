@@ -1,5 +1,6 @@
 """What a running study says: a live display on a terminal, plain lines into a file or a pipe."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ class Display:
         """A step is done. Plain output has a line every ten seconds."""
         now = time.monotonic()
         speed = at.tokens / max(now - self.began_cell, 1e-9)
-        note = f"loss {at.loss:.3f}  {speed:,.0f} tokens/s  {self._left(at.step / at.steps)}"
+        loss = "" if math.isnan(at.loss) else f"loss {at.loss:.3f}  "
+        note = f"{loss}{speed:,.0f} tokens/s  {self._left(at.step / at.steps)}"
         if self.live:
             self.live.update(self.bars[1], completed=at.step, total=at.steps, note=note)
         elif now - self.said > 10:

@@ -1,6 +1,7 @@
 """What a task is: named splits of labelled texts, the names of its labels, and how it is scored."""
 
 import hashlib
+import random
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,8 @@ def subset(examples: Examples, rows: int, *, seed: int = 0) -> Examples:
     """
     if rows < 1:
         raise ValueError(f"expected at least 1 row in a subset, got {rows}")
-    chosen = np.random.default_rng(seed).permutation(len(examples.text))[:rows]
+    chosen = list(range(len(examples.text)))
+    random.Random(seed).shuffle(chosen)  # Python's own, so that the same rows are easily drawn in another framework
+    del chosen[rows:]
     pair = None if examples.pair is None else [examples.pair[i] for i in chosen]
     return Examples([examples.text[i] for i in chosen], pair, examples.label[chosen])
