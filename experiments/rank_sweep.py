@@ -13,13 +13,13 @@ is a sentence encoder of 22.7 M parameters on film reviews: what can be compared
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import paper, plots, results, study
+from lora_jax import command, paper, plots, results, study
 
 NAME = "rank_sweep"
 TARGETS = ("query", "query,value", "query,key,value,output")
@@ -91,7 +91,7 @@ def table9_epochs(task: str) -> int:
     Raises:
         ValueError: Table 9 does not have the task.
     """
-    table = paper.table("lora_table9_roberta_hparams")
+    table: Any = paper.table("lora_table9_roberta_hparams")
     rows = table[(table.model == "RoBERTa-base") & (table.method == "LoRA") & (table.hparam == "epochs")]
     found = rows[rows.dataset == GLUE.get(task)]
     if found.empty:
@@ -189,7 +189,8 @@ ERRORS = {
 def finding(table: pd.DataFrame) -> str:
     """What the table shows, in the paper's terms: the mean over ranks for each set of targets, ours and the paper's."""
     columns = ["score", *(f"paper {data}" for data in DATASETS)]
-    means = table.groupby("targets", sort=False)[columns].mean().reset_index()
+    by: Any = table.groupby("targets", sort=False)[columns]
+    means = by.mean().reset_index()
     means = means.rename(columns={"score": "ours", **{name: f"{name} (GPT-3)" for name in columns[1:]}})
     return f"Mean over ranks, in %:\n\n{results.markdown(means, digits={name: 1 for name in means.columns[1:]})}"
 
@@ -197,7 +198,7 @@ def finding(table: pd.DataFrame) -> str:
 def figure(group: list[study.Row], table: pd.DataFrame):
     """Score against r for each set of targets, with error bars; the paper's two panels beside it."""
 
-    def lines(table, score, error):
+    def lines(table: Any, score: str, error: str) -> Any:
         each = {targets: table[table.targets == targets] for targets in dict.fromkeys(table.targets)}
         return {targets: (part["rank"], part[score], part[error]) for targets, part in each.items()}
 
@@ -212,9 +213,9 @@ def figure(group: list[study.Row], table: pd.DataFrame):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
-    config = study.command_line(Config, PRESETS, __doc__, arguments)
+    config = command.line(Config, PRESETS, __doc__, arguments)
     study.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run)
 
 
 if __name__ == "__main__":
-    study.script(main)
+    command.script(main)

@@ -1,10 +1,13 @@
 """What a run was made with: package versions, commit, machine, date."""
 
+import contextlib
 import os
 import platform
 import re
+import resource
 import subprocess
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
+@lru_cache(maxsize=1)  # what runs is the code as it was when the process began
 def _commit() -> dict[str, Any]:
     """The commit of the checkout; results written beside the code do not make it dirty."""
     git = ["git", "--no-optional-locks", "-C", str(_ROOT)]
@@ -59,3 +63,24 @@ def _cpu() -> str:
     except OSError:
         named = None
     return named[1] if named else platform.processor() or "unknown"
+
+
+def reset_peak() -> None:
+    """Let `peak_mb` start anew, where the system can (Linux); elsewhere it is that of the whole process."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mb() -> float:
+    """Peak memory since `reset_peak`: of the accelerator if it says, else the process's resident set."""
+    import jax
+
+    device = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in device:
+        return round(device["peak_bytes_in_use"] / 1e6, 1)
+    try:
+        status = Path("/proc/self/status").read_text()
+        kilobytes = int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError):
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kilobytes / 1e3, 1)

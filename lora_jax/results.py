@@ -64,7 +64,7 @@ def record(path: str | Path, row: Mapping[str, Any]) -> dict[str, Any]:
     return rows.get(row["key"]) or json.loads(line)
 
 
-def pending(path: str | Path, configs: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def pending(path: str | Path, configs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The configurations without a row yet, in their order."""
     done = {row["key"] for row in read(path)}
     return [config for config in configs if key(config) not in done]
@@ -87,7 +87,7 @@ def claim(path: str | Path, config: Mapping[str, Any], *, wait: bool = False) ->
         return
     _CLAIMED.add(mine)
     try:
-        yield bool(pending(path, [config]))
+        yield bool(pending(path, [dict(config)]))
     finally:
         _CLAIMED.discard(mine)
         fcntl.lockf(_LOCK_FILES[mine[:2]], fcntl.LOCK_UN, 1, offset)

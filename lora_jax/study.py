@@ -1,11 +1,9 @@
 """A study: a grid of cells, each one training with one seed, each one row.
 
-An experiment gives the cells and draws their rows; what is between is here, the same for all: command line, loading once,
+An experiment gives the cells and draws their rows; what is between is here, the same for all: loading once,
 training what is missing, recording. Cells share the loaded base, the encoded data and the compiled steps.
 """
 
-import contextlib
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from lora_jax import data, methods, metrics, models, results, train, tree, wheels
+from lora_jax import data, estimate, methods, metrics, models, provenance, results, train
 from lora_jax.progress import Display, clock, display
 
 Row = dict[str, Any]
@@ -85,40 +82,6 @@ class Bench(NamedTuple):
     pad: int
 
 
-def command_line(
-    config: type, presets: Mapping[str, Any], doc: str | None, arguments: Sequence[str] | None = None
-) -> Any:
-    """The configuration of a preset (`--preset`, default quick), changed by every other flag; exits on a bad one."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    at = [i for i, word in enumerate(given) if word == "--preset" or word.startswith("--preset=")]
-    name = "quick"
-    if at:
-        name = given[at[-1]].partition("=")[2] or (given[at[-1] + 1] if at[-1] + 1 < len(given) else "")
-    if name not in presets:
-        sys.exit(f"--preset: expected one of {', '.join(presets)}, got {name!r}")
-    made = tyro.cli(config, default=presets[name], args=given, description=doc)
-    if arguments is None:
-        _use_huge_pages()
-    return made
-
-
-def _use_huge_pages() -> None:
-    """Start this script anew with an allocator that asks Linux for huge pages, where Linux waits to be asked.
-
-    A step's temporary memory is new to the process each time; touching it page by page takes 15 % of a step on CPU.
-    """
-    mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if (
-        mode.exists()
-        and "[madvise]" in mode.read_text()
-        and "hugetlb" not in tunables
-        and jax.default_backend() == "cpu"
-    ):
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, "glibc.malloc.hugetlb=1"]))
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
 @lru_cache(maxsize=2)
 def _bench(model: str, data_name: str, glue_dir: str | None, rows: int, validation: int, max_length: int) -> Bench:
     task = data.load(data_name, glue_dir=glue_dir)
@@ -152,7 +115,7 @@ def settings(cell: Mapping[str, Any]) -> train.Settings:
 def train_cell(cell: Mapping[str, Any], report: Callable[[train.Progress], None] = lambda at: None) -> Row:
     """Adapt, train, choose the best epoch on validation, score every other split; the finished row."""
     shared, how = bench(cell), method(cell)
-    _reset_peak()
+    provenance.reset_peak()
     start = time.monotonic()
     adapted = how.adapt(jax.random.key(cell["seed"]), shared.model)
     counts = methods.counts(adapted, how)
@@ -188,7 +151,7 @@ def train_cell(cell: Mapping[str, Any], report: Callable[[train.Progress], None]
         "seconds": round(elapsed, 3),
         "seconds_evaluating": round(spent, 3),
         "tokens_per_second": round(fitted.tokens / (elapsed - spent), 1),
-        "peak_memory_mb": _peak_mb(),
+        "peak_memory_mb": provenance.peak_mb(),
         "provenance": results.provenance(),
     }
 
@@ -253,30 +216,12 @@ def plan(cells: Sequence[Row], missing: Sequence[Row], counts: Sequence[methods.
     lines = [f"{'':8}{'adapter':>12}{'head':>10}"]
     for cell, count in zip(cells, counts, strict=True):
         lines.append(f"{'to do' if cell in missing else 'done':8}{count.adapter:12,}{count.head:10,}  {label(cell)}")
-    return "\n".join([*lines, f"about {clock(sum(map(seconds, missing)))} for {len(missing)} cells on this machine"])
-
-
-def seconds(cell: Row) -> float:
-    """A rough estimate: 4 operations a matrix element and token to train, 2 to evaluate, at the speed of a product here."""
-    shared = bench(cell)
-    matrices = sum(leaf.size for path, leaf in tree.leaves(shared.model.blocks).items() if path.endswith("kernel"))
-    tokens = {name: encoded.offsets[-1] for name, encoded in shared.encoded.items()}
-    trained = cell["epochs"] * tokens.pop("train")
-    evaluated = cell["epochs"] * tokens.pop("validation") + sum(tokens.values())
-    return 1.5 * matrices * float(4 * trained + 2 * evaluated) / _speed()  # 1.5: padding, attention, norms; as measured
-
-
-@lru_cache(maxsize=1)
-def _speed() -> float:
-    """Operations a second of a float32 matrix product of the usual size."""
-    x, w = jnp.ones((2048, 768)), jnp.ones((768, 768))
-    product = jax.jit(jnp.matmul)
-    product(x, w).block_until_ready()
-    began = time.perf_counter()
-    for _ in range(20):
-        x = product(x, w) * 1e-3
-    x.block_until_ready()
-    return 20 * 2 * 2048 * 768 * 768 / (time.perf_counter() - began)
+    took = 0.0
+    for cell in missing:
+        shared = bench(cell)
+        tokens = {split: int(encoded.offsets[-1]) for split, encoded in shared.encoded.items()}
+        took += estimate.seconds(shared.model, tokens, cell["epochs"])
+    return "\n".join([*lines, f"about {clock(took)} for {len(missing)} cells on this machine"])
 
 
 def _train_and_record(path: Path, cell: Row, label: str, shown: Display) -> list[Row]:
@@ -289,38 +234,6 @@ def _train_and_record(path: Path, cell: Row, label: str, shown: Display) -> list
     results.record(path, row)
     shown.finish(", ".join(f"{k} {v:.4f}" for k, v in row["metrics"].items()) + f"  ({clock(row['seconds'])})")
     return []
-
-
-def script(main: Callable[[], None]) -> None:
-    """Run an experiment's main: compiled programs are kept between runs, and an error is one message, not a trace."""
-    jax.config.update("jax_compilation_cache_dir", str(wheels.cache() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: finished cells are kept, the same command goes on with the others")
-
-
-def _reset_peak() -> None:
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark starts anew
-
-
-def _peak_mb() -> float:
-    """Peak memory since `_reset_peak`: of the accelerator if it says, else the process's resident set."""
-    device = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in device:
-        return round(device["peak_bytes_in_use"] / 1e6, 1)
-    import resource
-
-    try:
-        status = Path("/proc/self/status").read_text()
-        kilobytes = int(status.split("VmHWM:")[1].split()[0])
-    except (OSError, IndexError):
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(kilobytes / 1e3, 1)
 
 
 def groups(rows: Iterable[Row], *, but: Sequence[str]) -> list[list[Row]]:

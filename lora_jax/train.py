@@ -96,6 +96,11 @@ def check(settings: Settings) -> None:
         )
 
 
+def static(settings: Settings) -> Static:
+    """The part of the settings that is compiled."""
+    return Static(**{name: getattr(settings, name) for name in Static._fields})
+
+
 def rate(settings: Settings, step: int, steps: int) -> float:
     """The learning rate of step 0 … steps - 1: linear warm-up, never zero, then linear decay."""
     warm = math.ceil(settings.warmup * steps)
@@ -219,10 +224,10 @@ def fit(
         Diverged: the loss is not finite; says step and learning rate.
     """
     check(settings)
-    static = Static(**{name: getattr(settings, name) for name in Static._fields})
+    fixed = static(settings)
     trainable, frozen = tree.split(model, mask)
     trainable = jax.tree.map(jnp.copy, trainable)  # the step donates it; the caller's model stays whole
-    state = optimizer(static).init(trainable)
+    state = optimizer(fixed).init(trainable)
     whole, frozen = frozen, in_dtype(frozen, settings.compute)  # once, not in every step
     steps = settings.epochs * math.ceil(len(encoded.lengths) / settings.batch)
     root, losses, tokens, history, best = jax.random.key(seed), [], 0, [], None
@@ -232,7 +237,7 @@ def fit(
             step = len(losses)
             now = jnp.float32(rate(settings, step, steps))
             trainable, state, value = train_step(
-                trainable, state, frozen, batch, now, jax.random.fold_in(root, step), static=static
+                trainable, state, frozen, batch, now, jax.random.fold_in(root, step), static=fixed
             )
             losses.append(value)
             tokens += int(batch.length[batch.index >= 0].sum())

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from tokenizers import AddedToken, BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import RobertaProcessing
 
@@ -104,7 +103,7 @@ def load(
     dtype: str = "float32",
     quantize: None = None,
     revision: str | None = None,
-) -> tuple[nnx.Module, Tokenizer]:
+) -> tuple[Any, Tokenizer]:
     """A pretrained model with a classification head, and its tokenizer.
 
     `labels` is the number of classes, 1 for regression. All leaves are stored in `dtype`. Leaves of the head that the

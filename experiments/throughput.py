@@ -1,0 +1,274 @@
+"""What LoRA saves in training: time, memory, optimiser state, checkpoint (the claims of LoRA's sections 1, 4.2 and 5.5).
+
+Times one training step of full fine-tuning and of LoRA on the same model and batch, interleaved, and takes the memory XLA says the
+compiled step needs. With `--peer peft` the same steps in torch + peft, in the same run. The paper: 25 % less time, a third of
+the memory, a 10,000 times smaller checkpoint, for GPT-3 175B on V100s; on a small model and a CPU only the kind of saving compares.
+
+    python experiments/throughput.py
+    python experiments/throughput.py --peer peft          # needs pip install -e '.[peers]'
+"""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from lora_jax import command, data, methods, models, paper, results, study, train, tree
+
+NAME = "throughput"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every flag has the value of the preset unless given."""
+
+    preset: Literal["smoke", "quick", "full"] = "quick"
+    """smoke: tiny random model, no network. quick: 10 steps of each. full: 30 steps of each."""
+    out: Path = Path("results")
+    """Folder of the rows and of what is drawn from them."""
+    model: str = "minilm-l6"
+    """Pretrained model: minilm-l6, a directory, or a hub id."""
+    batch: int = 32
+    length: int = 64
+    """Tokens of each row, none of them padding."""
+    targets: str = "query,value"
+    rank: int = 8
+    computes: tuple[str, ...] = ("float32", "bfloat16")
+    """What matrix products are taken in."""
+    steps: int = 10
+    """Timed steps of each, after two that are not; the median counts."""
+    peer: Literal["none", "peft"] = "none"
+    """Time the same steps in torch + peft too."""
+
+
+PRESETS = {
+    "smoke": Config("smoke", Path("results/smoke"), model="tiny", batch=4, length=16, rank=2, steps=3),
+    "quick": Config(),
+    "full": Config("full", steps=30),
+}
+METHODS = ("full", "lora")
+
+
+def cells(config: Config) -> list[study.Row]:
+    """One cell for each framework, method and dtype of the products."""
+    common = {name: getattr(config, name) for name in ("model", "batch", "length", "targets", "rank", "steps")}
+    return [
+        {**common, "framework": framework, "method": method, "compute": compute}
+        for framework in ("lora_jax", *([config.peer] if config.peer != "none" else []))
+        for compute in config.computes
+        for method in METHODS
+    ]
+
+
+class Runner:
+    """One cell ready to run: `step()` does one training step and waits for it; `facts` are its sizes, in bytes."""
+
+    def __init__(self, step: Callable[[], None], facts: dict[str, float]):
+        self.step, self.facts = step, facts
+
+
+def ours(cell: study.Row) -> Runner:
+    """The library's own training step, compiled for the cell."""
+    model, _ = models.load(cell["model"])
+    method = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"])
+    model = method.adapt(jax.random.key(0), model)
+    static = train.static(train.Settings(compute=cell["compute"]))
+    trainable, frozen = tree.split(model, methods.mask(model, method))
+    trainable, frozen = jax.tree.map(jnp.copy, trainable), train.in_dtype(frozen, cell["compute"])
+    state = train.optimizer(static).init(trainable)
+    batch, rate, key = random_batch(cell, model.config.vocabulary), jnp.float32(1e-3), jax.random.key(1)
+    facts: dict[str, float] = {"optimizer": size(state), "checkpoint": size(trainable)}
+    compiled = train.train_step.lower(trainable, state, frozen, batch, rate, key, static=static).compile()
+    memory: Any = compiled.memory_analysis()
+    facts["peak"] = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    facts["peak"] -= memory.alias_size_in_bytes
+    now = [trainable, state]
+
+    def step():
+        *now[:], loss = compiled(*now, frozen, batch, rate, key)
+        loss.block_until_ready()
+
+    return Runner(step, facts)
+
+
+def random_batch(cell: study.Row, vocabulary: int) -> data.Batch:
+    """Random tokens, all real."""
+    rows, shape = cell["batch"], (cell["batch"], cell["length"])
+    rng = np.random.default_rng(0)
+    return data.Batch(
+        tokens=rng.integers(5, vocabulary, shape, dtype=np.int32), segments=np.zeros(shape, np.int32),
+        length=np.full(rows, cell["length"], np.int32), label=np.arange(rows, dtype=np.int32) % 2,
+        weight=np.ones(rows, np.float32), index=np.arange(rows, dtype=np.int32),
+    )  # fmt: skip
+
+
+def size(of: Any) -> int:
+    """Bytes of all arrays."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(of))
+
+
+def peft(cell: study.Row) -> Runner:
+    """The same step in torch + peft, on a random model of the same shape."""
+    try:
+        import torch
+        from peft import LoraConfig, TaskType, get_peft_model
+        from transformers import BertConfig, BertForSequenceClassification
+    except ImportError as error:
+        raise ValueError(
+            f"--peer peft needs torch, transformers and peft: pip install -e '.[peers]' ({error})"
+        ) from None
+    shape = models.load(cell["model"])[0].config
+    if shape.kind != "bert":
+        raise ValueError(f"--peer peft: expected a model of the BERT family, got {shape.kind}")
+    torch.manual_seed(0)
+    none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model: Any = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads, intermediate_size=shape.ffn, max_position_embeddings=shape.positions, **none,
+        )
+    )  # fmt: skip
+    if cell["method"] == "lora":
+        model = get_peft_model(
+            model,
+            LoraConfig(
+                task_type=TaskType.SEQ_CLS, r=cell["rank"], lora_alpha=16, target_modules=cell["targets"].split(",")
+            ),
+        )
+    learning = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-3)
+    batch = random_batch(cell, shape.vocabulary)
+    tokens, labels = torch.tensor(batch.tokens).long(), torch.tensor(batch.label).long()
+
+    def step():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cell["compute"] == "bfloat16"):
+            loss = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    count = sum(parameter.numel() for parameter in learning)
+    return Runner(step, {"optimizer": 8 * count, "checkpoint": 4 * count})
+
+
+FRAMEWORKS = {"lora_jax": ours, "peft": peft}
+
+
+def measure(cells: Sequence[study.Row]) -> list[study.Row]:
+    """The rows of the cells. Their steps are interleaved, so that a machine that speeds up or slows down favours none."""
+    runners = [FRAMEWORKS[cell["framework"]](cell) for cell in cells]
+    seconds: list[list[float]] = [[] for _ in cells]
+    for _ in range(2 + cells[0]["steps"]):
+        for runner, taken in zip(runners, seconds, strict=True):
+            began = time.perf_counter()
+            runner.step()
+            taken.append(time.perf_counter() - began)
+    rows = []
+    for cell, runner, taken in zip(cells, runners, seconds, strict=True):
+        median = statistics.median(taken[2:])
+        metrics = {"step/seconds": median, "step/tokens_per_second": cell["batch"] * cell["length"] / median}
+        metrics |= {f"memory/{name}_mb": value / 1e6 for name, value in runner.facts.items()}
+        rows.append({"config": cell, "metrics": metrics, "seconds": taken, "provenance": results.provenance()})
+    del runners
+    gc.collect()
+    return rows
+
+
+def render(rows: list[study.Row], out: Path) -> list[Path]:
+    """Draw out/throughput.md and .csv from the rows alone."""
+    sections, tables = [], []
+    for group in study.groups(rows, but=("framework", "method", "compute")):
+        table = summary(group)
+        tables.append(table)
+        shape = ", ".join(
+            f"{name} {group[0]['config'][name]}" for name in ("model", "batch", "length", "targets", "rank")
+        )
+        machine = group[0]["provenance"]["machine"]
+        said = f"{machine['cpu']}, {machine['cores']} cores, {machine['backend']}; median of {group[0]['config']['steps']} steps"
+        sections.append(f"## {shape}\n\n{said}\n\n{results.markdown(table)}\n{ratios(table)}")
+    return results.render(out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables))
+
+
+HEADER = """# Throughput and memory of a training step
+
+Made by `python experiments/throughput.py --peer peft` from the rows of `throughput.jsonl`. Peak memory is XLA's own analysis of
+the compiled step (arguments, results and temporaries); torch has none on CPU. Checkpoint: what has to be stored for a task, the
+head included. The paper's claims are of GPT-3 175B on V100s: **a trend, not a comparison of values**.
+"""
+
+
+def summary(group: list[study.Row]) -> pd.DataFrame:
+    """One line for each framework, product dtype and method."""
+    names = ("framework", "compute", "method")
+    lines = [{**{name: row["config"][name] for name in names}, **row["metrics"]} for row in group]
+    table = pd.DataFrame(lines).sort_values(
+        list(names), key=lambda c: c.map(lambda v: ORDER.get(v, 0)), ignore_index=True
+    )
+    renamed = {
+        "step/seconds": "step, ms", "step/tokens_per_second": "tokens/s", "memory/peak_mb": "peak, MB",
+        "memory/optimizer_mb": "optimiser, MB", "memory/checkpoint_mb": "checkpoint, MB",
+    }  # fmt: skip
+    table["step/seconds"] *= 1e3
+    table = table.rename(columns=renamed)[[*names, *renamed.values()]]
+    return table.assign(
+        **{name: table[name].round(digits) for name, digits in zip(renamed.values(), (1, 0, 1, 2, 3), strict=True)}
+    )
+
+
+ORDER = {"lora_jax": 0, "peft": 1, "float32": 0, "bfloat16": 1, "full": 0, "lora": 1}
+
+
+def ratios(table: pd.DataFrame) -> str:
+    """LoRA against full fine-tuning beside the paper's claims; ours against the peer."""
+    at = table.set_index(["framework", "compute", "method"])
+    claims, lines = paper.claims(), []
+    for compute in dict.fromkeys(table.compute):
+        full, lora = at.loc[("lora_jax", compute, "full")], at.loc[("lora_jax", compute, "lora")]
+        for what, ours_, claim in (
+            ("time saved by LoRA, %", 100 * (1 - lora["step, ms"] / full["step, ms"]), "L9"),
+            ("peak memory, full / LoRA", full["peak, MB"] / lora["peak, MB"], "L2"),
+            ("checkpoint, full / LoRA", full["checkpoint, MB"] / lora["checkpoint, MB"], "L7"),
+        ):
+            published = claims.loc[claim]
+            lines.append(
+                {
+                    "compute": compute,
+                    "what": what,
+                    "ours": round(ours_, 2),
+                    "paper": f"{published.published_value:g} ({claim})",
+                }
+            )
+    text = results.markdown(pd.DataFrame(lines))
+    peers = [
+        {"compute": compute, "method": method, "step, lora_jax / peft": round(
+            at.loc[("lora_jax", compute, method), "step, ms"] / at.loc[("peft", compute, method), "step, ms"], 2)}
+        for compute in dict.fromkeys(table.compute) for method in METHODS
+        if ("peft", compute, method) in at.index and ("lora_jax", compute, method) in at.index
+    ]  # fmt: skip
+    return text + ("\n" + results.markdown(pd.DataFrame(peers)) if peers else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is missing, all of it in one sitting, and draw."""
+    config = command.line(Config, PRESETS, __doc__, arguments)
+    path = config.out / f"{NAME}.jsonl"
+    wanted = cells(config)
+    if missing := results.pending(path, wanted):
+        print(f"timing {len(missing)} kinds of step, {config.steps} of each", flush=True)
+        for row in measure(list(missing)):
+            results.record(path, row)
+    render(results.read(path), config.out)
+    print((config.out / f"{NAME}.md").read_text())
+
+
+if __name__ == "__main__":
+    command.script(main)
