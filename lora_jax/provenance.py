@@ -7,7 +7,6 @@ import re
 import resource
 import subprocess
 from datetime import UTC, datetime
-from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,6 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-@lru_cache(maxsize=1)  # what runs is the code as it was when the process began
 def _commit() -> dict[str, Any]:
     """The commit of the checkout; results written beside the code do not make it dirty."""
     git = ["git", "--no-optional-locks", "-C", str(_ROOT)]

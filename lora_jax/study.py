@@ -152,8 +152,14 @@ def train_cell(cell: Mapping[str, Any], report: Callable[[train.Progress], None]
         "seconds_evaluating": round(spent, 3),
         "tokens_per_second": round(fitted.tokens / (elapsed - spent), 1),
         "peak_memory_mb": provenance.peak_mb(),
-        "provenance": results.provenance(),
+        "provenance": _began(),
     }
+
+
+@lru_cache(maxsize=1)
+def _began() -> Row:
+    """What runs: the code as it was when the process began, whatever is edited since; the date is the study's beginning."""
+    return results.provenance()
 
 
 def resolved(cells: Iterable[Row]) -> list[Row]:
@@ -185,6 +191,7 @@ def run(
     """
     path, cells = out / f"{name}.jsonl", resolved(cells)
     adapted = check(cells)
+    _began()
     missing = results.pending(path, cells)
     print(f"{len(cells)} cells, {len(cells) - len(missing)} of them in {path} already", flush=True)
     if dry_run:

@@ -201,7 +201,7 @@ def test_byte_level_from_vocabulary_and_merges(tmp_path, special, around):
 @pytest.mark.parametrize("name", ["./none", "/none/here", "~/no-such-model", "a/b/c", "", Path("none")])
 def test_a_path_that_is_not_there(name):
     with pytest.raises(
-        FileNotFoundError, match=r"no directory '.*'; expected a directory, .*\(minilm-l6\), or a hub id"
+        FileNotFoundError, match=r"no directory '.*'; expected a directory, .*\(tiny, minilm-l6\), or a hub id"
     ):
         zoo.files(name)
 

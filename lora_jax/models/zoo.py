@@ -168,7 +168,7 @@ def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
     if revision is not None and (is_folder or name in ZOO):
         raise ValueError(f"revision goes with hub ids only, got revision={revision!r} for {name!r}")
     if is_folder:
-        return _directory(folder, f"{folder.resolve().name} {_fingerprint(folder)}")
+        return _directory(folder, folder.resolve().name)
     if name in ZOO:
         return _wheel(ZOO[name])
     if folder.is_file():
@@ -210,7 +210,10 @@ def _hub(name: str, revision: str | None) -> Files:
 
 def source(name_or_path: str | Path, *, revision: str | None = None) -> str:
     """Where a model comes from, to write into results: package and hash, hub id and commit, or directory and fingerprint."""
-    return "random weights" if name_or_path == "tiny" else files(name_or_path, revision=revision).source
+    if name_or_path == "tiny":
+        return "random weights"
+    found, folder = files(name_or_path, revision=revision).source, Path(name_or_path).expanduser()
+    return f"{found} {_fingerprint(folder)}" if folder.is_dir() else found
 
 
 def _fingerprint(folder: Path) -> str:
