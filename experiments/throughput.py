@@ -194,7 +194,7 @@ def render(rows: list[study.Row], out: Path) -> list[Path]:
         )
         machine = group[0]["provenance"]["machine"]
         said = f"{machine['cpu']}, {machine['cores']} cores, {machine['backend']}; median of {group[0]['config']['steps']} steps"
-        sections.append(f"## {shape}\n\n{said}\n\n{results.markdown(table)}\n{ratios(table)}")
+        sections.append(f"## {shape}\n\n{said}\n\n{results.markdown(table, digits=DIGITS)}\n{ratios(table)}")
     return results.render(out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables))
 
 
@@ -218,12 +218,10 @@ def summary(group: list[study.Row]) -> pd.DataFrame:
         "memory/optimizer_mb": "optimiser, MB", "memory/checkpoint_mb": "checkpoint, MB",
     }  # fmt: skip
     table["step/seconds"] *= 1e3
-    table = table.rename(columns=renamed)[[*names, *renamed.values()]]
-    return table.assign(
-        **{name: table[name].round(digits) for name, digits in zip(renamed.values(), (1, 0, 1, 2, 3), strict=True)}
-    )
+    return table.rename(columns=renamed)[[*names, *renamed.values()]]
 
 
+DIGITS = {"step, ms": 1, "tokens/s": 0, "peak, MB": 1, "optimiser, MB": 3, "checkpoint, MB": 3}
 ORDER = {"lora_jax": 0, "peft": 1, "float32": 0, "bfloat16": 1, "full": 0, "lora": 1}
 
 
