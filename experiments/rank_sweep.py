@@ -77,6 +77,8 @@ GLUE = {
 
 def cells(config: Config) -> list[study.Row]:
     """One cell for each task, seed, set of targets and rank; epochs 0 means Table 9's for the task."""
+    if config.tasks and config.setup.data != study.SETUP.data:
+        raise ValueError(f"expected --tasks or --data, got both: {', '.join(config.tasks)} and {config.setup.data}")
     return [
         {**asdict(config.setup), "data": task, "epochs": config.setup.epochs or table9_epochs(task),
          "targets": targets, "rank": rank, "seed": seed}
@@ -117,6 +119,7 @@ def render(rows: list[study.Row], out: Path) -> list[Path]:
     return results.render(out / NAME, markdown=markdown, table=pd.concat(tables), figure=figure(groups[0], tables[0]))
 
 
+SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
 DATASETS = ("WikiSQL", "MultiNLI")
 
 
@@ -167,10 +170,11 @@ def section(group: list[study.Row], table: pd.DataFrame) -> str:
     shown = wide(table.assign(cell=cell), "cell")
     sizes = wide(table.assign(parameters=[f"{size:,}" for size in table.parameters]), "parameters")
     settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in ("targets", "rank", "seed", "data_source"))
+    smoke = SMOKE if config["model"] == "tiny" else ""
     right = {name: "right" for name in shown.columns[1:]}
     return (
         f"## {config['data']}, {config['model']}\n\n"
-        f"{metric} in %, {n:,} examples, seeds {seeds}; ± is the {ERRORS[table['error of'].iloc[0]]}.\n\n"
+        f"{smoke}{metric} in %, {n:,} examples, seeds {seeds}; ± is the {ERRORS[table['error of'].iloc[0]]}.\n\n"
         f"{results.markdown(shown, align=right)}\n"
         f"Learning parameters of the adapter (the head's {group[0]['parameters']['head']:,} apart):\n\n"
         f"{results.markdown(sizes, align=right)}\n"
@@ -192,7 +196,7 @@ def finding(table: pd.DataFrame) -> str:
     by: Any = table.groupby("targets", sort=False)[columns]
     means = by.mean().reset_index()
     means = means.rename(columns={"score": "ours", **{name: f"{name} (GPT-3)" for name in columns[1:]}})
-    return f"Mean over ranks, in %:\n\n{results.markdown(means, digits={name: 1 for name in means.columns[1:]})}"
+    return f"Mean over these ranks, in %:\n\n{results.markdown(means, digits={name: 1 for name in means.columns[1:]})}"
 
 
 def figure(group: list[study.Row], table: pd.DataFrame):

@@ -210,7 +210,7 @@ def summary(group: list[study.Row]) -> pd.DataFrame:
     """One line for each framework, product dtype and method."""
     names = ("framework", "compute", "method")
     lines = [{**{name: row["config"][name] for name in names}, **row["metrics"]} for row in group]
-    table = pd.DataFrame(lines).sort_values(
+    table: Any = pd.DataFrame(lines).sort_values(
         list(names), key=lambda c: c.map(lambda v: ORDER.get(v, 0)), ignore_index=True
     )
     renamed = {

@@ -21,7 +21,8 @@ def script(main: Callable[[], None]) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: finished cells are kept, the same command goes on with the others")
+        print("interrupted: finished cells are kept, the same command goes on with the others", file=sys.stderr)
+        sys.exit(130)
 
 
 def line(config: type, presets: Mapping[str, Any], doc: str | None, arguments: Sequence[str] | None = None) -> Any:
@@ -32,7 +33,7 @@ def line(config: type, presets: Mapping[str, Any], doc: str | None, arguments: S
     if at:
         name = given[at[-1]].partition("=")[2] or (given[at[-1] + 1] if at[-1] + 1 < len(given) else "")
     if name not in presets:
-        sys.exit(f"--preset: expected one of {', '.join(presets)}, got {name!r}")
+        sys.exit(f"error: --preset: expected one of {', '.join(presets)}, got {name!r}")
     made = tyro.cli(config, default=presets[name], args=given, description=doc)
     if arguments is None:
         _use_huge_pages()

@@ -28,6 +28,8 @@ class Display:
         self.label, self.began_cell = label, time.monotonic()
         if self.live:
             self.live.reset(self.bars[1], description=label)
+        else:
+            print(f"[{self.done + 1}/{self.cells}] {label} begins", flush=True)
 
     def step(self, at: train.Progress) -> None:
         """A step is done. Plain output has a line every ten seconds."""

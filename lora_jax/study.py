@@ -4,6 +4,7 @@ An experiment gives the cells and draws their rows; what is between is here, the
 training what is missing, recording. Cells share the loaded base, the encoded data and the compiled steps.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +31,7 @@ class Setup:
     model: str = "minilm-l6"
     """Pretrained model: minilm-l6, a directory with config.json and model.safetensors, or a hub id."""
     data: str = "rotten-tomatoes"
-    """A task (rotten-tomatoes, cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli) or your FILE with text, text_pair?, label."""
+    """rotten-tomatoes, cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or your FILE or folder (text, text_pair?, label)."""
     glue_dir: str | None = None
     """A local directory with the GLUE task's files, instead of the hub."""
     rows: int = 2000
@@ -40,7 +41,7 @@ class Setup:
     max_length: int = 64
     """Longest text, in tokens; what is longer is cut."""
     method: str = "lora"
-    """Adaptation method, a name in lora_jax.methods.METHODS."""
+    """Adaptation method: lora, full (everything learns), bitfit (biases learn), or one of your own in METHODS."""
     alpha: float = 16.0
     """LoRA's alpha: the update is scaled by alpha / r."""
     dropout: float = 0.0
@@ -52,16 +53,21 @@ class Setup:
     bias: str = "none"
     """Biases that learn too: none, all, lora_only."""
     learning_rate: Annotated[float, Alias(aliases=["--lr"])] = 1e-3
+    """The highest; it rises during the warm-up, then falls to 0, both linearly."""
     epochs: int = 3
+    """Times the training rows are gone through; the best on validation counts."""
     batch: int = 32
+    """Rows a step."""
     accumulate: int = 1
-    """Micro-batches a step."""
+    """Micro-batches a step, to save memory; divides batch."""
     weight_decay: float = 0.01
+    """AdamW's, of matrices; biases and norms are not decayed."""
     warmup: float = 0.06
     """Share of the steps in which the learning rate rises."""
     clip: float = 1.0
     """Global norm the trainable gradient is clipped to; 0 is none."""
     label_smoothing: float = 0.0
+    """Share of the wanted probability spread over all classes."""
     hidden_dropout: float = 0.0
     """Dropout of the pretrained model's own."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -163,16 +169,18 @@ def _began() -> Row:
 
 
 def resolved(cells: Iterable[Row]) -> list[Row]:
-    """The cells with what belongs to a row's identity too: where model and data came from, and what `auto` means here."""
-    return [
-        {
-            **cell,
-            "compute": train.fast_dtype() if cell["compute"] == "auto" else cell["compute"],
-            "model_source": models.source(cell["model"]),
-            "data_source": bench(cell).task.source,
-        }
-        for cell in cells
+    """The cells, each once, with what belongs to a row's identity too: what `auto` means here, where model and data are from.
+
+    Raises:
+        ValueError: what is wrong with the settings, all that can be known before model and data are loaded.
+    """
+    fast = train.fast_dtype()
+    cells = [{**cell, "compute": fast if cell["compute"] == "auto" else cell["compute"]} for cell in cells]
+    precheck(cells)
+    made = [
+        {**cell, "model_source": models.source(cell["model"]), "data_source": bench(cell).task.source} for cell in cells
     ]
+    return list({results.key(cell): cell for cell in made}.values())
 
 
 def run(
@@ -196,6 +204,9 @@ def run(
     print(f"{len(cells)} cells, {len(cells) - len(missing)} of them in {path} already", flush=True)
     if dry_run:
         return print(plan(cells, missing, adapted, label))
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise PermissionError(f"--out: expected a folder that can be written, got {out}")
     failed: list[Row] = []
     with display(len(missing)) as shown:
         for wait in (False, True):
@@ -203,16 +214,43 @@ def run(
                 with results.claim(path, cell, wait=wait) as mine:
                     failed += _train_and_record(path, cell, label(cell), shown) if mine else []
     if rows := results.read(path):
-        print("wrote", *(str(written) for written in render(rows, out)))
+        try:
+            print("wrote", *(str(written) for written in render(rows, out)))
+        except OSError as error:
+            again = "make room and run the same command again"
+            raise OSError(
+                f"could not draw into {out} ({error}); the {len(rows)} rows in {path} are safe: {again}"
+            ) from error
     if failed:
         sys.exit(f"{len(failed)} cells diverged and have no row: {'; '.join(map(label, failed))}")
+
+
+def precheck(cells: Sequence[Row]) -> None:
+    """What can be known without model and data; raises one ValueError with everything wrong."""
+    if not cells:
+        raise ValueError("no cells: expected at least one value in each list of targets, ranks, seeds")
+    problems: dict[str, None] = {}
+    for cell in cells:
+        for name, least in (("rows", 0), ("validation_rows", 0), ("max_length", 1), ("seed", 0)):
+            if cell[name] < least:
+                problems[
+                    f"{name}: expected {least} or more{' (0 is all)' if 'rows' in name else ''}, got {cell[name]}"
+                ] = None
+        if cell["glue_dir"] and cell["data"] not in data.glue.SPECS:
+            problems[f"glue_dir: goes with {', '.join(data.glue.SPECS)}, but data is {cell['data']!r}"] = None
+        for test in (lambda: train.check(settings(cell)), lambda: method(cell)):  # noqa: B023
+            try:
+                test()
+            except ValueError as error:
+                problems[str(error)] = None
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def check(cells: Sequence[Row]) -> list[methods.Counts]:
     """Learning parameters of each cell, from shapes alone; finds every error of a setting before any long work."""
     counts = []
     for cell in cells:
-        train.check(settings(cell))
         how = method(cell)
         counts.append(methods.counts(how.adapt(jax.random.key(cell["seed"]), bench(cell).model), how))
     return counts
@@ -227,7 +265,7 @@ def plan(cells: Sequence[Row], missing: Sequence[Row], counts: Sequence[methods.
     for cell in missing:
         shared = bench(cell)
         tokens = {split: int(encoded.offsets[-1]) for split, encoded in shared.encoded.items()}
-        took += estimate.seconds(shared.model, tokens, cell["epochs"])
+        took += estimate.seconds(shared.model, tokens, cell["epochs"], cell["compute"])
     return "\n".join([*lines, f"about {clock(took)} for {len(missing)} cells on this machine"])
 
 

@@ -91,6 +91,12 @@ def test_two_processes_share_the_cells(tmp_path):
         (["--model", "./nowhere"], "no directory './nowhere'"),
         (["--method", "loar"], "method: expected one of lora"),
         (["--max-length", "65"], "positions for 64 tokens, got 65"),
+        (
+            ["--rows", "-5", "--epochs", "-1"],
+            "rows: expected 0 or more (0 is all), got -5; epochs: expected >= 1, got -1",
+        ),
+        (["--glue-dir", "here"], "glue_dir: goes with cola, "),
+        (["--targets"], "no cells: expected at least one value"),
         (["--init", "uniform"], "init: expected one of gaussian, kaiming_uniform, got 'uniform'"),
     ],
 )
@@ -105,7 +111,7 @@ def test_a_bad_setting_is_found_before_anything_is_trained(flags, text, tmp_path
 
 def test_a_mistyped_flag_or_preset_ends_with_what_was_meant(tmp_path, capsys):
     main = script("rank_sweep").main
-    with pytest.raises(SystemExit, match="--preset: expected one of smoke, quick, full, paper, got 'quik'"):
+    with pytest.raises(SystemExit, match="error: --preset: expected one of smoke, quick, full, paper, got 'quik'"):
         main(["--preset", "quik"])
     with pytest.raises(SystemExit):
         main(["--preset", "smoke", "--rank", "2"])
