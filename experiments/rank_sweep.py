@@ -170,11 +170,12 @@ def section(group: list[study.Row], table: pd.DataFrame) -> str:
     shown = wide(table.assign(cell=cell), "cell")
     sizes = wide(table.assign(parameters=[f"{size:,}" for size in table.parameters]), "parameters")
     settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in ("targets", "rank", "seed", "data_source"))
+    said = f"; ± is the {error}" if (error := ERRORS[table["error of"].iloc[0]]) else ""
     smoke = SMOKE if config["model"] == "tiny" else ""
     right = {name: "right" for name in shown.columns[1:]}
     return (
         f"## {config['data']}, {config['model']}\n\n"
-        f"{smoke}{metric} in %, {n:,} examples, seeds {seeds}; ± is the {ERRORS[table['error of'].iloc[0]]}.\n\n"
+        f"{smoke}{metric} in %, {n:,} examples, seeds {seeds}{said}.\n\n"
         f"{results.markdown(shown, align=right)}\n"
         f"Learning parameters of the adapter (the head's {group[0]['parameters']['head']:,} apart):\n\n"
         f"{results.markdown(sizes, align=right)}\n"
@@ -186,7 +187,7 @@ def section(group: list[study.Row], table: pd.DataFrame) -> str:
 ERRORS = {
     "seeds": "standard error over seeds",
     "binomial": "binomial standard error of one seed",
-    "none": "(no error known)",
+    "none": "",
 }
 
 
