@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from lora_jax import train
 
@@ -21,13 +21,14 @@ class Display:
         self.began = self.began_cell = self.said = time.monotonic()
         self.label = ""
         if live:
-            self.bars = live.add_task("cells", total=cells, note=""), live.add_task("steps", total=None, note="")
+            self.bars = live.add_task(f"0/{cells}", total=cells, note=""), live.add_task("", total=None, note="")
 
     def start(self, label: str) -> None:
         """A cell begins."""
         self.label, self.began_cell = label, time.monotonic()
         if self.live:
-            self.live.reset(self.bars[1], description=label)
+            self.live.reset(self.bars[1])
+            self.live.console.print(label, highlight=False, markup=False)
         else:
             print(f"[{self.done + 1}/{self.cells}] {label} begins", flush=True)
 
@@ -36,19 +37,22 @@ class Display:
         now = time.monotonic()
         speed = at.tokens / max(now - self.began_cell, 1e-9)
         loss = "" if math.isnan(at.loss) else f"loss {at.loss:.3f}  "
-        note = f"{loss}{speed:,.0f} tokens/s  {self._left(at.step / at.steps)}"
+        note, left = f"{loss}{speed:,.0f} tokens/s", self._left(at.step / at.steps)
         if self.live:
-            self.live.update(self.bars[1], completed=at.step, total=at.steps, note=note)
+            self.live.update(self.bars[0], note=f"cells  {left}")
+            self.live.update(
+                self.bars[1], completed=at.step, total=at.steps, description=f"{at.step}/{at.steps}", note=note
+            )
         elif now - self.said > 10:
             self.said = now
-            print(f"  {self.label}: step {at.step}/{at.steps}  {note}", flush=True)
+            print(f"  {self.label}: step {at.step}/{at.steps}  {note}  {left}", flush=True)
 
     def finish(self, result: str) -> None:
         """The cell is done; its result stays on the screen."""
         self.done += 1
         line = f"[{self.done}/{self.cells}] {self.label}: {result}"
         if self.live:
-            self.live.update(self.bars[0], completed=self.done)
+            self.live.update(self.bars[0], completed=self.done, description=f"{self.done}/{self.cells}")
             self.live.console.print(line, highlight=False, markup=False)
         else:
             print(line, flush=True)
@@ -75,11 +79,6 @@ def display(cells: int) -> Iterator[Display]:
     if not sys.stdout.isatty():
         yield Display(cells, None)
         return
-    columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-    ]
-    with Progress(*columns, console=Console(), expand=True) as live:
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[note]}")]
+    with Progress(*columns, console=Console()) as live:
         yield Display(cells, live)
