@@ -177,9 +177,10 @@ def resolved(cells: Iterable[Row]) -> list[Row]:
     fast = train.fast_dtype()
     cells = [{**cell, "compute": fast if cell["compute"] == "auto" else cell["compute"]} for cell in cells]
     precheck(cells)
-    made = [
-        {**cell, "model_source": models.source(cell["model"]), "data_source": bench(cell).task.source} for cell in cells
-    ]
+    sources = {
+        name: models.source(name) for name in {cell["model"] for cell in cells}
+    }  # once: a hub is asked each time
+    made = [{**cell, "model_source": sources[cell["model"]], "data_source": bench(cell).task.source} for cell in cells]
     return list({results.key(cell): cell for cell in made}.values())
 
 
