@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, results, study
+from lora_jax import command, results, study, trial
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Config:
     targets: str = "query,value"
     rank: int = 8
     seed: int = 0
-    setup: OmitArgPrefixes[study.Setup] = field(default_factory=study.Setup)
+    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
 
 
-PRESETS = {"smoke": Config("smoke", Path("results/smoke"), setup=study.SMOKE), "quick": Config()}
+PRESETS = {"smoke": Config("smoke", Path("results/smoke"), setup=trial.SMOKE), "quick": Config()}
 
 
 def cells(config: Config) -> list[study.Row]:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, paper, plots, results, study
+from lora_jax import command, paper, plots, results, study, trial
 
 NAME = "rank_sweep"
 TARGETS = ("query", "query,value", "query,key,value,output")
@@ -36,23 +36,25 @@ class Config:
     """Folder of the rows and of what is drawn from them."""
     dry_run: bool = False
     """Only say what would run."""
+    keep: bool = True
+    """Keep what each cell learns in OUT/adapters, for the analyses: a few hundred kB a cell with LoRA."""
     targets: tuple[str, ...] = TARGETS
     """Sets of matrices to adapt: names joined by commas, or regexes on paths."""
     ranks: tuple[int, ...] = (1, 2, 4, 8, 64)
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[str, ...] = ()
     """Several tasks instead of --data."""
-    setup: OmitArgPrefixes[study.Setup] = field(default_factory=study.Setup)
+    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
 
 
-PAPER = study.Setup(
+PAPER = trial.Setup(
     model="roberta-base", rows=0, validation_rows=0, max_length=512, alpha=8, learning_rate=5e-4, epochs=0, batch=16,
     weight_decay=0.1, hidden_dropout=0.1, clip=1.0, warmup=0.06,
 )  # fmt: skip
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), ranks=(1, 2), setup=study.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), ranks=(1, 2), setup=trial.SMOKE),
     "quick": Config(),
-    "full": Config("full", seeds=(0, 1, 2), setup=replace(study.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", seeds=(0, 1, 2), setup=replace(trial.SETUP, rows=0, validation_rows=0)),
     "paper": Config("paper", tasks=("mnli", "sst2"), seeds=(0, 1, 2, 3, 4), setup=PAPER),
 }
 
@@ -77,7 +79,7 @@ GLUE = {
 
 def cells(config: Config) -> list[study.Row]:
     """One cell for each task, seed, set of targets and rank; epochs 0 means Table 9's for the task."""
-    if config.tasks and config.setup.data != study.SETUP.data:
+    if config.tasks and config.setup.data != trial.SETUP.data:
         raise ValueError(f"expected --tasks or --data, got both: {', '.join(config.tasks)} and {config.setup.data}")
     return [
         {**asdict(config.setup), "data": task, "epochs": config.setup.epochs or table9_epochs(task),
@@ -219,7 +221,7 @@ def figure(group: list[study.Row], table: pd.DataFrame):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
     config = command.line(Config, PRESETS, __doc__, arguments)
-    study.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run)
+    study.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run, keep=config.keep)
 
 
 if __name__ == "__main__":

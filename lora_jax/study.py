@@ -1,171 +1,22 @@
-"""A study: a grid of cells, each one training with one seed, each one row.
+"""A study: a grid of cells, each one trial, each one row.
 
-An experiment gives the cells and draws their rows; what is between is here, the same for all: loading once,
-training what is missing, recording. Cells share the loaded base, the encoded data and the compiled steps.
+An experiment gives the cells and draws their rows; what is between is here, the same for all: checking everything first,
+training what is missing, recording, and keeping what was learnt for the experiments that analyse it.
 """
 
 import os
+import shutil
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-import tyro
 
-from lora_jax import data, estimate, methods, metrics, models, provenance, results, train
+from lora_jax import data, estimate, methods, models, results, train, trial
+from lora_jax.checkpoints import learnt
 from lora_jax.progress import Display, clock, display
-
-Row = dict[str, Any]
-Alias = tyro.conf.arg
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all cells of a study have in common."""
-
-    model: str = "minilm-l6"
-    """Pretrained model: minilm-l6, a directory with config.json and model.safetensors, or a hub id."""
-    data: str = "rotten-tomatoes"
-    """rotten-tomatoes, cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or your FILE or folder (text, text_pair?, label)."""
-    glue_dir: str | None = None
-    """A local directory with the GLUE task's files, instead of the hub."""
-    rows: int = 2000
-    """Training rows: the first after a shuffle with seed 0. 0 is all."""
-    validation_rows: int = 500
-    """Validation rows the best epoch is chosen on, drawn likewise. 0 is all."""
-    max_length: int = 64
-    """Longest text, in tokens; what is longer is cut."""
-    method: str = "lora"
-    """Adaptation method: lora, full (everything learns), bitfit (biases learn), or one of your own in METHODS."""
-    alpha: float = 16.0
-    """LoRA's alpha: the update is scaled by alpha / r."""
-    dropout: float = 0.0
-    """Dropout on LoRA's input."""
-    init: str = "gaussian"
-    """LoRA's A: gaussian (the paper) or kaiming_uniform (the official code)."""
-    rank_stabilized: bool = False
-    """Scale by alpha / sqrt(r)."""
-    bias: str = "none"
-    """Biases that learn too: none, all, lora_only."""
-    learning_rate: Annotated[float, Alias(aliases=["--lr"])] = 1e-3
-    """The highest; it rises during the warm-up, then falls to 0, both linearly."""
-    epochs: int = 3
-    """Times the training rows are gone through; the best on validation counts."""
-    batch: int = 32
-    """Rows a step."""
-    accumulate: int = 1
-    """Micro-batches a step, to save memory; divides batch."""
-    weight_decay: float = 0.01
-    """AdamW's, of matrices; biases and norms are not decayed."""
-    warmup: float = 0.06
-    """Share of the steps in which the learning rate rises."""
-    clip: float = 1.0
-    """Global norm the trainable gradient is clipped to; 0 is none."""
-    label_smoothing: float = 0.0
-    """Share of the wanted probability spread over all classes."""
-    hidden_dropout: float = 0.0
-    """Dropout of the pretrained model's own."""
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What matrix products are taken in; auto is bfloat16 where the machine has such products, else float32."""
-
-
-SETUP = Setup()
-SMOKE = Setup(model="tiny", data="tiny", rows=0, validation_rows=0, max_length=16, epochs=1, batch=16)
-
-
-class Bench(NamedTuple):
-    """What cells share: the loaded model and the encoded data."""
-
-    model: Any
-    task: data.Task
-    encoded: dict[str, data.Encoded]
-    widths: tuple[int, ...]
-    pad: int
-
-
-@lru_cache(maxsize=2)
-def _bench(model: str, data_name: str, glue_dir: str | None, rows: int, validation: int, max_length: int) -> Bench:
-    task = data.load(data_name, glue_dir=glue_dir)
-    network, tokenizer = models.load(model, labels=len(task.labels) or 1)
-    wanted = {"train": rows, "validation": validation}
-    splits = {name: data.subset(part, wanted[name]) if wanted.get(name) else part for name, part in task.splits.items()}
-    encoded = {name: data.encode(tokenizer, examples, max_length=max_length) for name, examples in splits.items()}
-    if max_length > (most := network.config.positions - network.config.offset):
-        raise ValueError(f"max_length: {model} has positions for {most} tokens, got {max_length}")
-    return Bench(network, task, encoded, data.widths(max_length), network.config.pad)
-
-
-def bench(cell: Mapping[str, Any]) -> Bench:
-    """The cell's model and data; loaded once for all cells that have them in common."""
-    return _bench(*(cell[name] for name in ("model", "data", "glue_dir", "rows", "validation_rows", "max_length")))
-
-
-def method(cell: Mapping[str, Any]) -> methods.Method:
-    """The cell's adaptation method, stored so that all ranks up to 8, and all sets of attention matrices, compile once."""
-    attention = "query,key,value,output"
-    among = set(cell["targets"].split(",")) <= set(attention.split(","))
-    given = {name: value for name, value in cell.items() if name != "method"}
-    return methods.make(cell["method"], pad=8, beside=attention if among else None, **given)
-
-
-def settings(cell: Mapping[str, Any]) -> train.Settings:
-    """How the cell is trained."""
-    return train.Settings(**{name: cell[name] for name in train.Settings._fields})
-
-
-def train_cell(cell: Mapping[str, Any], report: Callable[[train.Progress], None] = lambda at: None) -> Row:
-    """Adapt, train, choose the best epoch on validation, score every other split; the finished row."""
-    shared, how = bench(cell), method(cell)
-    provenance.reset_peak()
-    start = time.monotonic()
-    adapted = how.adapt(jax.random.key(cell["seed"]), shared.model)
-    counts = methods.counts(adapted, how)
-    chosen = "validation"
-    spent = 0.0
-
-    def score(model: Any, split: str = chosen) -> dict[str, float]:
-        nonlocal spent
-        began, encoded = time.monotonic(), shared.encoded[split]
-        # Folded into the base, an adapter costs nothing, and all cells share one compiled forward pass.
-        how_wide = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"]}
-        logits = train.predict(methods.merge(model), encoded, compute=cell["compute"], **how_wide)
-        spent += time.monotonic() - began
-        return metrics.score(shared.task.metrics, logits, encoded.label)
-
-    fitted = train.fit(
-        adapted, methods.mask(adapted, how), shared.encoded["train"], settings(cell),
-        seed=cell["seed"], widths=shared.widths, pad=shared.pad, score=score, report=report,
-    )  # fmt: skip
-    others = [name for name in shared.encoded if name not in ("train", chosen)]
-    scores = {chosen: fitted.validation[fitted.best_epoch - 1], **{name: score(fitted.model, name) for name in others}}
-    elapsed = time.monotonic() - start
-    return {
-        "config": dict(cell),
-        "metrics": {f"{split}/{name}": value for split, found in scores.items() for name, value in found.items()},
-        "examples": {split: len(encoded.label) for split, encoded in shared.encoded.items()},
-        "parameters": counts._asdict(),
-        "best_epoch": fitted.best_epoch,
-        "validation": fitted.validation,
-        "loss": [float(part.mean()) for part in np.array_split(fitted.losses, cell["epochs"])],
-        "steps": len(fitted.losses),
-        "tokens": fitted.tokens,
-        "seconds": round(elapsed, 3),
-        "seconds_evaluating": round(spent, 3),
-        "tokens_per_second": round(fitted.tokens / (elapsed - spent), 1),
-        "peak_memory_mb": provenance.peak_mb(),
-        "provenance": _began(),
-    }
-
-
-@lru_cache(maxsize=1)
-def _began() -> Row:
-    """What runs: the code as it was when the process began, whatever is edited since; the date is the study's beginning."""
-    return results.provenance()
+from lora_jax.trial import Row
 
 
 def resolved(cells: Iterable[Row]) -> list[Row]:
@@ -177,10 +28,10 @@ def resolved(cells: Iterable[Row]) -> list[Row]:
     fast = train.fast_dtype()
     cells = [{**cell, "compute": fast if cell["compute"] == "auto" else cell["compute"]} for cell in cells]
     precheck(cells)
-    sources = {
-        name: models.source(name) for name in {cell["model"] for cell in cells}
-    }  # once: a hub is asked each time
-    made = [{**cell, "model_source": sources[cell["model"]], "data_source": bench(cell).task.source} for cell in cells]
+    sources = {name: models.source(name) for name in {cell["model"] for cell in cells}}  # once: it may ask a hub
+    made = [
+        {**cell, "model_source": sources[cell["model"]], "data_source": trial.bench(cell).task.source} for cell in cells
+    ]
     return list({results.key(cell): cell for cell in made}.values())
 
 
@@ -192,28 +43,27 @@ def run(
     render: Callable[[list[Row], Path], Any],
     *,
     dry_run: bool = False,
+    keep: bool = False,
 ) -> None:
     """Train the cells without a row in out/name.jsonl, recording each, and render. Exits with 1 when a cell diverged.
 
     Everything wrong with the settings is found before the first cell. Another process on the same file takes other
-    cells; what it is busy with is waited for at the end.
+    cells; what it is busy with is waited for at the end. With `keep`, what each cell learns is kept too, for `trained`.
     """
     path, cells = out / f"{name}.jsonl", resolved(cells)
     adapted = check(cells)
-    _began()
+    trial.began()
     missing = results.pending(path, cells)
     print(f"{len(cells)} cells, {len(cells) - len(missing)} of them in {path} already", flush=True)
     if dry_run:
         return print(plan(cells, missing, adapted, label))
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-        raise PermissionError(f"--out: expected a folder that can be written, got {out}")
+    _make(out / "adapters")
     failed: list[Row] = []
     with display(len(missing)) as shown:
         for wait in (False, True):
             for cell in [cell for cell in results.pending(path, missing) if cell not in failed]:
                 with results.claim(path, cell, wait=wait) as mine:
-                    failed += _train_and_record(path, cell, label(cell), shown) if mine else []
+                    failed += _train(cell, out, path, label(cell), shown, keep=keep) if mine else []
     if rows := results.read(path):
         try:
             print("wrote", *(str(written) for written in render(rows, out)))
@@ -239,7 +89,7 @@ def precheck(cells: Sequence[Row]) -> None:
                 ] = None
         if cell["glue_dir"] and cell["data"] not in data.glue.SPECS:
             problems[f"glue_dir: goes with {', '.join(data.glue.SPECS)}, but data is {cell['data']!r}"] = None
-        for test in (lambda: train.check(settings(cell)), lambda: method(cell)):  # noqa: B023
+        for test in (lambda: train.check(trial.settings(cell)), lambda: trial.method(cell)):  # noqa: B023
             try:
                 test()
             except ValueError as error:
@@ -252,8 +102,8 @@ def check(cells: Sequence[Row]) -> list[methods.Counts]:
     """Learning parameters of each cell, from shapes alone; finds every error of a setting before any long work."""
     counts = []
     for cell in cells:
-        how = method(cell)
-        counts.append(methods.counts(how.adapt(jax.random.key(cell["seed"]), bench(cell).model), how))
+        how = trial.method(cell)
+        counts.append(methods.counts(how.adapt(jax.random.key(cell["seed"]), trial.bench(cell).model), how))
     return counts
 
 
@@ -264,22 +114,65 @@ def plan(cells: Sequence[Row], missing: Sequence[Row], counts: Sequence[methods.
         lines.append(f"{'to do' if cell in missing else 'done':8}{count.adapter:12,}{count.head:10,}  {label(cell)}")
     took = 0.0
     for cell in missing:
-        shared = bench(cell)
+        shared = trial.bench(cell)
         tokens = {split: int(encoded.offsets[-1]) for split, encoded in shared.encoded.items()}
         took += estimate.seconds(shared.model, tokens, cell["epochs"], cell["compute"])
     return "\n".join([*lines, f"about {clock(took)} for {len(missing)} cells on this machine"])
 
 
-def _train_and_record(path: Path, cell: Row, label: str, shown: Display) -> list[Row]:
+def _make(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise PermissionError(f"--out: expected a folder that can be written, got {out}")
+
+
+def _train(cell: Row, out: Path, record: Path | None, label: str, shown: Display, *, keep: bool) -> list[Row]:
+    """Train and record; the cell, if it diverged. What was learnt is there before its row is."""
     shown.start(label)
+    kept = _kept(out, cell)
+    resume = kept.with_suffix(".partial")
     try:
-        row = train_cell(cell, shown.step)
+        # Two studies may have a cell in common: only one process at a time has its unfinished training.
+        with results.claim(out / "adapters" / "cells.jsonl", cell, wait=True):
+            row, model = trial.run(cell, report=shown.step, resume=resume)
+            if keep:
+                results.write(kept, learnt.dump(model, methods.mask(model, trial.method(cell)), row))
+            if record:
+                results.record(record, row)
+            shutil.rmtree(resume, ignore_errors=True)
     except train.Diverged as error:
+        shutil.rmtree(resume, ignore_errors=True)
         shown.finish(str(error))
         return [cell]
-    results.record(path, row)
     shown.finish(", ".join(f"{k} {v:.4f}" for k, v in row["metrics"].items()) + f"  ({clock(row['seconds'])})")
     return []
+
+
+def _kept(out: Path, cell: Row) -> Path:
+    return out / "adapters" / f"{results.key(cell)}.safetensors"
+
+
+class Trained(NamedTuple):
+    """A trained cell: the adapted model with what it learnt, and the training's row."""
+
+    model: Any
+    row: Row
+
+
+def trained(out: Path, cells: Sequence[Row], label: Callable[[Row], str]) -> list[Trained]:
+    """The cells' models, for an analysis: as kept by an earlier study in out/adapters, trained and kept there if missing.
+
+    Raises:
+        ValueError: a setting is wrong, a cell diverged, or a kept file does not fit its cell.
+    """
+    check(cells)
+    _make(out / "adapters")
+    missing = [cell for cell in cells if not _kept(out, cell).exists()]
+    with display(len(missing)) as shown:
+        for cell in missing:
+            if _train(cell, out, None, label(cell), shown, keep=True):
+                raise ValueError(f"{label(cell)} diverged: there is no model to analyse")
+    return [Trained(*learnt.load(_kept(out, cell), *trial.adapt(cell))) for cell in cells]
 
 
 def groups(rows: Iterable[Row], *, but: Sequence[str]) -> list[list[Row]]:

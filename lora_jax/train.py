@@ -4,8 +4,10 @@ Only the trainable tree is differentiated and seen by the optimiser. There is on
 sweep changes between runs (learning rate, alpha, seed, and ranks padded alike) is data to it, so runs share its compilation.
 """
 
+import itertools
 import math
 import re
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from lora_jax import data, tree
+from lora_jax.checkpoints import orbax
 from lora_jax.layers import fold
 
 
@@ -185,22 +188,32 @@ def train_step(trainable, state, frozen, batch: data.Batch, rate: Array, key: Ke
     return trainable, state, value
 
 
-@partial(jax.jit, static_argnames="compute")
-def _logits(model, batch: data.Batch, *, compute: str):
-    return in_dtype(model, compute)(batch.tokens, batch.segments, batch.length)
+@jax.jit
+def _logits(model, batch: data.Batch):
+    return model(batch.tokens, batch.segments, batch.length)
 
 
 def predict(
     model: Any, encoded: data.Encoded, *, size: int, widths: Sequence[int], pad: int, compute: str
 ) -> np.ndarray:
     """Logits [N, C] in the order of the examples."""
+    model = in_dtype(model, compute)
     pending = [
-        (batch.index, _logits(model, batch, compute=compute))
+        (batch.index, _logits(model, batch))
         for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
     ]
     index = np.concatenate([index for index, _ in pending])
     logits = np.concatenate([np.asarray(logits) for _, logits in pending])
     return logits[index >= 0][np.argsort(index[index >= 0])]
+
+
+class _State(NamedTuple):
+    """Where a training stands before a step: all that the rest of it depends on."""
+
+    trainable: Any
+    optimizer: Any
+    best: Any  # the trainable tree of the best epoch so far
+    facts: dict[str, Any]  # of JSON: best_epoch, best_score, history, tokens, losses
 
 
 def fit(
@@ -214,44 +227,69 @@ def fit(
     pad: int,
     score: Callable[[Any], dict[str, float]] | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    resume: Path | None = None,
+    every: float = 120.0,
 ) -> Fit:
     """Train the leaves that `mask` marks; the model of the epoch whose first score is highest (the last, without `score`).
 
-    `score` gives a model's validation metrics. The whole run is a function of model, data, settings and seed.
+    `score` gives a model's validation metrics. The whole run is a function of model, data, settings and seed. With
+    `resume`, a folder, its state is saved there `every` so many seconds, and a run that was killed goes on from there.
 
     Raises:
-        ValueError: a setting outside its range.
+        ValueError: a setting outside its range, or what `resume` holds is of another training.
         Diverged: the loss is not finite; says step and learning rate.
     """
     check(settings)
     fixed = static(settings)
-    trainable, frozen = tree.split(model, mask)
+    trainable, whole = tree.split(model, mask)
+    frozen = in_dtype(whole, settings.compute)  # once, not in every step
     trainable = jax.tree.map(jnp.copy, trainable)  # the step donates it; the caller's model stays whole
     state = optimizer(fixed).init(trainable)
-    whole, frozen = frozen, in_dtype(frozen, settings.compute)  # once, not in every step
-    steps = settings.epochs * math.ceil(len(encoded.lengths) / settings.batch)
-    root, losses, tokens, history, best = jax.random.key(seed), [], 0, [], None
-    for epoch in range(settings.epochs):
+    facts = {"best_epoch": 0, "best_score": None, "history": [], "tokens": 0, "losses": []}
+    trainable, state, best, facts = _restored(
+        resume, _State(trainable, state, jax.tree.map(jnp.copy, trainable), facts)
+    )
+    losses, a_epoch = facts["losses"], math.ceil(len(encoded.lengths) / settings.batch)
+    steps, root, saved = settings.epochs * a_epoch, jax.random.key(seed), time.monotonic()
+    for epoch in range(len(losses) // a_epoch, settings.epochs):
         order = data.batches(encoded, size=settings.batch, widths=widths, seed=seed, epoch=epoch, pad=pad)
-        for batch in order:
+        for batch in itertools.islice(order, len(losses) % a_epoch, None):
             step = len(losses)
+            if resume and time.monotonic() - saved > every:
+                _save(resume, _State(trainable, state, best, facts))
+                saved = time.monotonic()
             now = jnp.float32(rate(settings, step, steps))
-            trainable, state, value = train_step(
-                trainable, state, frozen, batch, now, jax.random.fold_in(root, step), static=fixed
-            )
+            key = jax.random.fold_in(root, step)
+            trainable, state, value = train_step(trainable, state, frozen, batch, now, key, static=fixed)
             losses.append(value)
-            tokens += int(batch.length[batch.index >= 0].sum())
+            facts["tokens"] += int(batch.length[batch.index >= 0].sum())
             # The loss of the step before: reading this one would wait for it before the next batch is made.
             last = _finite(losses, step - 1, steps, settings) if step else math.nan
-            report(Progress(epoch + 1, step + 1, steps, last, tokens))
+            report(Progress(epoch + 1, step + 1, steps, last, facts["tokens"]))
         _finite(losses, len(losses) - 1, steps, settings)
         if score is not None:
-            history.append(score(tree.merge(trainable, whole)))
-        value = next(iter(history[-1].values())) if history else epoch
-        if best is None or value > best[0]:
-            best = value, epoch + 1, jax.tree.map(jnp.copy, trainable)
-    assert best is not None  # there is an epoch
-    return Fit(tree.merge(best[2], whole), best[1], history, np.array(jnp.stack(losses)), tokens)
+            facts["history"].append(score(tree.merge(trainable, whole)))
+        value = next(iter(facts["history"][-1].values())) if score is not None else epoch
+        if facts["best_score"] is None or value > facts["best_score"]:
+            facts |= {"best_epoch": epoch + 1, "best_score": value}
+            best = jax.tree.map(jnp.copy, trainable)
+    model = tree.merge(best, whole)
+    return Fit(model, facts["best_epoch"], facts["history"], np.array(losses, np.float32), facts["tokens"])
+
+
+def _save(folder: Path, state: _State) -> None:
+    facts = state.facts | {"losses": [float(loss) for loss in state.facts["losses"]]}
+    orbax.save(folder, len(facts["losses"]), jax.tree.leaves(state[:3]), facts)
+
+
+def _restored(folder: Path | None, start: _State) -> _State:
+    """The state saved in the folder, else `start`."""
+    leaves, structure = jax.tree.flatten(start[:3])
+    found = orbax.restore(folder, leaves) if folder else None
+    if found is None:
+        return start
+    trainable, state, best = jax.tree.unflatten(structure, found[0])
+    return _State(trainable, state, best, found[1])
 
 
 def _finite(losses: list[Any], step: int, steps: int, settings: Settings) -> float:

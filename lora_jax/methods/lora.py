@@ -38,6 +38,12 @@ class LoRA(nnx.Module):
         """(alpha/r) B A as a kernel [i, o]."""
         return jnp.einsum("...ir,...r,...ro->...io", self.lora_a[...], self.scale[...], self.lora_b[...])
 
+    def factors(self) -> tuple[Float[Array, "... i r"], Float[Array, "... r o"]]:
+        """(A, B) of the directions that are there, with alpha/r in B: delta = A B. An idle adapter has none."""
+        scale = self.scale[...]
+        there = np.asarray(scale).reshape(-1, scale.shape[-1]).any(0)
+        return self.lora_a[...][..., there], (scale[..., None] * self.lora_b[...])[..., there, :]
+
     def merged(self) -> Any:
         """The base layer with delta added to its matrix."""
         name = "kernel" if hasattr(self.base, "kernel") else "embedding"
