@@ -1,19 +1,18 @@
 """Scores of predictions against labels, by the names GLUE uses, through scikit-learn and scipy."""
 
 import difflib
-import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
-from scipy import stats
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+# scikit-learn and scipy.stats are imported where they are used: they take as long to import as all the rest of the library.
 CORRELATIONS = ("pearson", "spearman")
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
     """The share of predictions [N] equal to the labels [N], in 0..1."""
+    from sklearn.metrics import accuracy_score
+
     return float(accuracy_score(*_checked(predictions, labels)))
 
 
@@ -22,6 +21,8 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 
     Raises ValueError when there are other classes than 0 and 1.
     """
+    from sklearn.metrics import f1_score
+
     predictions, labels = _checked(predictions, labels)
     others = sorted(set(np.unique([predictions, labels]).tolist()) - {0, 1})
     if others:
@@ -31,18 +32,20 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Matthews correlation of classes, in -1..1; 0 when predictions or labels are constant."""
+    from sklearn.metrics import matthews_corrcoef
+
     predictions, labels = _checked(predictions, labels)
     return 0.0 if _constant(predictions) or _constant(labels) else float(matthews_corrcoef(labels, predictions))
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Linear correlation of scores, in -1..1; 0, and no warning, when predictions or labels are constant."""
-    return _correlation(stats.pearsonr, predictions, labels)
+    return _correlation("pearsonr", predictions, labels)
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Rank correlation of scores, in -1..1; 0, and no warning, when predictions or labels are constant."""
-    return _correlation(stats.spearmanr, predictions, labels)
+    return _correlation("spearmanr", predictions, labels)
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -78,19 +81,6 @@ def score(names: Iterable[str], logits: np.ndarray, labels: np.ndarray) -> dict[
     return {name: METRICS[name](predictions, labels) for name in names}
 
 
-def standard_error(name: str, value: float, n: int) -> float | None:
-    """The binomial standard error sqrt(p (1 - p) / n) of an accuracy p over `n` examples; None for other metrics.
-
-    Raises ValueError on an unknown name, an accuracy outside 0..1, or `n` below 1.
-    """
-    _known([name])
-    if name != "accuracy":
-        return None
-    if not 0 <= value <= 1 or n < 1:
-        raise ValueError(f"expected an accuracy in 0..1 over 1 example or more, got {value} over {n}")
-    return math.sqrt(value * (1 - value) / n)
-
-
 def _known(names: Iterable[str]) -> None:
     unknown = [name for name in names if name not in METRICS]
     if unknown:
@@ -106,9 +96,15 @@ def _checked(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     return predictions, labels
 
 
-def _correlation(test: Callable[..., Any], predictions: np.ndarray, labels: np.ndarray) -> float:
+def _correlation(test: str, predictions: np.ndarray, labels: np.ndarray) -> float:
+    from scipy import stats
+
     predictions, labels = (values.astype(float) for values in _checked(predictions, labels))
-    return 0.0 if _constant(predictions) or _constant(labels) else float(test(predictions, labels).statistic)
+    return (
+        0.0
+        if _constant(predictions) or _constant(labels)
+        else float(getattr(stats, test)(predictions, labels).statistic)
+    )
 
 
 def _constant(values: np.ndarray) -> bool:

@@ -85,15 +85,3 @@ def test_score_refuses(names, values, labels, message):
 def test_metrics_refuse_other_sizes():
     with pytest.raises(ValueError, match=r"expected predictions \[N\] and labels \[N\], got \(2,\) and \(3,\)"):
         metrics.accuracy(np.zeros(2), np.zeros(3))
-
-
-def test_standard_error_is_binomial():
-    assert metrics.standard_error("accuracy", 0.8, 100) == pytest.approx(0.04)
-    assert metrics.standard_error("f1", 0.8, 100) is None
-
-
-def test_standard_error_refuses_percent_and_unknown_names():
-    with pytest.raises(ValueError, match=r"accuracy in 0\.\.1 over 1 example or more, got 80 over 100"):
-        metrics.standard_error("accuracy", 80, 100)
-    with pytest.raises(ValueError, match="got bleu"):
-        metrics.standard_error("bleu", 0.8, 100)
