@@ -20,6 +20,7 @@ import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
 from lora_jax import command, paper, plots, results, study, trial
+from lora_jax.verdicts import Verdict, effect
 
 NAME = "rank_sweep"
 TARGETS = ("query", "query,value", "query,key,value,output")
@@ -200,6 +201,26 @@ def finding(table: pd.DataFrame) -> str:
     means = by.mean().reset_index()
     means = means.rename(columns={"score": "ours", **{name: f"{name} (GPT-3)" for name in columns[1:]}})
     return f"Mean over these ranks, in %:\n\n{results.markdown(means, digits={name: 1 for name in means.columns[1:]})}"
+
+
+def verdicts(rows: list[study.Row]) -> list[Verdict]:
+    """The effects of Table 6, looked for in the largest group of rows alike: the choice of matrices matters, the rank little."""
+    table: Any = summary(study.groups(rows, but=("targets", "rank", "seed"))[0])
+    parts = {targets: part.set_index("rank") for targets, part in table.groupby("targets")}
+    found = []
+    for more, fewer in (TARGETS[1::-1], TARGETS[:0:-1]):
+        if {more, fewer} <= parts.keys():
+            a, b = parts[more], parts[fewer]
+            error = float(np.sqrt((a.error**2).sum() / len(a) ** 2 + (b.error**2).sum() / len(b) ** 2))
+            said = f"{a.score.mean():.1f} against {b.score.mean():.1f} ± {error:.1f} %"
+            verdict = effect(a.score.mean() - b.score.mean(), error)
+            found.append(Verdict("LoRA Table 6", f"{{{more}}} is above {{{fewer}}}, mean over ranks", said, verdict))
+    for targets, part in parts.items():
+        first, last, error = part.score.iloc[0], part.score.iloc[-1], float(np.hypot(*part.error.iloc[[0, -1]]))
+        said = f"{first:.1f} against {last:.1f} ± {error:.1f} %"
+        what = f"r = {part.index[0]} does as well as r = {part.index[-1]} with {{{targets}}}"
+        found.append(Verdict("LoRA Table 6", what, said, "seen" if first >= last - error else "not seen"))
+    return found
 
 
 def figure(group: list[study.Row], table: pd.DataFrame):

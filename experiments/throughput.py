@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from lora_jax import command, data, methods, models, paper, results, study, train, tree
+from lora_jax.verdicts import Verdict, effect
 
 NAME = "throughput"
 
@@ -225,27 +226,47 @@ DIGITS = {"step, ms": 1, "tokens/s": 0, "peak, MB": 1, "optimiser, MB": 3, "chec
 ORDER = {"lora_jax": 0, "peft": 1, "float32": 0, "bfloat16": 1, "full": 0, "lora": 1}
 
 
-def ratios(table: pd.DataFrame) -> str:
-    """LoRA against full fine-tuning beside the paper's claims; ours against the peer."""
-    at = table.set_index(["framework", "compute", "method"])
+CLAIMS = {
+    "L9": "time saved by LoRA, %",
+    "L2": "peak memory, full / LoRA",
+    "L7": "checkpoint, full / LoRA",
+}
+
+
+def savings(table: pd.DataFrame) -> pd.DataFrame:
+    """LoRA against full fine-tuning beside the paper's claims, a line for each product dtype and claim."""
+    at: Any = table.set_index(["framework", "compute", "method"])
     claims, lines = paper.claims(), []
-    for compute in dict.fromkeys(table.compute):
+    for compute in dict.fromkeys(table[table.framework == "lora_jax"].compute):
         full, lora = at.loc[("lora_jax", compute, "full")], at.loc[("lora_jax", compute, "lora")]
-        for what, ours_, claim in (
-            ("time saved by LoRA, %", 100 * (1 - lora["step, ms"] / full["step, ms"]), "L9"),
-            ("peak memory, full / LoRA", full["peak, MB"] / lora["peak, MB"], "L2"),
-            ("checkpoint, full / LoRA", full["checkpoint, MB"] / lora["checkpoint, MB"], "L7"),
-        ):
-            published = claims.loc[claim]
-            lines.append(
-                {
-                    "compute": compute,
-                    "what": what,
-                    "ours": round(ours_, 2),
-                    "paper": f"{published.published_value:g} ({claim})",
-                }
+        ours = {
+            "L9": 100 * (1 - lora["step, ms"] / full["step, ms"]),
+            "L2": full["peak, MB"] / lora["peak, MB"],
+            "L7": full["checkpoint, MB"] / lora["checkpoint, MB"],
+        }
+        for claim, what in CLAIMS.items():
+            published = f"{claims.loc[claim].published_value:g} ({claim})"
+            lines.append({"compute": compute, "what": what, "ours": round(ours[claim], 2), "paper": published})
+    return pd.DataFrame(lines)
+
+
+def verdicts(rows: list[study.Row]) -> list[Verdict]:
+    """The paper's three savings, looked for in each group of rows."""
+    found = []
+    for group in study.groups(rows, but=("framework", "method", "compute")):
+        for line in savings(summary(group)).itertuples():
+            none = 0 if line.what.endswith("%") else 1  # where nothing is saved
+            what = f"{line.what}: {line.paper}"
+            found.append(
+                Verdict("LoRA section 4.2", what, f"{line.ours:g} in {line.compute}", effect(line.ours - none))
             )
-    text = results.markdown(pd.DataFrame(lines))
+    return found
+
+
+def ratios(table: pd.DataFrame) -> str:
+    """The savings, and ours against the peer."""
+    at: Any = table.set_index(["framework", "compute", "method"])
+    text = results.markdown(savings(table))
     peers = [
         {"compute": compute, "method": method, "step, lora_jax / peft": round(
             at.loc[("lora_jax", compute, method), "step, ms"] / at.loc[("peft", compute, method), "step, ms"], 2)}
