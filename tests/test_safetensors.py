@@ -98,6 +98,52 @@ def test_torch_names_are_stacked_and_transposed(layers, out, inner, prefix):
         assert loaded[f"blocks/{kind}/kernel"].flags.c_contiguous
 
 
+FUSED = (Rule(r"(\d+)\.qkv", ("blocks/query", "blocks/key", "blocks/value"), layer=1),)
+
+
+def unfused(layers: int, *widths: int) -> dict[str, jax.ShapeDtypeStruct]:
+    paths = (f"blocks/{name}" for name in ("query", "key", "value"))
+    return {
+        path: jax.ShapeDtypeStruct((layers, 2, width), jnp.float32) for path, width in zip(paths, widths, strict=True)
+    }
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=3, max_size=3), st.integers(1, 3), st.booleans())
+def test_a_fused_tensor_is_cut_into_the_widths_of_its_leaves(widths, layers, transpose):
+    parts = [
+        [100 * i + 10 * j + np.ones((2, width), np.float32) for j, width in enumerate(widths)] for i in range(layers)
+    ]
+    fused = [np.concatenate(part, axis=1) for part in parts]
+    arrays = {f"{i}.qkv": np.ascontiguousarray(whole.T) if transpose else whole for i, whole in enumerate(fused)}
+    loaded = load(save(arrays), (FUSED[0]._replace(transpose=transpose),), unfused(layers, *widths))
+    for j, name in enumerate(("query", "key", "value")):
+        np.testing.assert_array_equal(loaded[f"blocks/{name}"], np.stack([part[j] for part in parts]))
+
+
+@pytest.mark.parametrize(
+    "names, expected, text",
+    [
+        (
+            ["0.qkv", "2.qkv"], unfused(2, 3, 3, 3),
+            "missing (3):\n  blocks/query (2, 2, 3): layers 1\n  blocks/key (2, 2, 3): layers 1\n  blocks/value (2, 2, 3): "
+            "layers 1\nunexpected (1):\n  2.qkv (2, 9) in bytes: blocks/query has layers 0 to 1",
+        ),
+        (["0.qkv"], unfused(1, 3, 3, 4), "0.qkv (2, 9) in bytes: expected (2, 10) for blocks/query, blocks/key, blocks/value"),
+        (["0.qkv", "00.qkv"], unfused(1, 3, 3, 3), "00.qkv (2, 9) in bytes: blocks/query has 0.qkv already"),
+        (
+            ["0.qkv"], {"blocks/query": unfused(1, 9, 0, 0)["blocks/query"]},
+            "missing (1):\n  blocks/query (1, 2, 9)\nunexpected (1):\n  0.qkv (2, 9) in bytes: the model has no blocks/key, "
+            "blocks/value",
+        ),
+    ],
+)  # fmt: skip
+def test_a_fused_tensor_that_does_not_fit_is_named_with_all_its_paths(names, expected, text):
+    with pytest.raises(ValueError, match="the checkpoint does not fit the model:") as caught:
+        load(save({name: np.zeros((2, 9), np.float32) for name in names}), FUSED, expected)
+    assert text in str(caught.value)
+
+
 def test_floats_are_converted_and_integers_kept():
     arrays = {"f": np.array([1.5, 3], np.float32), "i": np.array([2**40])}
     loaded = load(save(arrays), SAME, shapes(arrays), dtype="bfloat16")

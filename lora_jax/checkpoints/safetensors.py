@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial, reduce
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,10 +41,11 @@ class Rule(NamedTuple):
 
     `layer` is the number of the group that holds the layer index, for leaves stacked over layers.
     `transpose` turns a torch ``Linear`` weight (out, in) into a kernel (in, out).
+    Of several paths each gets its share of a fused tensor: so many columns (last axis, once transposed) as its leaf has, in order.
     """
 
     pattern: str
-    path: str
+    path: str | tuple[str, ...]
     layer: int | None = None
     transpose: bool = False
 
@@ -52,6 +54,7 @@ class _Piece(NamedTuple):
     tensor: Tensor
     name: str
     transpose: bool
+    columns: Any  # the index of its share of a fused tensor, else ...
 
 
 # path -> layer index (None for a leaf that is not stacked) -> the piece that goes there
@@ -174,21 +177,32 @@ def _plan(
             if not any(re.fullmatch(pattern, name) for pattern in ignore):
                 problems["unexpected"].append(f"{what}: no rule takes it")
             continue
-        path, layer = match.expand(rule.path), None if rule.layer is None else int(match[rule.layer])
-        if path not in expected:
-            problems["unexpected"].append(f"{what}: the model has no {path}")
+        paths = [match.expand(path) for path in ([rule.path] if isinstance(rule.path, str) else rule.path)]
+        layer = None if rule.layer is None else int(match[rule.layer])
+        if absent := [path for path in paths if path not in expected]:
+            problems["unexpected"].append(f"{what}: the model has no {', '.join(absent)}")
             continue
-        shape = expected[path].shape if layer is None else expected[path].shape[1:]
-        shape = shape[::-1] if rule.transpose else shape
-        if layer is not None and layer >= expected[path].shape[0]:
-            problems["unexpected"].append(f"{what}: {path} has layers 0 to {expected[path].shape[0] - 1}")
-        elif layer in plan.get(path, {}):
-            problems["given twice"].append(f"{what}: {path} has {plan[path][layer].name} already")
+        leaves = [expected[path].shape for path in paths]
+        if layer is not None and layer >= leaves[0][0]:
+            problems["unexpected"].append(f"{what}: {paths[0]} has layers 0 to {leaves[0][0] - 1}")
+        elif twice := [path for path in paths if layer in plan.get(path, {})]:
+            problems["given twice"].append(f"{what}: {twice[0]} has {plan[twice[0]][layer].name} already")
         else:
-            plan.setdefault(path, {})[layer] = _Piece(tensor, name, rule.transpose)
+            shape, columns = _side_by_side(leaves if layer is None else [leaf[1:] for leaf in leaves])
+            for path, share in zip(paths, columns, strict=True):
+                plan.setdefault(path, {})[layer] = _Piece(tensor, name, rule.transpose, share)
+            shape = shape[::-1] if rule.transpose else shape
             if tensor.shape != shape:
-                problems["wrong shape"].append(f"{what}: expected {shape} for {path}")
+                problems["wrong shape"].append(f"{what}: expected {shape} for {', '.join(paths)}")
     return plan, problems
+
+
+def _side_by_side(shapes: list[tuple[int, ...]]) -> tuple[tuple[int, ...], list[Any]]:
+    """The shape of a tensor made of these along the last axis, and the index of each in it."""
+    if len(shapes) == 1:
+        return shapes[0], [...]
+    ends = list(accumulate(shape[-1] for shape in shapes))
+    return (*shapes[0][:-1], ends[-1]), [(..., slice(*edges)) for edges in pairwise([0, *ends])]
 
 
 def _missing(plan: _Plan, expected: Mapping[str, Any], optional: tuple[str, ...]) -> list[str]:
@@ -208,7 +222,7 @@ def _fill(pieces: Mapping[int | None, _Piece], shape: tuple[int, ...], dtype: DT
     stacked = np.empty(shape, jnp.dtype(dtype) if dtype is not None and floating else stored)
     for layer, piece in pieces.items():
         numbers = piece.tensor.read()
-        stacked[... if layer is None else layer] = numbers.T if piece.transpose else numbers
+        stacked[... if layer is None else layer] = (numbers.T if piece.transpose else numbers)[piece.columns]
     return stacked
 
 
