@@ -77,26 +77,24 @@ class Diverged(FloatingPointError):
 def check(settings: Settings) -> None:
     """Raises one ValueError that lists every setting outside its range."""
     bounds = {
-        "learning_rate": settings.learning_rate > 0,
-        "epochs": settings.epochs >= 1,
-        "batch": settings.batch >= 1,
-        "accumulate": settings.accumulate >= 1 and settings.batch % settings.accumulate == 0,
-        "weight_decay": settings.weight_decay >= 0,
-        "warmup": 0 <= settings.warmup < 1,
-        "clip": settings.clip >= 0,
-        "label_smoothing": 0 <= settings.label_smoothing < 1,
-        "hidden_dropout": 0 <= settings.hidden_dropout < 1,
-        "compute": settings.compute in ("float32", "bfloat16"),
+        "learning_rate": (settings.learning_rate > 0, "> 0"),
+        "epochs": (settings.epochs >= 1, ">= 1"),
+        "batch": (settings.batch >= 1, ">= 1"),
+        "accumulate": (
+            settings.accumulate >= 1 and settings.batch % settings.accumulate == 0,
+            ">= 1 and a divisor of batch",
+        ),
+        "weight_decay": (settings.weight_decay >= 0, ">= 0"),
+        "warmup": (0 <= settings.warmup < 1, "a share in [0, 1)"),
+        "clip": (settings.clip >= 0, ">= 0 (0: none)"),
+        "label_smoothing": (0 <= settings.label_smoothing < 1, "in [0, 1)"),
+        "hidden_dropout": (0 <= settings.hidden_dropout < 1, "in [0, 1)"),
+        "compute": (settings.compute in ("float32", "bfloat16"), "float32 or bfloat16"),
     }
-    expected = {
-        "learning_rate": "> 0", "epochs": ">= 1", "batch": ">= 1", "accumulate": ">= 1 and a divisor of batch",
-        "weight_decay": ">= 0", "warmup": "a share in [0, 1)", "clip": ">= 0 (0: none)", "label_smoothing": "in [0, 1)",
-        "hidden_dropout": "in [0, 1)", "compute": "float32 or bfloat16",
-    }  # fmt: skip
-    if wrong := [name for name, holds in bounds.items() if not holds]:
-        raise ValueError(
-            "; ".join(f"{name}: expected {expected[name]}, got {getattr(settings, name)}" for name in wrong)
-        )
+    wrong = {name: expected for name, (holds, expected) in bounds.items() if not holds}
+    if wrong:
+        said = [f"{name}: expected {expected}, got {getattr(settings, name)}" for name, expected in wrong.items()]
+        raise ValueError("; ".join(said))
 
 
 def static(settings: Settings) -> Static:
@@ -213,7 +211,7 @@ class _State(NamedTuple):
     trainable: Any
     optimizer: Any
     best: Any  # the trainable tree of the best epoch so far
-    facts: dict[str, Any]  # of JSON: best_epoch, best_score, history, tokens, losses
+    facts: dict[str, Any]  # best_epoch, best_score, validation, tokens, losses
 
 
 def fit(
@@ -230,7 +228,7 @@ def fit(
     resume: Path | None = None,
     every: float = 120.0,
 ) -> Fit:
-    """Train the leaves that `mask` marks; the model of the epoch whose first score is highest (the last, without `score`).
+    """Train the leaves that `mask` marks; the model of the epoch whose first score is highest (without `score`, the last).
 
     `score` gives a model's validation metrics. The whole run is a function of model, data, settings and seed. With
     `resume`, a folder, its state is saved there `every` so many seconds, and a run that was killed goes on from there.
@@ -243,38 +241,44 @@ def fit(
     fixed = static(settings)
     trainable, whole = tree.split(model, mask)
     frozen = in_dtype(whole, settings.compute)  # once, not in every step
-    trainable = jax.tree.map(jnp.copy, trainable)  # the step donates it; the caller's model stays whole
-    state = optimizer(fixed).init(trainable)
-    facts = {"best_epoch": 0, "best_score": None, "history": [], "tokens": 0, "losses": []}
-    trainable, state, best, facts = _restored(
-        resume, _State(trainable, state, jax.tree.map(jnp.copy, trainable), facts)
-    )
-    losses, a_epoch = facts["losses"], math.ceil(len(encoded.lengths) / settings.batch)
+    at = _restored(resume, _start(trainable, fixed))
+    losses, a_epoch = at.facts["losses"], math.ceil(len(encoded.lengths) / settings.batch)
     steps, root, saved = settings.epochs * a_epoch, jax.random.key(seed), time.monotonic()
     for epoch in range(len(losses) // a_epoch, settings.epochs):
         order = data.batches(encoded, size=settings.batch, widths=widths, seed=seed, epoch=epoch, pad=pad)
         for batch in itertools.islice(order, len(losses) % a_epoch, None):
             step = len(losses)
             if resume and time.monotonic() - saved > every:
-                _save(resume, _State(trainable, state, best, facts))
+                _save(resume, at)
                 saved = time.monotonic()
-            now = jnp.float32(rate(settings, step, steps))
-            key = jax.random.fold_in(root, step)
-            trainable, state, value = train_step(trainable, state, frozen, batch, now, key, static=fixed)
+            now, key = jnp.float32(rate(settings, step, steps)), jax.random.fold_in(root, step)
+            trainable, state, value = train_step(at.trainable, at.optimizer, frozen, batch, now, key, static=fixed)
+            at = at._replace(trainable=trainable, optimizer=state)
             losses.append(value)
-            facts["tokens"] += int(batch.length[batch.index >= 0].sum())
+            at.facts["tokens"] += int(batch.length[batch.index >= 0].sum())
             # The loss of the step before: reading this one would wait for it before the next batch is made.
             last = _finite(losses, step - 1, steps, settings) if step else math.nan
-            report(Progress(epoch + 1, step + 1, steps, last, facts["tokens"]))
+            report(Progress(epoch + 1, step + 1, steps, last, at.facts["tokens"]))
         _finite(losses, len(losses) - 1, steps, settings)
-        if score is not None:
-            facts["history"].append(score(tree.merge(trainable, whole)))
-        value = next(iter(facts["history"][-1].values())) if score is not None else epoch
-        if facts["best_score"] is None or value > facts["best_score"]:
-            facts |= {"best_epoch": epoch + 1, "best_score": value}
-            best = jax.tree.map(jnp.copy, trainable)
-    model = tree.merge(best, whole)
-    return Fit(model, facts["best_epoch"], facts["history"], np.array(losses, np.float32), facts["tokens"])
+        at = _chosen(at, epoch + 1, score(tree.merge(at.trainable, whole)) if score else None)
+    done = {name: at.facts[name] for name in ("best_epoch", "validation", "tokens")}
+    return Fit(tree.merge(at.best, whole), losses=np.array(losses, np.float32), **done)
+
+
+def _start(trainable: Any, static: Static) -> _State:
+    facts = {"best_epoch": 0, "best_score": None, "validation": [], "tokens": 0, "losses": []}
+    mine, best = (jax.tree.map(jnp.copy, trainable) for _ in range(2))  # the step donates it; the caller's stays whole
+    return _State(mine, optimizer(static).init(mine), best, facts)
+
+
+def _chosen(at: _State, epoch: int, metrics: dict[str, float] | None) -> _State:
+    """The state after an epoch: its metrics noted, and its trainable tree kept if it is the best so far."""
+    at.facts["validation"] += [] if metrics is None else [metrics]
+    score = epoch if metrics is None else next(iter(metrics.values()))
+    if at.facts["best_score"] is not None and score <= at.facts["best_score"]:
+        return at
+    at.facts.update(best_epoch=epoch, best_score=score)
+    return at._replace(best=jax.tree.map(jnp.copy, at.trainable))
 
 
 def _save(folder: Path, state: _State) -> None:
