@@ -1,0 +1,293 @@
+"""Is ΔW really low-rank? The score that is left when each learnt ΔW keeps only its top k singular directions.
+
+Takes full fine-tuning's ΔW = W - W0 of every matrix of the blocks, and a LoRA's of rank 64, truncates each to rank k and evaluates
+without retraining. Everything else keeps its fine-tuned value: head, biases, norms, embeddings; k = 0 is the control that shows how
+much those carry. Full fine-tuning at k is the adapter that `methods.lora_from_delta(W0, W, rank=k, rest="tuned")` extracts.
+Paper: Hu et al. 2021 (arXiv 2106.09685v2), sections 1 and 4.1: ΔW is supposed to have a low intrinsic rank, and 1 or 2 of 12,288 to
+be enough. It trains at low rank (Table 6) and truncates nothing: there is no published number for this, only the trend.
+
+    python experiments/svd_truncation.py                              # quick: rank_sweep's adapter, one full fine-tuning
+    python experiments/svd_truncation.py --full-learning-rate 3e-4
+    python experiments/svd_truncation.py --preset full                # all rows, three seeds
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from tyro.conf import OmitArgPrefixes
+
+from lora_jax import analysis, command, methods, paper, plots, results, study, tree, trial
+from lora_jax.methods import extract
+from lora_jax.verdicts import Verdict
+
+NAME = "svd_truncation"
+BLOCKS = "^blocks/"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every flag has the value of the preset unless given."""
+
+    preset: Literal["smoke", "quick", "full"] = "quick"
+    """smoke: tiny random model, no network. quick: 2,000 rows. full: all rows, 3 seeds."""
+    out: Path = Path("results")
+    """Folder of the rows and of what is drawn from them; trained models are kept in its folder adapters."""
+    dry_run: bool = False
+    """Only say what would run."""
+    targets: str = "query,value"
+    """The LoRA's matrices. Full fine-tuning's are all of the blocks."""
+    rank: int = 64
+    """The LoRA's."""
+    ks: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 32, 64)
+    """Directions kept; all of them are scored too."""
+    full_learning_rate: float = 1e-4
+    """Full fine-tuning's; --learning-rate is LoRA's."""
+    seeds: tuple[int, ...] = (0,)
+    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+
+
+PRESETS = {
+    "smoke": Config("smoke", Path("results/smoke"), rank=8, ks=(0, 1, 2, 4), setup=trial.SMOKE),
+    "quick": Config(),
+    "full": Config("full", seeds=(0, 1, 2), setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+}
+
+
+def cells(config: Config) -> list[study.Row]:
+    """The trainings: LoRA and full fine-tuning with each seed.
+
+    Raises:
+        ValueError: a k below 0, or another method than lora.
+    """
+    if wrong := [k for k in config.ks if k < 0]:
+        raise ValueError(f"ks: expected whole numbers >= 0, got {', '.join(map(str, wrong))}")
+    if config.setup.method != "lora":
+        raise ValueError(f"method: expected lora (full fine-tuning is trained beside it), got {config.setup.method!r}")
+    full = replace(config.setup, method="full", learning_rate=config.full_learning_rate)
+    lora = {**asdict(config.setup), "targets": config.targets, "rank": config.rank}
+    both = lora, {**asdict(full), "targets": ".", "rank": 0}
+    return [{**each, "seed": seed} for seed in config.seeds for each in both]
+
+
+def points(cell: study.Row, ks: Sequence[int]) -> list[study.Row]:
+    """The configurations of a training's rows: one for each k below the number of directions there are, one for all."""
+    layers = methods.targets(trial.bench(cell).model, BLOCKS).values()
+    most = cell["rank"] or max(min(layer.kernel.shape[-2:]) for layer in layers)
+    return [{**cell, "k": k} for k in sorted({k for k in ks if k < most} | {most})]
+
+
+def label(cell: study.Row) -> str:
+    """The training in a line of progress."""
+    return f"{series(cell)} seed={cell['seed']}"
+
+
+def series(cell: study.Row) -> str:
+    """What a training is called in tables and figure."""
+    name = f"LoRA r = {cell['rank']} ({cell['targets']})" if cell["rank"] else "full fine-tuning"
+    return f"{name}, lr {cell['learning_rate']:g}"
+
+
+class Learnt(NamedTuple):
+    """A trained model with W0 in its matrices again and all else as trained, and the SVD of each ΔW by path."""
+
+    rest: Any
+    parts: dict[str, extract.SVD]
+
+
+def learnt(model: Any, base: Any) -> Learnt:
+    """What a model has learnt: its adapters, or if it has none the difference of the blocks' matrices from those of `base`."""
+    if adapters := methods.adapters(model):
+        there = {path: layer.factors() for path, layer in adapters.items() if layer.parameters()}
+        return Learnt(
+            methods.unload(model), {path: extract.SVD(*analysis.delta_svd(*ab)) for path, ab in there.items()}
+        )
+    parts = extract.decompose(base, model, BLOCKS)
+    layers = tree.nodes(base)
+    return Learnt(tree.replace(model, {f"{path}/kernel": layers[path].kernel[...] for path in parts}), parts)
+
+
+def truncated(whole: Learnt, k: int) -> Any:
+    """The model with the top k directions of each ΔW, as LoRA layers of rank k."""
+    layers = tree.nodes(whole.rest)
+    return tree.replace(
+        whole.rest, {path: extract.adapter(layers[path], part, k) for path, part in whole.parts.items()}
+    )
+
+
+def loss(spectra: Sequence[np.ndarray], k: int) -> dict[str, float]:
+    """What truncation to k takes away, from the singular values [L, r] of each kind of matrix.
+
+    relative_error: ||ΔW - ΔW_k||_F / ||ΔW||_F over all matrices together; energy: the share of ||ΔW||² kept, mean over
+    matrices; effective_rank: of the whole ΔW, mean over matrices.
+    """
+    tail, whole = (sum(float((s[..., start:] ** 2).sum()) for s in spectra) for start in (k, 0))
+    energy = [analysis.energy(s)[..., min(k, s.shape[-1]) - 1] if k else np.zeros(s.shape[:-1]) for s in spectra]
+    ranks = [analysis.effective_rank(s) for s in spectra]
+    return {
+        "delta/relative_error": (tail / whole) ** 0.5,
+        "delta/energy": float(np.mean(np.concatenate([np.ravel(e) for e in energy]))),
+        "delta/effective_rank": float(np.mean(np.concatenate([np.ravel(r) for r in ranks]))),
+    }
+
+
+def evaluate(trained: study.Trained, configs: Sequence[study.Row]) -> Iterator[study.Row]:
+    """A row for each truncation of a trained model."""
+    cell, shared = trained.row["config"], trial.bench(trained.row["config"])
+    split = "test" if "test" in shared.encoded else "validation"
+    whole = learnt(trained.model, shared.model)
+    spectra = [np.asarray(part.s) for part in whole.parts.values()]
+    for config in configs:
+        model = truncated(whole, config["k"])
+        scores = trial.score(cell, model, split)
+        yield {
+            "config": config,
+            "metrics": {f"{split}/{name}": value for name, value in scores.items()} | loss(spectra, config["k"]),
+            "examples": {split: trained.row["examples"][split]},
+            "parameters": sum(layer.parameters() for layer in methods.adapters(model).values()),
+            "trained": trained.row["metrics"],
+            "provenance": trial.began(),
+        }
+
+
+HEADER = """# Truncating what was learnt
+
+Is ΔW really low-rank? Made by `python experiments/svd_truncation.py` from the rows of `svd_truncation.jsonl`: each learnt ΔW keeps
+its top k singular directions and the model is scored without retraining. Of full fine-tuning these are all matrices of the
+blocks. Everything else (head, biases, norms, embeddings) keeps its fine-tuned value: k = 0 shows what that alone is worth.
+The paper trains at low rank and truncates nothing, so there is no published number beside these: **a trend**.
+"""
+SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
+ERRORS = {
+    "seeds": "; ± is the standard error over seeds",
+    "binomial": "; ± is the binomial standard error of one seed",
+    "none": "",
+}
+VARIED = ["method", "targets", "rank", "learning_rate"]
+
+
+def render(rows: list[study.Row], out: Path) -> list[Path]:
+    """Draw out/svd_truncation.md, .csv and .png from the rows alone."""
+    groups = study.groups(rows, but=(*VARIED, "seed", "k"))
+    tables = [summary(group) for group in groups]
+    sections = [section(group, table) for group, table in zip(groups, tables, strict=True)]
+    markdown = "\n".join([HEADER, *sections])
+    return results.render(out / NAME, markdown=markdown, table=pd.concat(tables), figure=figure(tables[0]))
+
+
+def summary(group: list[study.Row]) -> pd.DataFrame:
+    """One line for each training and k: score in %, its standard error, seeds, what the truncation took away."""
+    config, metric, by = group[0]["config"], study.primary(group[0]), [*VARIED, "k"]
+    table = results.summary(group, by=by, metric=metric)
+    made = table[by].assign(
+        data=config["data"], model=config["model"], series=[series(dict(line)) for _, line in table.iterrows()],
+        metric=metric, score=100 * table["mean"], error=100 * table.error, seeds=table["count"],
+    )  # fmt: skip
+    made["error of"] = table.error_kind
+    for name in ("relative_error", "energy", "effective_rank"):
+        made[name] = results.summary(group, by=by, metric=f"delta/{name}")["mean"]
+    size = {(series(row["config"]), row["config"]["k"]): row["parameters"] for row in group}
+    made["parameters"] = [size[cell] for cell in zip(made.series, made.k, strict=True)]
+    return made.sort_values(["method", "series", "k"], ascending=[False, True, True], ignore_index=True)
+
+
+def section(group: list[study.Row], table: pd.DataFrame) -> str:
+    """A table for each training of one group of rows, with what it says."""
+    config, metric = group[0]["config"], study.primary(group[0])
+    n, seeds = group[0]["examples"][metric.partition("/")[0]], sorted({row["config"]["seed"] for row in group})
+    parts = [f"### {name}\n\n{lines(part)}\n{finding(part)}\n" for name, part in table.groupby("series", sort=False)]
+    claim = paper.claims().loc["L16"].published_value
+    hidden = (*VARIED, "seed", "k", "data_source")
+    settings = ", ".join(f"{name} {value}" for name, value in config.items() if name not in hidden)
+    return (
+        f"## {config['data']}, {config['model']}\n\n{SMOKE if config['model'] == 'tiny' else ''}"
+        f"{metric} in %, {n:,} examples, seeds {seeds}{ERRORS[table['error of'].iloc[0]]}. Parameters are those of the "
+        f"rank-k factors. Relative error is ||ΔW - ΔW_k|| / ||ΔW|| over all matrices, energy the share of ||ΔW||² kept, mean "
+        f"over matrices (Frobenius norms). The paper's claim, of GPT-3 trained at that rank: {claim} of 12,288 suffices.\n\n"
+        + "\n".join(parts) +
+        f"\n<details><summary>Settings</summary>\n\n{settings}\n\nData: {config['data_source']}\n\n</details>\n"
+    )  # fmt: skip
+
+
+def lines(part: pd.DataFrame) -> str:
+    """One training's table."""
+    shown = pd.DataFrame({
+        "k": [f"{k} (all)" if k == part.k.max() else str(k) for k in part.k],
+        "parameters": [f"{size:,}" for size in part.parameters],
+        "score": [f"{score:.1f}" + ("" if np.isnan(error) else f" ± {error:.1f}")
+                  for score, error in zip(part.score, part.error, strict=True)],
+        "relative error": [f"{error:.3f}" for error in part.relative_error],
+        "energy": [f"{energy:.3f}" for energy in part.energy],
+    })  # fmt: skip
+    return results.markdown(shown, align=dict.fromkeys(shown.columns, "right"))
+
+
+def finding(part: pd.DataFrame) -> str:
+    """From which k on the score stays within one standard error of the whole ΔW's; what that k misses; the control."""
+    whole, control = part.iloc[-1], part[part.k == 0]
+    text = f"Effective rank of a ΔW (entropy of its singular values), mean over matrices: {whole.effective_rank:.1f} of {whole.k}."
+    if not control.empty:
+        text += f" Without any ΔW (k = 0) the score is {control.score.iloc[0]:.1f}."
+    if np.isnan(whole.error):
+        return text
+    below = (part.score < whole.score - whole.error).to_numpy()
+    least = part[below[::-1].cumsum()[::-1] == 0].iloc[0]  # no k from here on is below
+    return (
+        f"{text} **From k = {least.k} on it stays within one standard error ({whole.error:.1f}) of the whole ΔW's "
+        f"{whole.score:.1f}**; the top {least.k} miss {100 * least.relative_error:.0f} % of ΔW's norm."
+    )
+
+
+def verdicts(rows: list[study.Row]) -> list[Verdict]:
+    """The claim in kind, in the largest group of rows alike: the top 2 directions do as well as all, to a standard error."""
+    found = []
+    for name, part in summary(study.groups(rows, but=(*VARIED, "seed", "k"))[0]).groupby("series", sort=False):
+        whole = part.iloc[-1]
+        for score in part.score[part.k == 2]:
+            said = f"{score:.1f} against {whole.score:.1f} ± {whole.error:.1f} %"
+            verdict = "seen" if score >= whole.score - whole.error else "not seen"
+            found.append(
+                Verdict("LoRA sections 1, 4.1", f"the top 2 directions of ΔW do as well as all: {name}", said, verdict)
+            )
+    return found
+
+
+def figure(table: pd.DataFrame):
+    """Score, and relative error, against k; a dotted line is the score at k = 0."""
+    parts: Any = {str(name): part[part.k > 0] for name, part in table.groupby("series", sort=False)}
+    scores = {name: (part.k, part.score, part.error) for name, part in parts.items()}
+    errors = {name: (part.k, part.relative_error, None) for name, part in parts.items()}
+    drawn = plots.lines_with_errors(
+        scores, title=f"{table.model.iloc[0]}, {table.data.iloc[0]} (dotted: k = 0)", xlabel="singular directions kept, k",
+        ylabel=f"{table.metric.iloc[0]}, %",
+        beside=[plots.Panel(errors, "What is missing", r"$\Vert\Delta W - \Delta W_k\Vert \ / \ \Vert\Delta W\Vert$")],
+    )  # fmt: skip
+    for index, name in enumerate(parts):
+        for score in table.score[(table.series == name) & (table.k == 0)]:
+            drawn.axes[0].axhline(score, color=plots.COLOURS[index % 7], linestyle=":", linewidth=1.5)
+    return drawn
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train what is missing, score its truncations, and draw everything."""
+    config = command.line(Config, PRESETS, __doc__, arguments)
+    path = config.out / f"{NAME}.jsonl"
+    trainings = study.resolved(cells(config))
+    study.check(trainings)
+    missing = [results.pending(path, points(cell, config.ks)) for cell in trainings]
+    todo = [(cell, configs) for cell, configs in zip(trainings, missing, strict=True) if configs]
+    print(f"{sum(map(len, missing))} truncations to score, of {len(todo)} trainings: "
+          f"{'; '.join(label(cell) for cell, _ in todo) or 'none'}", flush=True)  # fmt: skip
+    if config.dry_run:
+        return
+    for trained, (_, configs) in zip(study.trained(config.out, [cell for cell, _ in todo], label), todo, strict=True):
+        for row in evaluate(trained, configs):
+            results.record(path, row)
+    print("wrote", *render(results.read(path), config.out))
+
+
+if __name__ == "__main__":
+    command.script(main)
