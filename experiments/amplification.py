@@ -4,6 +4,7 @@ Takes adapters of several ranks and, for every matrix and layer, projects W on t
 ones; the amplification factor is ‖ΔW‖ over the first. And it compares A's directions with W's. Paper: Hu et al. 2021
 (arXiv 2106.09685v2), section 7.3 and appendix H.4: W_q of GPT-3 175B, layer 48 of 96, r = 4 and 64. Ours is a sentence encoder:
 what can be compared is whether the effects are there.
+Two cores: 45 s for each training that is missing, then half a minute.
 
     python experiments/amplification.py                     # quick: takes the adapters rank_sweep kept, trains the others
     python experiments/amplification.py --preset full       # all rows
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from tyro.conf import OmitArgPrefixes
 
 from lora_jax import analysis, command, heatmaps, methods, paper, results, study, trial
+from lora_jax.verdicts import Verdict
 
 NAME = "amplification"
 
@@ -180,25 +182,39 @@ def effects(table: pd.DataFrame, highest: Sequence[float]) -> list[tuple[str, st
     own, top, chance = (table[title] for title in ("W in ΔW's", "W in its own", "W in random"))
     tests = [
         ("ΔW's directions hold more of W than random ones", "W in ΔW's > twice W in random", own > 2 * chance),
-        ("but much less than W's own", "W in ΔW's < half of W in its own", own < top / 2),
-        ("ΔW amplifies them at the lowest r", "factor > 1", low.factor > 1),
-        ("and at the highest", "factor > 1", high.factor > 1),
+        ("ΔW's directions hold much less than W's own", "W in ΔW's < half of W in its own", own < top / 2),
+        ("ΔW amplifies at the lowest r", "factor > 1", low.factor > 1),
+        ("ΔW amplifies at the highest r", "factor > 1", high.factor > 1),
         ("the lowest r amplifies more", "factor > twice that of the highest r", both.factor > 2 * both["factor high"]),
-        ("so too without α/r", "the same of the factor without α/r", bare[BARE] > 2 * bare[f"{BARE} high"]),
+        ("the lowest r amplifies more without α/r too", "the same without α/r", bare[BARE] > 2 * bare[f"{BARE} high"]),
         ("A's top 4 directions are hardly in W's top 10 %", "φ <= 0.25 in Figure 8's range", np.array(highest) <= 0.25),
     ]
     counts = [(name, test, sum(holds), len(holds)) for name, test, holds in tests]
-    return [
-        (name, test, f"{'there' if 2 * k > n else 'absent'}, {k} of {n}" if n else "") for name, test, k, n in counts
-    ]
+    said = [f"{'there' if 2 * k > n else 'absent'}, {k} of {n}" if n else "" for *_, k, n in counts]
+    return [(name, test, held) for (name, test, *_), held in zip(tests, said, strict=True)]
 
 
-def verdicts(group: Sequence[study.Row], table: pd.DataFrame) -> str:
-    """The effects, ours and the paper's put to the same tests: there, if in more than half of the matrices and layers."""
-    ours = [np.max(phi[shown(row["dimension"])[0] - 1 :]) for row in group for phi in row["phi"]]
+def found(group: Sequence[study.Row]) -> list[tuple[str, str, str, str]]:
+    """The effects in our rows and, put to the same tests, in the paper's numbers: there, if in more than half of them."""
+    highest = [np.max(phi[shown(row["dimension"])[0] - 1 :]) for row in group for phi in row["phi"]]
     theirs = [phi.max() for name, phi in published_maps().items() if name != "random"]
-    made = pd.DataFrame(effects(table, ours), columns=pd.Index(["effect", "test", "ours"]))
-    made["paper"] = [said for *_, said in effects(published(), theirs)]
+    pairs = zip(effects(table7(group), highest), effects(published(), theirs), strict=True)
+    return [(*ours, paper) for ours, (*_, paper) in pairs]
+
+
+def verdicts(rows: Sequence[study.Row]) -> list[Verdict]:
+    """The effects that the paper has, in how many of our matrices, layers and ranks each holds."""
+    made = []
+    for name, _, ours, theirs in found(study.groups(rows, but=("rank", "matrix"))[0]):
+        word, _, times = ours.partition(", ")
+        if ours and theirs:
+            made.append(Verdict("LoRA Table 7, Figure 8", name, times, {"there": "seen", "absent": "not seen"}[word]))
+    return made
+
+
+def beside_the_paper(group: Sequence[study.Row]) -> str:
+    """The table of effects, and in words which are there."""
+    made = pd.DataFrame(found(group), columns=pd.Index(["effect", "test", "ours", "paper"]))
     there, absent = ("; ".join(made.effect[made.ours.str.startswith(word)]) or "none" for word in ("there", "absent"))
     return f"{results.markdown(made)}\nThere in ours: {there}. Absent: {absent}.\n"
 
@@ -224,7 +240,7 @@ def section(group: Sequence[study.Row]) -> str:
     settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in ("rank", "matrix", "data_source"))
     smoke = "**A smoke run of a random model: its numbers mean nothing.**\n\n" if config["model"] == "tiny" else ""
     return (
-        f"## {config['model']}, {config['data']}\n\n{smoke}{verdicts(group, table)}\nThe middle layer, and the paper's:\n\n"
+        f"## {config['model']}, {config['data']}\n\n{smoke}{beside_the_paper(group)}\nThe middle layer, and the paper's:\n\n"
         f"{results.markdown(beside, digits=3)}\n"
         f"<details><summary>Settings</summary>\n\n{settings}\n\nData: {config['data_source']}\n\n</details>\n"
     )

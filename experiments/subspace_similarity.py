@@ -3,6 +3,7 @@
 Compares the input directions (A's, by its SVD) of every adapted matrix and layer between r = 8 and r = 64, between two seeds at
 r = 64, and between two random Gaussian matrices. Paper: Hu et al. 2021 (arXiv 2106.09685v2), section 7.2 and appendices G and
 H.3: GPT-3 175B, layers 1, 32, 48, 64, 96 of 96. Ours is a sentence encoder: what can be compared is whether its effects are there.
+Two cores: 45 s for each training that is missing, then half a minute.
 
     python experiments/subspace_similarity.py                     # quick: takes the adapters rank_sweep kept, trains the others
     python experiments/subspace_similarity.py --side output       # B's directions (the paper's footnote 7), a section of its own
@@ -22,7 +23,8 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import analysis, command, heatmaps, methods, paper, report, results, study, trial
+from lora_jax import analysis, command, heatmaps, methods, paper, results, study, trial
+from lora_jax.verdicts import Verdict
 
 NAME = "subspace_similarity"
 
@@ -76,8 +78,7 @@ def matrices(cell: study.Row, side: str) -> list[str]:
     shapes = {path: directions(layer, side).shape for path, layer in layers.items() if hasattr(layer, "factors")}
     widths = {path: d for path, (*_, d, r) in shapes.items() if r}
     if len(set(widths.values())) != 1:
-        got = widths or cell["method"]
-        raise ValueError(f"method, targets: expected low-rank adapters of one width on the {side} side, got {got}")
+        raise ValueError(f"expected low-rank adapters of one width on the {side} side, got {widths or cell['method']}")
     return list(widths)
 
 
@@ -200,18 +201,18 @@ def effects(kind: str, maps: Maps) -> pd.DataFrame:
     """The paper's effects (section 7.2), the test each is put to here, and in how many of the matrices and layers it holds."""
     every = [phi for name, layers in maps.phi.items() if name != "random" for phi in layers.values()]
     q, v, random = (maps.phi.get(name, {}) for name in ("ΔWq", "ΔWv", "random"))
-    both = [(q[layer], v[layer]) for layer in q if layer in v]
+    d, both = maps.width, [(q[layer], v[layer]) for layer in q if layer in v]
     top = "φ(1,1) >= 0.25, a cosine of 1/2", [phi[0, 0] >= 0.25 for phi in every]
     ranks = [
         ("both ranks share the top direction", *top),
-        ("the others less", "φ(r,r) < φ(1,1)", [phi.diagonal()[-1] < phi[0, 0] for phi in every]),
-        ("the top direction more for ΔWv than for ΔWq", "φ(1,1)", [b[0, 0] > a[0, 0] for a, b in both]),
+        ("the others are shared less", "φ(r,r) < φ(1,1)", [phi.diagonal()[-1] < phi[0, 0] for phi in every]),
+        ("the top direction is shared more by ΔWv than by ΔWq", "φ(1,1)", [b[0, 0] > a[0, 0] for a, b in both]),
     ]
     seeds = [
         ("two seeds share the top direction", *top),
-        ("but few of all r", "0.5 <= n <= r/4", [0.5 <= common(phi, maps.width) <= len(phi) / 4 for phi in every]),
-        ("more for ΔWq than for ΔWv", "n", [common(a, maps.width) > common(b, maps.width) for a, b in both]),
-        ("random matrices share none", "|n| < 0.5", [abs(common(phi, maps.width)) < 0.5 for phi in random.values()]),
+        ("they share few in all", "0.5 <= n <= r/4", [0.5 <= common(phi, d) <= len(phi) / 4 for phi in every]),
+        ("they share more of ΔWq than of ΔWv", "n", [common(a, d) > common(b, d) for a, b in both]),
+        ("random matrices share none", "|n| < 0.5", [abs(common(phi, d)) < 0.5 for phi in random.values()]),
     ]
     tests = ranks if kind == "rank" else seeds
     lines = [(name, test, sum(holds), len(holds)) for name, test, holds in tests if holds]
@@ -265,21 +266,39 @@ def every_cell(rows: Sequence[study.Row]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def by_kind(rows: Sequence[study.Row]) -> dict[str, list[list[study.Row]]]:
+    """The groups of rows that compare ranks, and those that compare seeds; the input side first."""
+    groups = sorted(study.groups(rows, but=("comparison", "matrix")), key=lambda group: group[0]["config"]["side"])
+    kinds: dict[str, list[list[study.Row]]] = {}
+    for group in groups:
+        kinds.setdefault("rank" if group[0]["config"]["comparison"] == "rank" else "seed", []).append(group)
+    return {kind: kinds[kind] for kind in FIGURES if kind in kinds}
+
+
+def verdicts(rows: Sequence[study.Row]) -> list[Verdict]:
+    """The paper's effects, in how many of our matrices and layers each holds."""
+    found = []
+    for kind, (group, *_) in by_kind(rows).items():
+        where = {"rank": "LoRA Figures 3, 6", "seed": "LoRA Figures 4, 7"}[kind]
+        for name, _, said in effects(kind, ours(group)).itertuples(index=False):
+            word, _, times = said.partition(", ")
+            found.append(Verdict(where, name, times, {"there": "seen", "absent": "not seen"}[word]))
+    return found
+
+
 def render(rows: Sequence[study.Row], out: Path) -> list[Path]:
-    """Draw out/subspace_similarity.md, .csv, .png and the three other figures from the rows alone."""
-    kinds: dict[str, list[list[study.Row]]] = {kind: [] for kind in FIGURES}
-    for group in sorted(study.groups(rows, but=("comparison", "matrix")), key=lambda group: group[0]["config"]["side"]):
-        kinds["rank" if group[0]["config"]["comparison"] == "rank" else "seed"].append(group)
+    """Draw out/subspace_similarity.md, .csv, .png and the other figures from the rows alone."""
+    kinds = by_kind(rows)
     text = "\n".join([HEADER, *(section(kind, group) for kind, found in kinds.items() for group in found)])
-    ranks, seeds = ([ours(found[0]), published(kind)] for kind, found in kinds.items())
-    figures = {"": figure("rank", ranks), "_layers": figure_of_layers("rank", ranks),
-               "_seeds": figure("seed", seeds), "_seeds_layers": figure_of_layers("seed", seeds)}  # fmt: skip
-    text += "".join(
-        f"\n![Figure {n} in kind]({NAME}{name}.png)\n" for n, name in zip((3, 6, 4, 7), figures, strict=True)
-    )
-    for name in list(figures)[1:]:
-        results.write(out / f"{NAME}{name}.png", report._png(figures[name]))
-    return results.render(out / NAME, markdown=text, table=every_cell(rows), figure=figures[""])
+    names = {"rank": ("", "_layers", 3, 6), "seed": ("_seeds", "_seeds_layers", 4, 7)}
+    figures = {}
+    for kind, (group, *_) in kinds.items():
+        each, (one, all_layers, n, n_layers) = [ours(group), published(kind)], names[kind]
+        figures |= {one: figure(kind, each), all_layers: figure_of_layers(kind, each)}
+        text += f"\n![Figure {n} in kind]({NAME}{one}.png)\n\n![Figure {n_layers} in kind]({NAME}{all_layers}.png)\n"
+    for name in set(figures) - {""}:
+        results.write(out / f"{NAME}{name}.png", results.png(figures[name]))
+    return results.render(out / NAME, markdown=text, table=every_cell(rows), figure=figures.get(""))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -68,9 +68,8 @@ def principal_angles(a: Float[Array, "... d r"], b: Float[Array, "... d s"]) -> 
     large, small = sorted((_orthonormal(_wide(a)), _orthonormal(_wide(b))), key=lambda q: -q.shape[-1])
     cosines = _product(large.mT, small)
     sines = small - _product(large, cosines)
-    return jnp.arctan2(
-        _values(sines)[..., ::-1], _values(cosines)
-    )  # a cosine alone is blind below 3e-4 in float32, a sine near pi/2
+    # A cosine alone is blind below 3e-4 in float32, a sine near pi/2.
+    return jnp.arctan2(_values(sines)[..., ::-1], _values(cosines))
 
 
 @jax.jit

@@ -89,7 +89,7 @@ def render(path_stem: str | Path, *, markdown: str, table: pd.DataFrame, figure:
     csv = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     contents = {".md": markdown.encode(), ".csv": csv.encode()}
     if figure is not None:
-        contents[".png"] = _png(figure)
+        contents[".png"] = png(figure)
     paths = [Path(f"{path_stem}{suffix}") for suffix in contents]
     for path, content in zip(paths, contents.values(), strict=True):
         if not path.exists() or path.read_bytes() != content:
@@ -97,7 +97,8 @@ def render(path_stem: str | Path, *, markdown: str, table: pd.DataFrame, figure:
     return paths
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure's file, the same bytes for the same figure."""
     image = io.BytesIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a personal matplotlibrc must not change committed figures

@@ -19,9 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax.provenance import provenance
-from lora_jax.report import frame, markdown, render, summary, write
+from lora_jax.report import frame, markdown, png, render, summary, write
 
-__all__ = ["claim", "frame", "key", "markdown", "pending", "provenance", "read", "record", "render", "summary", "write"]
+__all__ = [
+    "claim",
+    "frame",
+    "key",
+    "markdown",
+    "pending",
+    "png",
+    "provenance",
+    "read",
+    "record",
+    "render",
+    "summary",
+    "write",
+]
 
 _LOCK_FILES: dict[tuple[int, Path], int] = {}  # (process, lock file) -> its one open descriptor, see `_lock`
 _CLAIMED: set[tuple[int, Path, int]] = set()

@@ -135,6 +135,7 @@ def _train(cell: Row, out: Path, record: Path | None, label: str, shown: Display
         # Two studies may have a cell in common: only one process at a time has its unfinished training.
         with results.claim(out / "adapters" / "cells.jsonl", cell, wait=True):
             row, model = trial.run(cell, report=shown.step, resume=resume)
+            row["key"] = results.key(cell)
             if keep:
                 results.write(kept, learnt.dump(model, methods.mask(model, trial.method(cell)), row))
             if record:

@@ -105,6 +105,7 @@ def method(cell: Mapping[str, Any]) -> methods.Method:
     """The cell's adaptation method, stored so that all ranks up to 8, and all sets of attention matrices, compile once."""
     attention = "query,key,value,output"
     among = set(cell["targets"].split(",")) <= set(attention.split(","))
+    among &= cell["bias"] != "lora_only"  # an idle adapter's bias would learn too
     given = {name: value for name, value in cell.items() if name != "method"}
     return methods.make(cell["method"], pad=8, beside=attention if among else None, **given)
 

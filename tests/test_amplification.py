@@ -120,7 +120,7 @@ def test_an_effect_that_is_not_there_is_said_to_be_absent():
 
 def test_one_rank_alone_says_nothing_about_ranks():
     said = {effect: held for effect, _, held in experiment.effects(experiment.published()[:1], [0.2])}
-    assert said["the lowest r amplifies more"] == "" and said["ΔW amplifies them at the lowest r"] == "there, 1 of 1"
+    assert said["the lowest r amplifies more"] == "" and said["ΔW amplifies at the lowest r"] == "there, 1 of 1"
 
 
 def test_the_same_is_drawn_from_rows_in_any_order(out, tmp_path):

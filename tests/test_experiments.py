@@ -14,7 +14,7 @@ import pytest
 from lora_jax import results, study
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
-SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py"))
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "report")
 
 
 def script(name):
@@ -41,6 +41,27 @@ def test_smoke(name, tmp_path, capsys):
     main(["--preset", "smoke", "--out", str(tmp_path)])  # nothing is missing: nothing is made anew, the same is drawn
     assert (tmp_path / f"{name}.md").read_bytes() == drawn
     assert results.read(tmp_path / f"{name}.jsonl") == rows
+
+
+def test_the_report_has_every_experiment_with_rows_and_counts_its_verdicts(tmp_path, capsys):
+    for name in ("trainable_params", "rank_sweep"):
+        script(name).main(["--preset", "smoke", "--out", str(tmp_path)])
+    report = script("report").main
+    report(["--out", str(tmp_path)])
+    page = (tmp_path / "README.md").read_text()
+    assert "\n## rank sweep\n" in page and "\n## trainable params\n" in page and "throughput" not in page
+    equal = sum(row["verdict"] == "equal" for row in results.read(tmp_path / "trainable_params.jsonl"))
+    counts = next(line.split("|") for line in page.splitlines() if "| equal " in line)
+    fitted = 2  # of Table 2, the two AdapterD
+    assert [cell.strip() for cell in counts[4:6]] == ["0", str(equal - fitted)]
+    (tmp_path / "rank_sweep.md").unlink()
+    report(["--out", str(tmp_path)])
+    assert (tmp_path / "README.md").read_text() == page, "made from rows alone"
+
+
+def test_a_report_of_nothing_says_what_it_needs(tmp_path):
+    with pytest.raises(ValueError, match=r"--out: expected a folder with rows of an experiment \(\*.jsonl\), got"):
+        script("report").main(["--out", str(tmp_path)])
 
 
 def test_the_paper_preset_has_the_values_of_table_9():

@@ -36,7 +36,7 @@ class TestKept:
         first, second = study.trained(tmp_path, cells, label)
         said = capsys.readouterr().out
         assert said.count("begins") == 1
-        assert {**first.row, "key": row["key"]} == row and second.row["config"]["seed"] == 1
+        assert first.row == row and second.row["config"]["seed"] == 1
         assert trial.score(cells[0], first.model, "test")["accuracy"] == row["metrics"]["test/accuracy"]
         study.trained(tmp_path, cells, label)
         assert "begins" not in capsys.readouterr().out
@@ -83,6 +83,11 @@ class TestKept:
         ((fresh, _),) = study.trained(tmp_path / "fresh", [cell], label)
         same = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(fresh), strict=True)]
         assert all(same) and not list((tmp_path / "adapters").glob("*.partial"))
+
+
+def test_biases_of_matrices_that_are_not_adapted_do_not_learn():
+    ((adapter, _),) = study.check([{**CELL, "bias": "lora_only"}])
+    assert adapter == 2 * (16 + 16) + 2 * 16  # two layers: A and B of rank 1, and the query's bias
 
 
 class TestErrors:

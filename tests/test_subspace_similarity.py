@@ -142,7 +142,7 @@ def test_shared_directions_are_counted_beyond_those_of_random_ones():
     few = np.full((r, r), (1 + r * r / d) / r)  # one direction in common, beyond the 0.64 of chance
     held = experiment.effects("seed", maps(d, ΔWq=few, random=np.full((r, r), r / d)))
     assert list(held.ours) == ["absent, 0 of 1", "there, 1 of 1", "there, 1 of 1"]
-    assert list(held.effect)[1:] == ["but few of all r", "random matrices share none"]
+    assert list(held.effect)[1:] == ["they share few in all", "random matrices share none"]
 
 
 def test_the_table_has_every_layer_the_mean_and_what_is_expected():

@@ -6,6 +6,7 @@ from typing import Any
 from lora_jax import tree
 from lora_jax.methods.base import HEAD, Counts, Method, adapters, counts, mask, merge, targets, unload
 from lora_jax.methods.bitfit import bitfit
+from lora_jax.methods.extract import lora_from_delta
 from lora_jax.methods.full import full
 from lora_jax.methods.lora import LoRA, lora
 
@@ -25,6 +26,6 @@ def make(name: str, **settings: Any) -> Method:
 
 
 __all__ = [
-    "HEAD", "METHODS", "Counts", "LoRA", "Method", "adapters", "bitfit", "counts", "full", "lora", "make", "mask", "merge",
-    "targets", "unload",
+    "HEAD", "METHODS", "Counts", "LoRA", "Method", "adapters", "bitfit", "counts", "full", "lora", "lora_from_delta", "make",
+    "mask", "merge", "targets", "unload",
 ]  # fmt: skip
