@@ -254,12 +254,11 @@ def verdicts(rows: list[study.Row]) -> list[Verdict]:
     """The paper's three savings, looked for in each group of rows."""
     found = []
     for group in study.groups(rows, but=("framework", "method", "compute")):
-        for line in savings(summary(group)).itertuples():
-            none = 0 if line.what.endswith("%") else 1  # where nothing is saved
-            what = f"{line.what}: {line.paper}"
-            found.append(
-                Verdict("LoRA section 4.2", what, f"{line.ours:g} in {line.compute}", effect(line.ours - none))
-            )
+        for line in savings(summary(group)).to_dict("records"):
+            none = 0 if line["what"].endswith("%") else 1  # where nothing is saved
+            said = f"{line['ours']:g} in {line['compute']}"
+            verdict = effect(line["ours"] - none)
+            found.append(Verdict("LoRA section 4.2", f"{line['what']}: {line['paper']}", said, verdict))
     return found
 
 

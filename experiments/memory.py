@@ -1,0 +1,298 @@
+"""Where the bytes of training go, for every method: the memory claims of LoRA's abstract and section 4.2.
+
+Hu et al. 2021 (arXiv 2106.09685v2). The parts of a training step by formula, and as XLA says of the compiled step, on models the
+library has; shapes suffice, nothing is loaded, fetched or run. And what training GPT-3 175B stores, 1.2 TB against 350 GB in the
+paper, which does not say in which precision, so in each. A formula's bytes compare with the paper's; the compiled steps are
+those of XLA's CPU backend. Quick compiles 36: 4 minutes on two busy cores.
+
+    python experiments/memory.py
+    python experiments/memory.py --preset full            # more ranks, longer rows
+    python experiments/memory.py --models DIR --batch 16 --lengths 128 --out mine
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import pandas as pd
+
+from lora_jax import accounting, command, memory, methods, models, results, study, train, tree
+from lora_jax.stacked_bars import Bar, Panel, stacked
+from lora_jax.states import MIXED, PRECISIONS, compare, section_4_2
+from lora_jax.verdicts import Verdict
+
+NAME = "memory"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every flag has the value of the preset unless given."""
+
+    preset: Literal["smoke", "quick", "full"] = "quick"
+    """smoke: a tiny model. quick: 36 steps of three models. full: more ranks and lengths."""
+    out: Path = Path("results")
+    """Folder of the rows and of what is drawn from them."""
+    models: tuple[str, ...] = ("minilm-l6", "roberta-base", "roberta-large")
+    """Encoders: those named here, by shapes alone; or a directory, or a hub id."""
+    batch: int = 32
+    lengths: tuple[int, ...] = (64,)
+    """Tokens of each row."""
+    methods: tuple[Literal["full", "bitfit", "lora"], ...] = ("full", "bitfit", "lora")
+    targets: tuple[str, ...] = ("query,value", "query,key,value,output", "query,key,value,output,up,down")
+    """LoRA's sets of matrices, each at the first of the ranks."""
+    ranks: tuple[int, ...] = (8, 64)
+    """LoRA's ranks, each on the first set of matrices."""
+    computes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """What products are taken in."""
+
+
+PRESETS = {
+    "smoke": Config(
+        "smoke", Path("results/smoke"), ("tiny",), 4, (16,), ("full", "lora"), ("query,value",), (2,), ("float32",)
+    ),
+    "quick": Config(),
+    "full": Config("full", lengths=(64, 128, 256), ranks=(8, 1, 64)),
+}
+GPT3, TARGETS, RANK = "gpt3-175b", "query,value", 4  # section 4.2's example
+
+
+def cells(config: Config) -> list[study.Row]:
+    """One cell for each architecture and precision; then one for each step to compile.
+
+    Raises:
+        ValueError: a list of the configuration is empty.
+    """
+    lists = ("models", "lengths", "methods", "targets", "ranks", "computes")
+    if empty := [name for name in lists if not getattr(config, name)]:
+        raise ValueError(f"no cells: expected at least one value of {', '.join(empty)}")
+    sets = [(targets, config.ranks[0]) for targets in config.targets]
+    sets += [(config.targets[0], rank) for rank in config.ranks[1:]]
+    return [
+        {"architecture": name, "targets": TARGETS, "rank": RANK, "precision": precision}
+        for name in accounting.ARCHITECTURES for precision in (PRECISIONS if name == GPT3 else [MIXED.name])
+    ] + [
+        {"model": model, "method": method, "targets": targets, "rank": rank, "compute": compute, "batch": config.batch,
+         "length": length}
+        for model in config.models for length in config.lengths for compute in config.computes
+        for method in config.methods for targets, rank in (sets if method == "lora" else [("", 0)])
+    ]  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def encoder(name: str) -> Any:
+    """The named model, every leaf a shape; raises what `memory.encoder` and `models.load` raise."""
+    if name not in accounting.ARCHITECTURES:
+        loaded = models.load(name)[0]
+        return jax.eval_shape(lambda: loaded)
+    return memory.encoder(accounting.ARCHITECTURES[name])
+
+
+def split(cell: study.Row) -> tuple[Any, Any]:
+    """The cell's trainable and frozen leaves, as shapes.
+
+    Raises:
+        ValueError: what is wrong with model, method or shape.
+    """
+    method, plain = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"]), encoder(cell["model"])
+    most = plain.config.positions - plain.config.offset
+    if not (1 <= cell["length"] <= most and cell["batch"] >= 1):
+        got = f"{cell['batch']} of {cell['length']}"
+        raise ValueError(f"expected at least 1 row of 1 to {most} tokens, {cell['model']}'s positions; got {got}")
+    model = jax.eval_shape(method.adapt, jax.random.key(0), plain)
+    trainable, frozen = tree.split(model, methods.mask(model, method))
+    return trainable, jax.eval_shape(lambda leaves: train.in_dtype(leaves, cell["compute"]), frozen)
+
+
+def check(cells: Sequence[study.Row]) -> None:
+    """Raises one ValueError with all that is wrong with the steps."""
+    problems = []
+    for cell in cells:
+        try:
+            split(cell)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)))
+
+
+def step(cell: study.Row) -> dict[str, int]:
+    """Bytes of the cell's training step, predicted and compiled."""
+    trainable, frozen = split(cell)
+    shape = {name: cell[name] for name in ("batch", "length", "compute")}
+    predicted, compiled = memory.predict(trainable, frozen, **shape), memory.compiled(trainable, frozen, **shape)
+    whole = {"temporary": predicted.total - predicted.weights - predicted.optimizer, "total": predicted.total}
+    metrics = {f"predicted/{name}": size for name, size in (predicted._asdict() | whole).items()}
+    return metrics | {f"compiled/{name}": size for name, size in compiled.items()}
+
+
+def label(cell: study.Row) -> str:
+    """The cell's method, in short."""
+    initials = ",".join(name[:1] for name in cell["targets"].split(","))
+    return f"lora {initials} r={cell['rank']}" if cell["method"] == "lora" else cell["method"]
+
+
+def render(rows: list[study.Row], out: Path) -> list[Path]:
+    """Draw out/memory.md, .csv and .png from the rows alone."""
+    steps: dict[tuple, list[study.Row]] = {}
+    for row in sorted((row for row in rows if "model" in row["config"]), key=_place):
+        steps.setdefault(_place(row)[:2], []).append(row)
+    tables = [summary(group) for group in steps.values()]
+    drawn = figure(next(iter(steps.values()))) if steps else None
+    markdown = "\n".join([HEADER, *map(section, tables), WHY, *published(rows)])
+    return results.render(out / NAME, markdown=markdown, table=pd.concat([pd.DataFrame(), *tables]), figure=drawn)
+
+
+def _place(row: study.Row) -> tuple:
+    """Among the others: by length, batch, model, float32 before bfloat16; full, BitFit, LoRA."""
+    at = row["config"]
+    method = ("full", "bitfit", "lora").index(at["method"]), len(at["targets"]), at["targets"], at["rank"]
+    return at["length"], at["batch"], at["model"], at["compute"] != "float32", *method
+
+
+HEADER = """# Memory of training
+
+Made by `python experiments/memory.py` from the rows of `memory.jsonl`. First one step on an encoder of the library, in MB (10^6):
+
+- *weights*, *optimiser* (Adam's two moments), *gradients* and *checkpoint* (on disk for one task) are exact, from shapes. Frozen
+  kernels are stored in the dtype of the products; all else, activations too, is float32.
+- *activations*: what the backward pass needs, and its two largest temporaries. With d the width, f the feed-forward width, H heads
+  and T tokens in a row, each block but the last keeps per token 3 d for query, key and value, 2 H T + 2 H for the softmax, 2 d for
+  the norms, f for the GELU; d if query, key or value learns or has an adapter, likewise d for the attention's output, d for up and
+  f for down; and r for each adapter. The last block is computed for one token alone.
+- *copies*: each block's kernels, cut out of the stack of all blocks', from the forward to the backward pass.
+- *predicted*: the sum at the fullest moment, the backward pass of the block before the last; *early*: the gradients there then.
+- *compiled*: arguments, temporaries and results of the compiled step, as XLA's CPU backend says.
+
+No factor is fitted: the terms are the layers', and those that XLA adds (see below) were read from the buffers of compiled steps.
+"""
+WHY = """## What XLA does that the layers do not ask for
+
+- Up to 12 layers are compiled one after the other. XLA then finds that what the backward pass is to compute anew (`jax.checkpoint`)
+  was computed before, and keeps it: 2 d more a token and block for the norms (4 d if their scales learn), and 4 f more for the GELU
+  when up has an adapter. And it writes the softmax's divisors out, one for each score: H T more.
+- **Not predicted**: so compiled, LoRA on attention matrices alone keeps parts of the GELU's formula too, 2 f more a token and
+  block, from 4,096 tokens on (not at 3,072): the prediction is 17 to 26 % too low. With an adapter on down but not on up the output
+  of the GELU is not kept, and the prediction is 14 % too high.
+- More layers are a loop, whose two passes share nothing. But the stacks of kernels are copied whole, without the last layer's, and
+  on CPU in float32 though they be bfloat16.
+- The update has the gradient twice, as sum and as mean, since clipping reads all of it first: the fullest moment with few tokens.
+"""
+PARTS = {
+    "weights": "weights", "optimizer": "optimiser", "gradients": "gradients", "early": "early",
+    "activations": "activations", "copies": "copies", "checkpoint": "checkpoint",
+}  # fmt: skip
+
+
+def summary(group: list[study.Row]) -> pd.DataFrame:
+    """One line for each step, in MB."""
+    lines = []
+    for row in group:
+        at, mb = row["config"], {name: size / 1e6 for name, size in row["metrics"].items()}
+        line = {name: at[name] for name in ("batch", "length", "model", "compute")} | {"method": label(at)}
+        line |= {shown: mb[f"predicted/{name}"] for name, shown in PARTS.items()}
+        line |= {"predicted": mb["predicted/total"], "compiled": mb["compiled/total"]}
+        for name, part in (("difference, %", "total"), ("of temporaries, %", "temporary")):
+            line[name] = 100 * (mb[f"predicted/{part}"] / mb[f"compiled/{part}"] - 1)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def section(table: pd.DataFrame) -> str:
+    """The steps of one shape, and how far formula and compiled step agree."""
+    far = table["difference, %"].abs()
+    worst = table.loc[far.idxmax()]
+    shown = table.drop(columns=["batch", "length"])
+    text = results.markdown(shown, digits={name: 1 for name in shown.columns[3:]} | {"checkpoint": 2})
+    return (
+        f"## {table.batch.iloc[0]} rows of {table.length.iloc[0]} tokens\n\n{text}\n{(far <= 10).sum()} of {len(table)} totals are "
+        f"within 10 %, {(far <= 5).sum()} within 5 %; the largest difference is {worst['difference, %']:+.1f} %: {worst.model}, "
+        f"{worst.compute}, {worst.method}. *Of temporaries*: without weights and optimiser, which are alike.\n"
+    )
+
+
+def figure(group: list[study.Row]) -> Any:
+    """The parts at the fullest moment above the compiled total: a row for each dtype, a column for each model."""
+    panels: dict[str, dict[str, list[Bar]]] = {}
+    for row in group:
+        at, said = row["config"], row["metrics"]
+        predicted = memory.Memory(**{name: int(said[f"predicted/{name}"]) for name in memory.Memory._fields})
+        parts = {PARTS[name]: size / 1e6 for name, size in predicted.fullest.items()}
+        bar = Bar(label(at), parts, said["compiled/total"] / 1e6)
+        panels.setdefault(at["compute"], {}).setdefault(at["model"], []).append(bar)
+    rows = [[Panel(f"{name}, {dtype}", bars) for name, bars in found.items()] for dtype, found in panels.items()]
+    return stacked(rows, xlabel="MB for {batch} rows of {length} tokens".format(**group[0]["config"]), whole="compiled")
+
+
+def stored(rows: list[study.Row], by: str, **only: str) -> dict[str, Any]:
+    """The metrics of the rows with these settings, by another setting."""
+    return {row["config"][by]: row["metrics"] for row in rows if only.items() <= row["config"].items()}
+
+
+def verdicts(rows: list[study.Row]) -> list[Verdict]:
+    """The paper's claims on GPT-3 175B."""
+    found = section_4_2(stored(rows, "precision", architecture=GPT3))
+    return [Verdict("LoRA section 4.2", f"{at.what}: {at.paper} ({at.claim})", at.ours, at.verdict) for at in found]
+
+
+def published(rows: list[study.Row]) -> list[str]:
+    """What training stores: GPT-3 175B beside the paper, then every architecture; nothing while rows are missing."""
+    found, mixed = stored(rows, "precision", architecture=GPT3), stored(rows, "architecture", precision=MIXED.name)
+    if len(found) < len(PRECISIONS):
+        return []
+    ways = [
+        {"precision": name, "bytes each": PRECISIONS[name].learning, "full, TB": at["full/total"] / 1e12,
+         "full, TiB": at["full/total"] / 2**40, "LoRA, GB": at["lora/total"] / 1e9,
+         "full / LoRA": at["full/total"] / at["lora/total"]}
+        for name in PRECISIONS if (at := found[name])
+    ]  # fmt: skip
+    sizes = [
+        {"model": name, "parameters": f"{at['full/parameters']:,.0f}", "LoRA's": f"{at['lora/parameters']:,.0f}",
+         "full, GB": at["full/total"] / 1e9, "LoRA, GB": at["lora/total"] / 1e9,
+         "full / LoRA": at["full/total"] / at["lora/total"],
+         "checkpoint, full, MB": at["full/checkpoint"] / 1e6, "checkpoint, LoRA, MB": at["lora/checkpoint"] / 1e6}
+        for name in accounting.ARCHITECTURES if (at := mixed.get(name))
+    ]  # fmt: skip
+    assumed = ASSUMED.format(mixed[GPT3]["sequence/inputs_of_blocks"] / 1e9)
+    tables = results.markdown(pd.DataFrame(ways), digits=2), results.markdown(pd.DataFrame(section_4_2(found)))
+    right = {"parameters": "right", "LoRA's": "right"}
+    return [assumed, *tables, FOUND, results.markdown(pd.DataFrame(sizes), digits=3, align=right)]
+
+
+ASSUMED = """## GPT-3 175B
+
+The paper says 1.2 TB for full fine-tuning and 350 GB for LoRA, and not how it comes to them. What training with Adam stores, LoRA
+being r = 4 on query and value, by precision; *bytes each*: of a parameter that learns. Activations are left out; the inputs of all
+blocks, what checkpointing keeps, are {:.1f} GB in FP16 for one sequence of 2,048 tokens.
+"""
+FOUND = """*fitted*: as printed, by a precision chosen for it. None gives all. 1.2 TB are 6.9 bytes a parameter, between two: six,
+for weights and moments in FP16, are 1.05 TB and give the 3 x and the 2/3; eight, with the gradient, are 1.40 TB or 1.27 TiB, and
+4 x. The 350 GB are the frozen weights in FP16. LoRA's checkpoint of 18,874,368 numbers is 37.7 MB or 36.0 MiB.
+
+Every architecture in FP16 with moments and a copy in FP32, LoRA again r = 4 on query and value, heads apart:
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compile and count what is missing, and draw."""
+    config = command.line(Config, PRESETS, __doc__, arguments)
+    path, provenance = config.out / f"{NAME}.jsonl", results.provenance()
+    missing = results.pending(path, cells(config))
+    steps = [cell for cell in missing if "model" in cell]
+    check(steps)
+    print(f"{len(steps)} steps to compile", flush=True)
+    for cell in missing:
+        began = time.monotonic()
+        metrics = step(cell) if cell in steps else compare(**cell)
+        seconds = round(time.monotonic() - began, 3)
+        results.record(path, {"config": cell, "metrics": metrics, "seconds": seconds, "provenance": provenance})
+        if cell in steps:
+            print(f"{cell['model']} {cell['length']} {cell['compute']} {label(cell)}: {seconds:.0f} s", flush=True)
+    print("wrote", *render(results.read(path), config.out))
+
+
+if __name__ == "__main__":
+    command.script(main)
