@@ -64,10 +64,12 @@ def matrices(cell: study.Row) -> list[str]:
     linear = {
         path: layer for path, layer in layers.items() if hasattr(layer, "factors") and hasattr(layer.base, "kernel")
     }
-    found = [path for path, layer in linear.items() if layer.factors()[0].size]
+    found = {path: layer.factors()[0] for path, layer in linear.items() if layer.factors()[0].size}
     if not found:
         raise ValueError(f"method: expected low-rank adapters, as lora's, got {cell['method']}")
-    return found
+    if others := [path for path, a in found.items() if a.ndim != 3]:
+        raise ValueError(f"targets: expected matrices that every block has, got also {', '.join(others)}")
+    return list(found)
 
 
 def label(cell: study.Row) -> str:
@@ -83,6 +85,10 @@ def measure(config: study.Row, layer: Any) -> study.Row:
     a, b = layer.factors()
     kernel = layer.base.kernel[...].astype(jnp.float32)
     factor, parts = analysis.amplification(kernel, b, a)
+    if not np.isfinite(factor).all():
+        raise ValueError(
+            f"expected a training that changes {config['matrix']}; ΔW is zero: is the learning rate too low?"
+        )
     numbers = {"factor": factor, "w": jnp.linalg.norm(kernel, axis=(-2, -1)), **parts._asdict()}
     metrics = {
         f"layer{n}/{name}": at for name, value in numbers.items() for n, at in enumerate(value.tolist(), start=1)
@@ -207,7 +213,9 @@ def verdicts(rows: Sequence[study.Row]) -> list[Verdict]:
     made = []
     for name, _, ours, theirs in found(study.groups(rows, but=("rank", "matrix"))[0]):
         word, _, times = ours.partition(", ")
-        if ours and theirs:
+        if ours and not theirs and made:  # a control of the effect before it
+            made[-1] = made[-1]._replace(ours=f"{made[-1].ours}; without α/r {times}")
+        elif ours:
             made.append(Verdict("LoRA Table 7, Figure 8", name, times, {"there": "seen", "absent": "not seen"}[word]))
     return made
 

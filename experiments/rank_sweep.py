@@ -20,7 +20,7 @@ import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
 from lora_jax import command, paper, plots, results, study, trial
-from lora_jax.verdicts import Verdict, effect
+from lora_jax.verdicts import Verdict, as_good, effect
 
 NAME = "rank_sweep"
 TARGETS = ("query", "query,value", "query,key,value,output")
@@ -219,7 +219,7 @@ def verdicts(rows: list[study.Row]) -> list[Verdict]:
         first, last, error = part.score.iloc[0], part.score.iloc[-1], float(np.hypot(*part.error.iloc[[0, -1]]))
         said = f"{first:.1f} against {last:.1f} ± {error:.1f} %"
         what = f"r = {part.index[0]} does as well as r = {part.index[-1]} with {{{targets}}}"
-        found.append(Verdict("LoRA Table 6", what, said, "seen" if first >= last - error else "not seen"))
+        found.append(Verdict("LoRA Table 6", what, said, as_good(first, last, error)))
     return found
 
 

@@ -26,12 +26,12 @@ HERE = Path(__file__)
 class Config:
     """There is nothing to train: presets only say which folder."""
 
-    preset: Literal["smoke", "quick"] = "quick"
+    preset: Literal["smoke", "quick", "full"] = "quick"
     out: Path = Path("results")
     """Folder of the rows; the page lands there too."""
 
 
-PRESETS = {"smoke": Config("smoke", Path("results/smoke")), "quick": Config()}
+PRESETS = {"smoke": Config("smoke", Path("results/smoke")), "quick": Config(), "full": Config("full")}
 
 
 class Study(NamedTuple):

@@ -76,6 +76,8 @@ def matrices(cell: study.Row, side: str) -> list[str]:
     """The paths of the layers the cell adapts; raises ValueError when they have no low-rank factors, or several widths."""
     layers = methods.adapters(trial.adapt(cell)[0])
     shapes = {path: directions(layer, side).shape for path, layer in layers.items() if hasattr(layer, "factors")}
+    if others := [path for path, shape in shapes.items() if len(shape) != 3]:
+        raise ValueError(f"targets: expected matrices that every block has, got also {', '.join(others)}")
     widths = {path: d for path, (*_, d, r) in shapes.items() if r}
     if len(set(widths.values())) != 1:
         raise ValueError(f"expected low-rank adapters of one width on the {side} side, got {widths or cell['method']}")
@@ -159,7 +161,8 @@ def figure(kind: str, each: Sequence[Maps]) -> Figure:
     """Figure 3 or 4 in kind: the middle layer, ours above the paper's."""
     rows = [[panel(maps, name, maps.middle, CELLS[kind]) for name in maps.phi] for maps in each]
     if kind == "rank":  # Figure 3's third and fourth panel; the paper's own have not been read from its colours
-        rows[0] += [panel(each[0], name, each[0].middle, heatmaps.lower) for name in each[0].phi]
+        zoomed = [panel(each[0], name, each[0].middle, heatmaps.lower) for name in each[0].phi]
+        rows[0] += [at._replace(title=f"{at.title}, j ≤ i") for at in zoomed]
     return heatmaps.grid(rows, label="φ(i, j)")
 
 

@@ -22,7 +22,7 @@ from tyro.conf import OmitArgPrefixes
 
 from lora_jax import analysis, command, methods, paper, plots, results, study, tree, trial
 from lora_jax.methods import extract
-from lora_jax.verdicts import Verdict
+from lora_jax.verdicts import Verdict, as_good
 
 NAME = "svd_truncation"
 BLOCKS = "^blocks/"
@@ -125,6 +125,8 @@ def loss(spectra: Sequence[np.ndarray], k: int) -> dict[str, float]:
     matrices; effective_rank: of the whole ΔW, mean over matrices.
     """
     tail, whole = (sum(float((s[..., start:] ** 2).sum()) for s in spectra) for start in (k, 0))
+    if not whole:
+        raise ValueError("expected a training that changes its matrices; ΔW is zero: is the learning rate too low?")
     energy = [analysis.energy(s)[..., min(k, s.shape[-1]) - 1] if k else np.zeros(s.shape[:-1]) for s in spectra]
     ranks = [analysis.effective_rank(s) for s in spectra]
     return {
@@ -242,13 +244,18 @@ def finding(part: pd.DataFrame) -> str:
 
 
 def verdicts(rows: list[study.Row]) -> list[Verdict]:
-    """The claim in kind, in the largest group of rows alike: the top 2 directions do as well as all, to a standard error."""
+    """The claim in kind, in the largest group of rows alike: the top 2 directions do as well as all, to a standard error.
+
+    Where no direction does too (k = 0), nothing is said: there is nothing to be kept.
+    """
     found = []
     for name, part in summary(study.groups(rows, but=(*VARIED, "seed", "k"))[0]).groupby("series", sort=False):
         whole = part.iloc[-1]
         for score in part.score[part.k == 2]:
-            said = f"{score:.1f} against {whole.score:.1f} ± {whole.error:.1f} %"
-            verdict = "seen" if score >= whole.score - whole.error else "not seen"
+            none = [f", {at:.1f} without any" for at in part.score[part.k == 0]]
+            said = f"{score:.1f} against {whole.score:.1f} ± {whole.error:.1f} %{''.join(none)}"
+            idle = any(as_good(at, whole.score, whole.error) == "seen" for at in part.score[part.k == 0])
+            verdict = "within the error" if idle else as_good(score, whole.score, whole.error)
             found.append(
                 Verdict("LoRA sections 1, 4.1", f"the top 2 directions of ΔW do as well as all: {name}", said, verdict)
             )

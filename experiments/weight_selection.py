@@ -60,16 +60,23 @@ def cells(config: Config) -> list[study.Row]:
     """One cell for each seed and set of matrices, with the highest rank within the budget.
 
     Raises:
-        ValueError: the budget does not pay for r = 1 of a set; says what that costs.
+        ValueError: the budget does not pay for r = 1 of a set, with what that costs; or the method has no rank.
     """
     setup = asdict(config.setup)
     drafts = study.resolved([{**setup, "targets": targets, "rank": 1, "seed": 0} for targets in config.targets])
     one, two = (costs([{**draft, "rank": rank} for draft in drafts]) for rank in (1, 2))
+    if any(two[targets] <= cost for targets, cost in one.items()):
+        raise ValueError(f"method: expected one with a rank to choose, as lora, got {config.setup.method}")
     budget = config.budget or costs([{**drafts[0], "targets": "query", "rank": 8}])["query"]
     if poor := [f"{one[targets]:,} for {targets}" for targets in one if one[targets] > budget]:
         raise ValueError(f"budget: expected at least what r = 1 costs ({', '.join(poor)}), got {budget:,}")
+    rank = {targets: highest(budget, cost, two[targets]) for targets, cost in one.items()}
+    try:
+        study.check([{**draft, "rank": rank[draft["targets"]]} for draft in drafts])
+    except ValueError as error:
+        raise ValueError(f"budget: {budget:,} is more than the matrices can hold ({error})") from None
     return [
-        {**setup, "budget": budget, "targets": targets, "rank": highest(budget, one[targets], two[targets]), "seed": seed}
+        {**setup, "budget": budget, "targets": targets, "rank": rank[targets], "seed": seed}
         for seed in config.seeds for targets in one
     ]  # fmt: skip
 
@@ -80,8 +87,8 @@ def costs(drafts: list[study.Row]) -> dict[str, int]:
 
 
 def highest(budget: int, one: int, two: int) -> int:
-    """The highest rank a budget pays for, from what r = 1 and r = 2 cost: all ranks cost the same more. 1 if r costs nothing."""
-    return 1 + (budget - one) // (two - one) if two > one else 1
+    """The highest rank a budget pays for, from what r = 1 and r = 2 cost: all ranks cost the same more."""
+    return 1 + (budget - one) // (two - one)
 
 
 def label(cell: study.Row) -> str:
@@ -215,14 +222,16 @@ def verdicts(rows: list[study.Row]) -> list[Verdict]:
 def figure(table: pd.DataFrame):
     """A bar for each set of matrices, ours and the paper's."""
     names = [IN_PAPER.get(name, name) for name in table.targets]
-    ours = f"{table.model.iloc[0]}, {table.data.iloc[0]} ({table.budget.iloc[0]:,} parameters)"
+    ours = f"{Path(table.model.iloc[0]).name}, {Path(table.data.iloc[0]).name} ({table.budget.iloc[0]:,} parameters)"
     series: Any = {ours: (names, table.score, table.error)}
     for data in DATASETS:
         series[f"paper: GPT-3 175B, {data}"] = names, table[f"paper {data}"], table[f"paper {data} std"]
     low = np.nanmin([list(y) for _, y, _ in series.values()])
+    base = max(0, 10 * math.floor(low / 10 - 0.5))
     return plots.bars_with_errors(
-        series, title="One budget, different matrices", xlabel="adapted attention matrices",
-        ylabel=f"{table.metric.iloc[0].partition('/')[2]}, %", ylim=(max(0, 10 * math.floor(low / 10 - 0.5)), 100),
+        series, title="One budget, different matrices" + (f" (bars start at {base})" if base else ""),
+        xlabel="adapted attention matrices",
+        ylabel=f"{table.metric.iloc[0].partition('/')[2]}, %", ylim=(base, 100),
     )  # fmt: skip
 
 

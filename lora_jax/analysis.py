@@ -129,6 +129,7 @@ def amplification(
 @jax.jit
 def effective_rank(s: Float[Array, "... r"]) -> Float[Array, "..."]:
     """exp of the entropy of s / sum(s): 1 for one singular value, r for r equal ones, NaN for none (Roy & Vetterli 2007)."""
+    s = _wide(s)
     return jnp.exp(jax.scipy.special.entr(s / s.sum(-1, keepdims=True)).sum(-1))
 
 
@@ -138,7 +139,7 @@ def energy(s: Float[Array, "... r"]) -> Float[Array, "... r"]:
 
     The best approximation of rank k is sqrt(1 - energy) away, relative to ||ΔW||_F (Eckart & Young 1936).
     """
-    captured = jnp.cumsum(s**2, -1)
+    captured = jnp.cumsum(_wide(s) ** 2, -1)
     return captured / captured[..., -1:]
 
 

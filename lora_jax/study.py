@@ -121,7 +121,10 @@ def plan(cells: Sequence[Row], missing: Sequence[Row], counts: Sequence[methods.
 
 
 def _make(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"--out: expected a folder that can be written, got {out} ({error.strerror})") from None
     if not os.access(out, os.W_OK):
         raise PermissionError(f"--out: expected a folder that can be written, got {out}")
 
@@ -173,7 +176,16 @@ def trained(out: Path, cells: Sequence[Row], label: Callable[[Row], str]) -> lis
         for cell in missing:
             if _train(cell, out, None, label(cell), shown, keep=True):
                 raise ValueError(f"{label(cell)} diverged: there is no model to analyse")
-    return [Trained(*learnt.load(_kept(out, cell), *trial.adapt(cell))) for cell in cells]
+    return [_load(out, cell) for cell in cells]
+
+
+def _load(out: Path, cell: Row) -> Trained:
+    model, row = learnt.load(_kept(out, cell), *trial.adapt(cell))
+    if results.key(row["config"]) != results.key(cell):
+        raise ValueError(
+            f"{_kept(out, cell)}: expected what its cell learnt, got another's; delete it to train it anew"
+        )
+    return Trained(model, row)
 
 
 def groups(rows: Iterable[Row], *, but: Sequence[str]) -> list[list[Row]]:

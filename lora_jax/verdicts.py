@@ -11,12 +11,13 @@ VALUES = {
     "equal": "as printed",
     "truncated": "as printed, if what follows the printed digits is cut off",
     "fitted": "as printed, by a setting that is not in the paper and was chosen for it",
-    "near": "within 10 %",
-    "unexplained": "none of these",
+    "near": "a rounded claim of the text, and within 10 % of it",
+    "unexplained": "not as printed; the section says what is known of the reason",
 }
 EFFECTS = {
     "seen": "as in the paper",
     "within the error": "no difference larger than its standard error",
+    "not known": "there is no standard error to hold the difference against",
     "not seen": "the other way round, or not there",
 }
 
@@ -36,7 +37,16 @@ class Verdict(NamedTuple):
 
 
 def effect(difference: float, error: float = 0.0) -> str:
-    """The verdict on a difference that is above 0 in the paper; `error` is its standard error (NaN: not known)."""
-    if abs(difference) <= (0.0 if math.isnan(error) else error):
+    """The verdict on a difference that is above 0 in the paper; `error` is its standard error, NaN if there is none."""
+    if math.isnan(error):
+        return "not known"
+    if abs(difference) <= error:
         return "within the error"
     return "seen" if difference > 0 else "not seen"
+
+
+def as_good(score: float, other: float, error: float) -> str:
+    """The verdict on the claim that one score is as good as another, to a standard error of their difference."""
+    if math.isnan(error):
+        return "not known"
+    return "seen" if score >= other - error else "not seen"

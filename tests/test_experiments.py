@@ -130,6 +130,24 @@ def test_a_bad_setting_is_found_before_anything_is_trained(flags, text, tmp_path
     assert not list(tmp_path.glob("*.jsonl"))
 
 
+@pytest.mark.parametrize(
+    ("name", "flags", "text"),
+    [
+        ("weight_selection", ["--method", "full"], "method: expected one with a rank to choose, as lora, got full"),
+        ("weight_selection", ["--budget", "10000000"], "budget: 10,000,000 is more than the matrices can hold"),
+        ("weight_selection", ["--budget", "10"], "budget: expected at least what r = 1 costs (64 for query"),
+        ("subspace_similarity", ["--targets", "query|pooler"], "matrices that every block has, got also pooler"),
+        ("amplification", ["--targets", "query|pooler"], "matrices that every block has, got also pooler"),
+        ("svd_truncation", ["--method", "full"], "method: expected lora"),
+    ],
+)
+def test_a_study_that_makes_no_sense_is_refused(name, flags, text, tmp_path):
+    with pytest.raises(ValueError) as error:
+        script(name).main(["--preset", "smoke", "--out", str(tmp_path), *flags])
+    assert text in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_mistyped_flag_or_preset_ends_with_what_was_meant(tmp_path, capsys):
     main = script("rank_sweep").main
     with pytest.raises(SystemExit, match="error: --preset: expected one of smoke, quick, full, paper, got 'quik'"):

@@ -58,6 +58,16 @@ class TestKept:
         with pytest.raises(ValueError, match="r=1 diverged: there is no model to analyse"):
             study.trained(tmp_path, [cell], label)
 
+    def test_what_another_cell_learnt_is_refused(self, tmp_path):
+        cells = study.resolved([CELL, {**CELL, "seed": 1}])
+        study.trained(tmp_path, cells, label)
+        one, other = (tmp_path / "adapters" / f"{results.key(cell)}.safetensors" for cell in cells)
+        other.write_bytes(one.read_bytes())
+        with pytest.raises(
+            ValueError, match=r"expected what its cell learnt, got another's; delete it to train it anew"
+        ):
+            study.trained(tmp_path, cells, label)
+
     def test_a_long_training_that_was_killed_goes_on(self, tmp_path, monkeypatch):
         (cell,) = study.resolved([CELL])
         real = trial.run
@@ -94,6 +104,13 @@ class TestErrors:
     def test_a_folder_that_cannot_be_written(self, tmp_path, monkeypatch):
         monkeypatch.setattr(study.os, "access", lambda *_: False)
         with pytest.raises(PermissionError, match=r"--out: expected a folder that can be written, got .*out"):
+            study.run("sweep", tmp_path / "out", [CELL], label, nothing)
+
+    def test_a_folder_that_is_a_file(self, tmp_path):
+        (tmp_path / "out").write_text("")
+        with pytest.raises(
+            OSError, match=r"--out: expected a folder that can be written, got .*out.* \(Not a directory\)"
+        ):
             study.run("sweep", tmp_path / "out", [CELL], label, nothing)
 
     def test_a_full_disk_while_drawing_says_that_the_rows_are_safe(self, tmp_path):

@@ -48,7 +48,7 @@ def test_biases_that_learn_too_are_paid_for():
     assert within.adapter <= 900 < above.adapter == within.adapter + 64
 
 
-@pytest.mark.parametrize(("budget", "one", "two", "rank"), [(8, 1, 2, 8), (9, 4, 8, 2), (4, 4, 8, 1), (9, 5, 5, 1)])
+@pytest.mark.parametrize(("budget", "one", "two", "rank"), [(8, 1, 2, 8), (9, 4, 8, 2), (4, 4, 8, 1)])
 def test_highest(budget, one, two, rank):
     assert script.highest(budget, one, two) == rank
 
