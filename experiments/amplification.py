@@ -241,14 +241,14 @@ count from 1; an effect is there if its test holds in more than half of the matr
 """
 
 
-def section(group: Sequence[study.Row]) -> str:
+def section(group: Sequence[study.Row], apart: str) -> str:
     """The tables of one group of rows: everything but rank and matrix alike."""
     config, table = group[0]["config"], table7(group)
     beside = pd.concat([table.query(f"layer == {middle(group[0])}"), published()], ignore_index=True)
     settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in ("rank", "matrix", "data_source"))
     smoke = "**A smoke run of a random model: its numbers mean nothing.**\n\n" if config["model"] == "tiny" else ""
     return (
-        f"## {config['model']}, {config['data']}\n\n{smoke}{beside_the_paper(group)}\nThe middle layer, and the paper's:\n\n"
+        f"## {config['model']}, {config['data']}{apart}\n\n{smoke}{beside_the_paper(group)}\nThe middle layer, and the paper's:\n\n"
         f"{results.markdown(beside, digits=3)}\n"
         f"<details><summary>Settings</summary>\n\n{settings}\n\nData: {config['data_source']}\n\n</details>\n"
     )
@@ -257,9 +257,10 @@ def section(group: Sequence[study.Row]) -> str:
 def render(rows: Sequence[study.Row], out: Path) -> list[Path]:
     """Draw out/amplification.md, .csv and .png from the rows alone."""
     groups = study.groups(rows, but=("rank", "matrix"))
-    text = "\n".join([HEADER, *map(section, groups), "![Figure 8 in kind](amplification.png)\n"])
-    names = ("model", "data", "seed")
+    said, names = study.apart(groups), ("model", "data", "seed")
+    text = "\n".join([HEADER, *map(section, groups, said), "![Figure 8 in kind](amplification.png)\n"])
     tables = [table7(group).assign(**{name: group[0]["config"][name] for name in names}) for group in groups]
+    tables = [table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)]
     return results.render(out / NAME, markdown=text, table=pd.concat([*tables, published()]), figure=figure(groups[0]))
 
 

@@ -19,7 +19,7 @@ from lora_jax import command, results, study, trial
 class Config:
     """Every flag has the value of the preset unless given."""
 
-    preset: Literal["smoke", "quick"] = "quick"
+    preset: Literal["smoke", "quick", "full"] = "quick"
     out: Path = Path("results")
     dry_run: bool = False
     alphas: tuple[float, ...] = (4.0, 16.0, 64.0)
@@ -29,7 +29,11 @@ class Config:
     setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
 
 
-PRESETS = {"smoke": Config("smoke", Path("results/smoke"), setup=trial.SMOKE), "quick": Config()}
+PRESETS = {
+    "smoke": Config("smoke", Path("results/smoke"), setup=trial.SMOKE),
+    "quick": Config(),
+    "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+}
 
 
 def cells(config: Config) -> list[study.Row]:

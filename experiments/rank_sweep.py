@@ -113,13 +113,15 @@ def render(rows: list[study.Row], out: Path) -> list[Path]:
     """Draw out/rank_sweep.md, .csv and .png from the rows alone: ours, and the paper's Table 6 beside it."""
     groups = study.groups(rows, but=("targets", "rank", "seed"))
     tables = [summary(group) for group in groups]
-    sections = [section(group, table) for group, table in zip(groups, tables, strict=True)]
+    said = study.apart(groups)
+    sections = [section(*each) for each in zip(groups, tables, said, strict=True)]
     published = "## The paper's Table 6 (GPT-3 175B)\n\n" + "\n".join(
         f"{data}, accuracy in %\n\n{results.markdown(wide(published_table(data), 'value'), digits=1)}"
         for data in DATASETS
     )
     markdown = "\n".join([HEADER, *sections, published])
-    return results.render(out / NAME, markdown=markdown, table=pd.concat(tables), figure=figure(groups[0], tables[0]))
+    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)])
+    return results.render(out / NAME, markdown=markdown, table=every, figure=figure(groups[0], tables[0]))
 
 
 SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
@@ -161,7 +163,7 @@ def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return spread.rename(columns=lambda rank: f"r = {rank}").rename_axis(columns=None).reset_index()
 
 
-def section(group: list[study.Row], table: pd.DataFrame) -> str:
+def section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
     """The tables of one group of rows: everything but targets, rank and seed alike."""
     config, metric = group[0]["config"], study.primary(group[0])
     split = metric.partition("/")[0]
@@ -177,7 +179,7 @@ def section(group: list[study.Row], table: pd.DataFrame) -> str:
     smoke = SMOKE if config["model"] == "tiny" else ""
     right = {name: "right" for name in shown.columns[1:]}
     return (
-        f"## {config['data']}, {config['model']}\n\n"
+        f"## {config['data']}, {config['model']}{apart}\n\n"
         f"{smoke}{metric} in %, {n:,} examples, seeds {seeds}{said}.\n\n"
         f"{results.markdown(shown, align=right)}\n"
         f"Learning parameters of the adapter (the head's {group[0]['parameters']['head']:,} apart):\n\n"

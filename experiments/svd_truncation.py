@@ -175,9 +175,11 @@ def render(rows: list[study.Row], out: Path) -> list[Path]:
     """Draw out/svd_truncation.md, .csv and .png from the rows alone."""
     groups = study.groups(rows, but=(*VARIED, "seed", "k"))
     tables = [summary(group) for group in groups]
-    sections = [section(group, table) for group, table in zip(groups, tables, strict=True)]
+    said = study.apart(groups)
+    sections = [section(*each) for each in zip(groups, tables, said, strict=True)]
     markdown = "\n".join([HEADER, *sections])
-    return results.render(out / NAME, markdown=markdown, table=pd.concat(tables), figure=figure(tables[0]))
+    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)])
+    return results.render(out / NAME, markdown=markdown, table=every, figure=figure(tables[0]))
 
 
 def summary(group: list[study.Row]) -> pd.DataFrame:
@@ -196,7 +198,7 @@ def summary(group: list[study.Row]) -> pd.DataFrame:
     return made.sort_values(["method", "series", "k"], ascending=[False, True, True], ignore_index=True)
 
 
-def section(group: list[study.Row], table: pd.DataFrame) -> str:
+def section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
     """A table for each training of one group of rows, with what it says."""
     config, metric = group[0]["config"], study.primary(group[0])
     n, seeds = group[0]["examples"][metric.partition("/")[0]], sorted({row["config"]["seed"] for row in group})
@@ -205,7 +207,7 @@ def section(group: list[study.Row], table: pd.DataFrame) -> str:
     hidden = (*VARIED, "seed", "k", "data_source")
     settings = ", ".join(f"{name} {value}" for name, value in config.items() if name not in hidden)
     return (
-        f"## {config['data']}, {config['model']}\n\n{SMOKE if config['model'] == 'tiny' else ''}"
+        f"## {config['data']}, {config['model']}{apart}\n\n{SMOKE if config['model'] == 'tiny' else ''}"
         f"{metric} in %, {n:,} examples, seeds {seeds}{ERRORS[table['error of'].iloc[0]]}. Parameters are those of the "
         f"rank-k factors. Relative error is ||ΔW - ΔW_k|| / ||ΔW|| over all matrices, energy the share of ||ΔW||² kept, mean "
         f"over matrices (Frobenius norms). The paper's claim, of GPT-3 trained at that rank: {claim} of 12,288 suffices.\n\n"

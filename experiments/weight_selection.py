@@ -114,9 +114,11 @@ def render(rows: list[study.Row], out: Path) -> list[Path]:
     """Draw out/weight_selection.md, .csv and .png from the rows alone: ours, and the paper's Table 5 beside it."""
     groups = study.groups(rows, but=("targets", "rank", "seed"))
     tables = [summary(group) for group in groups]
-    sections = [section(group, table) for group, table in zip(groups, tables, strict=True)]
+    said = study.apart(groups)
+    sections = [section(*each) for each in zip(groups, tables, said, strict=True)]
     markdown = "\n".join([HEADER, *sections])
-    return results.render(out / NAME, markdown=markdown, table=pd.concat(tables), figure=figure(tables[0]))
+    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)])
+    return results.render(out / NAME, markdown=markdown, table=every, figure=figure(tables[0]))
 
 
 def published(data: str) -> pd.DataFrame:
@@ -142,7 +144,7 @@ def summary(group: list[study.Row]) -> pd.DataFrame:
     return made.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
-def section(group: list[study.Row], table: pd.DataFrame) -> str:
+def section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
     """The table of one group of rows, what follows from it, and the settings."""
     config, metric = group[0]["config"], study.primary(group[0])
     n, seeds = group[0]["examples"][metric.partition("/")[0]], sorted({row["config"]["seed"] for row in group})
@@ -155,7 +157,7 @@ def section(group: list[study.Row], table: pd.DataFrame) -> str:
     settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in ("targets", "rank", "seed", "data_source"))
     right = {name: "right" for name in shown.columns[1:]}
     return (
-        f"## {config['data']}, {config['model']}, {config['budget']:,} parameters\n\n"
+        f"## {config['data']}, {config['model']}, {config['budget']:,} parameters{apart}\n\n"
         f"{SMOKE if config['model'] == 'tiny' else ''}"
         f"{metric} in %, {n:,} examples, seeds {seeds}{ERRORS[table['error of'].iloc[0]]}. "
         f"Learning parameters are the adapter's, the head's {group[0]['parameters']['head']:,} apart.\n\n"

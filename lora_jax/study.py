@@ -196,6 +196,26 @@ def groups(rows: Iterable[Row], *, but: Sequence[str]) -> list[list[Row]]:
     return [found[name] for name in sorted(found, key=lambda name: (-len(found[name]), name))]
 
 
+def apart(groups: Sequence[Sequence[Row]]) -> list[str]:
+    """What tells each group of rows from the others: `, learning_rate 0.01, rows 0`; nothing where there is but one.
+
+    Of settings that all rows of a group share, those in which groups differ; the heading has model and data already.
+    """
+    shared = [
+        {
+            name: value
+            for name, value in group[0]["config"].items()
+            if all(row["config"][name] == value for row in group)
+        }
+        for group in groups
+    ]
+    said = ("model", "data", "model_source", "data_source")
+    names = [
+        name for name in shared[0] if name not in said and any(each.get(name) != shared[0][name] for each in shared)
+    ]
+    return ["".join(f", {name} {each[name]}" for name in names if name in each) for each in shared]
+
+
 def primary(row: Row) -> str:
     """The metric to show: the task's first, on test if there is one, else on validation."""
     names = list(row["metrics"])

@@ -188,6 +188,24 @@ def test_groups_are_alike_in_all_but_the_named_settings():
     assert study.groups(rows, but=("seed",)) == [rows[1:], rows[:1]]
 
 
+def test_groups_are_told_apart_by_the_settings_in_which_they_differ():
+    rows = [
+        {"config": {"a": a, "b": 1, "rank": rank, "model": f"m{a}"}, "metrics": {}} for a in (1, 2) for rank in (1, 2)
+    ]
+    groups = study.groups(rows, but=("rank",))
+    assert sorted(study.apart(groups)) == [", a 1", ", a 2"]
+    assert study.apart(groups[:1]) == [""]
+
+
+def test_two_settings_in_one_folder_are_told_apart_where_they_are_drawn(tmp_path, capsys):
+    for rate in ("0.01", "0.02"):
+        flags = ["--learning-rate", rate, "--ranks", "1", "--targets", "query"]
+        script("rank_sweep").main(["--preset", "smoke", "--out", str(tmp_path), *flags])
+    text, table = (tmp_path / "rank_sweep.md").read_text(), (tmp_path / "rank_sweep.csv").read_text()
+    for rate in ("0.01", "0.02"):
+        assert f"## tiny, tiny, learning_rate {rate}\n" in text and f",learning_rate {rate}\n" in table
+
+
 def test_the_metric_to_show_is_of_the_test_split_if_there_is_one():
     assert study.primary({"metrics": {"validation/f1": 1.0, "test/f1": 0.5}}) == "test/f1"
     assert (
