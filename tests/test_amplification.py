@@ -1,8 +1,6 @@
 """Amplification: Table 7's numbers against numpy's SVD of what was kept, the paper's beside them, what is concluded."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,19 +8,7 @@ from safetensors.numpy import load_file
 
 from lora_jax import results, study, trial
 
-FOLDER = Path(__file__).resolve().parents[1] / "experiments"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-experiment = script("amplification")
+experiment = import_module("amplification")
 
 
 @pytest.fixture(scope="module")

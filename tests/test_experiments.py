@@ -1,12 +1,12 @@
 """Every experiment's smoke preset end to end; the rank sweep killed, resumed, shared, and given bad flags."""
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module as script
 from pathlib import Path
 
 import pytest
@@ -15,15 +15,6 @@ from lora_jax import results, study
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "report")
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(*arguments, **options):

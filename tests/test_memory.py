@@ -1,10 +1,8 @@
 """Memory: every term against jax's own list of what is kept, totals against the compiled step, GPT-3's against the paper."""
 
-import importlib.util
 import random
-import sys
 from functools import cache
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -21,7 +19,6 @@ from lora_jax.checkpoints import learnt
 from lora_jax.models import bert, gpt2
 from lora_jax.states import HALF, MIXED, PRECISIONS, compare, judged, section_4_2, states
 
-PATH = Path(__file__).resolve().parents[1] / "experiments" / "memory.py"
 ALL = "query,key,value,output,up,down"
 METHODS = {
     "full": methods.full(), "bitfit": methods.bitfit(), "query": methods.lora("query", 2),
@@ -182,12 +179,7 @@ class TestStates:
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PATH.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return import_module("memory")
 
 
 class TestScript:

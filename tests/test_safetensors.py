@@ -259,7 +259,7 @@ def test_tensors_their_shard_lacks_are_named(tmp_path):
         tensors(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["../x.safetensors", "/tmp/x.safetensors", "..", "a/../../x", "a\\x", ""])
+@pytest.mark.parametrize("file", ["../x.safetensors", "/x.safetensors", "..", "a/../../x", "a\\x", ""])
 def test_an_index_must_not_lead_elsewhere(tmp_path, file):
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": file}}))
     with pytest.raises(ValueError, match=r"expected plain file names beside the index, refused:\s+a in '"):

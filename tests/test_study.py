@@ -5,7 +5,6 @@ import io
 import math
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -122,7 +121,6 @@ class TestErrors:
         assert len(results.read(tmp_path / "sweep.jsonl")) == 1
 
     def test_peers_that_are_not_installed(self, monkeypatch):
-        sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
         import throughput
 
         monkeypatch.setitem(sys.modules, "torch", None)

@@ -1,8 +1,6 @@
 """Subspace similarity: phi against numpy's SVD of what was kept, the paper's maps, what is concluded from either."""
 
-import importlib.util
-import sys
-from pathlib import Path
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -10,20 +8,10 @@ from safetensors.numpy import load_file
 
 from lora_jax import results, study
 
-FOLDER = Path(__file__).resolve().parents[1] / "experiments"
 SUFFIXES = (".md", ".csv", ".png", "_layers.png", "_seeds.png", "_seeds_layers.png")
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-experiment = script("subspace_similarity")
+experiment = import_module("subspace_similarity")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +75,7 @@ def test_metrics_have_the_means_over_layers_and_what_is_expected_of_random_direc
 
 
 def test_the_trainings_are_those_of_the_rank_sweep():
-    sweep = script("rank_sweep")
+    sweep = import_module("rank_sweep")
     its = sweep.cells(sweep.replace(sweep.PRESETS["smoke"], ranks=(2, 4), seeds=(0, 1)))
     ours = experiment.comparisons(experiment.PRESETS["smoke"])
     keys = {results.key(cell) for row in ours for cell in (row["left"], row["right"])}

@@ -1,9 +1,7 @@
 """Truncation against numpy's float64, the rows' numbers by hand, and the smoke run's own training as the reference."""
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -15,12 +13,7 @@ import pytest
 from lora_jax import methods, results, study, tree
 from lora_jax.methods.extract import lora_from_delta
 
-PATH = Path(__file__).resolve().parents[1] / "experiments" / "svd_truncation.py"
-spec = importlib.util.spec_from_file_location("svd_truncation", PATH)
-assert spec and spec.loader
-script: Any = importlib.util.module_from_spec(spec)
-sys.modules["svd_truncation"] = script  # dataclasses look their module up
-spec.loader.exec_module(script)
+script: Any = import_module("svd_truncation")
 
 SMOKE = script.PRESETS["smoke"]
 

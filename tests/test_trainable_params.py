@@ -1,26 +1,17 @@
 """The published parameter counts: none is missing, each has the verdict one gets by hand, and each reason is needed."""
 
 import csv
-import importlib.util
-import sys
 from collections import Counter
-from pathlib import Path
+from importlib import import_module
 
 import pytest
 
 from lora_jax import accounting, paper, results
 
-PATH = Path(__file__).resolve().parents[1] / "experiments" / "trainable_params.py"
-
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PATH.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return import_module("trainable_params")
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,14 @@
 """The budget's ranks by hand, and what the table says of made-up scores."""
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import pytest
 
 from lora_jax import results, study
 
-PATH = Path(__file__).resolve().parents[1] / "experiments" / "weight_selection.py"
-spec = importlib.util.spec_from_file_location("weight_selection", PATH)
-assert spec and spec.loader
-script: Any = importlib.util.module_from_spec(spec)
-sys.modules["weight_selection"] = script  # dataclasses look their module up
-spec.loader.exec_module(script)
+script: Any = import_module("weight_selection")
 
 SMOKE = script.PRESETS["smoke"]
 
