@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from lora_jax import command, data, methods, models, paper, results, study, train, tree
+from lora_jax import command, data, methods, models, paper, parallel, results, study, train, tree
 from lora_jax.verdicts import Verdict, effect
 
 NAME = "throughput"
@@ -83,9 +83,12 @@ def ours(cell: study.Row) -> Runner:
     model = method.adapt(jax.random.key(0), model)
     static = train.static(train.Settings(compute=cell["compute"]))
     trainable, frozen = tree.split(model, methods.mask(model, method))
-    trainable, frozen = jax.tree.map(jnp.copy, trainable), train.in_dtype(frozen, cell["compute"])
-    state = train.optimizer(static).init(trainable)
-    batch, rate, key = random_batch(cell, model.config.vocabulary), jnp.float32(1e-3), jax.random.key(1)
+    mesh = parallel.mesh(cell["batch"])
+    trainable = parallel.copied(jax.tree.map(jnp.copy, trainable), mesh)
+    frozen = parallel.copied(train.in_dtype(frozen, cell["compute"]), mesh)
+    state = parallel.copied(train.optimizer(static).init(trainable), mesh)
+    batch = parallel.spread(random_batch(cell, model.config.vocabulary), mesh)
+    rate, key = parallel.copied((jnp.float32(1e-3), jax.random.key(1)), mesh)
     facts: dict[str, float] = {"optimizer": size(state), "checkpoint": size(trainable)}
     compiled = train.train_step.lower(trainable, state, frozen, batch, rate, key, static=static).compile()
     memory: Any = compiled.memory_analysis()

@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import tyro
 
-from lora_jax import wheels
+from lora_jax import parallel, wheels
 
 
 def script(main: Callable[[], None]) -> None:
     """Run an experiment's main: compiled programs are kept between runs, and an error is one message, not a trace."""
     jax.config.update("jax_compilation_cache_dir", str(wheels.cache() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    parallel.cores_as_devices()
     try:
         main()
     except (ValueError, OSError) as error:

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lora_jax import data, tree
+from lora_jax import data, parallel, tree
 from lora_jax.checkpoints import orbax
 from lora_jax.layers import fold
 
@@ -165,7 +165,8 @@ def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""]
     if static.accumulate == 1:
         value, gradients = jax.value_and_grad(total)(trainable, batch, key)
     else:
-        parts = jax.tree.map(lambda leaf: leaf.reshape(static.accumulate, -1, *leaf.shape[1:]), batch)
+        # Each micro-batch takes every so-manieth row, so that it is spread over the devices as the batch is.
+        parts = jax.tree.map(lambda leaf: leaf.reshape(-1, static.accumulate, *leaf.shape[1:]).swapaxes(0, 1), batch)
 
         def add(sums, numbered):
             index, part = numbered
@@ -195,9 +196,10 @@ def predict(
     model: Any, encoded: data.Encoded, *, size: int, widths: Sequence[int], pad: int, compute: str
 ) -> np.ndarray:
     """Logits [N, C] in the order of the examples."""
-    model = in_dtype(model, compute)
+    mesh = parallel.mesh(size)
+    model = parallel.copied(in_dtype(model, compute), mesh)
     pending = [
-        (batch.index, _logits(model, batch))
+        (batch.index, _logits(model, parallel.spread(batch, mesh)))
         for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
     ]
     index = np.concatenate([index for index, _ in pending])
@@ -238,10 +240,10 @@ def fit(
         Diverged: the loss is not finite; says step and learning rate.
     """
     check(settings)
-    fixed = static(settings)
+    fixed, mesh = static(settings), parallel.mesh(settings.batch // settings.accumulate)
     trainable, whole = tree.split(model, mask)
-    frozen = in_dtype(whole, settings.compute)  # once, not in every step
-    at = _restored(resume, _start(trainable, fixed))
+    frozen = parallel.copied(in_dtype(whole, settings.compute), mesh)  # once, not in every step
+    at = _restored(resume, _start(parallel.copied(trainable, mesh), fixed, mesh))
     losses, a_epoch = at.facts["losses"], math.ceil(len(encoded.lengths) / settings.batch)
     steps, root, saved = settings.epochs * a_epoch, jax.random.key(seed), time.monotonic()
     for epoch in range(len(losses) // a_epoch, settings.epochs):
@@ -252,7 +254,8 @@ def fit(
                 _save(resume, at)
                 saved = time.monotonic()
             now, key = jnp.float32(rate(settings, step, steps)), jax.random.fold_in(root, step)
-            trainable, state, value = train_step(at.trainable, at.optimizer, frozen, batch, now, key, static=fixed)
+            rows = parallel.spread(batch, mesh)
+            trainable, state, value = train_step(at.trainable, at.optimizer, frozen, rows, now, key, static=fixed)
             at = at._replace(trainable=trainable, optimizer=state)
             losses.append(value)
             at.facts["tokens"] += int(batch.length[batch.index >= 0].sum())
@@ -260,15 +263,16 @@ def fit(
             last = _finite(losses, step - 1, steps, settings) if step else math.nan
             report(Progress(epoch + 1, step + 1, steps, last, at.facts["tokens"]))
         _finite(losses, len(losses) - 1, steps, settings)
-        at = _chosen(at, epoch + 1, score(tree.merge(at.trainable, whole)) if score else None)
+        reached = tree.merge(parallel.gathered(at.trainable), whole)
+        at = _chosen(at, epoch + 1, score(reached) if score else None)
     done = {name: at.facts[name] for name in ("best_epoch", "validation", "tokens")}
-    return Fit(tree.merge(at.best, whole), losses=np.array(losses, np.float32), **done)
+    return Fit(tree.merge(parallel.gathered(at.best), whole), losses=np.array(losses, np.float32), **done)
 
 
-def _start(trainable: Any, static: Static) -> _State:
+def _start(trainable: Any, static: Static, mesh: Any) -> _State:
     facts = {"best_epoch": 0, "best_score": None, "validation": [], "tokens": 0, "losses": []}
     mine, best = (jax.tree.map(jnp.copy, trainable) for _ in range(2))  # the step donates it; the caller's stays whole
-    return _State(mine, optimizer(static).init(mine), best, facts)
+    return _State(mine, parallel.copied(optimizer(static).init(mine), mesh), best, facts)
 
 
 def _chosen(at: _State, epoch: int, metrics: dict[str, float] | None) -> _State:

@@ -12,6 +12,8 @@ import pytest
 from lora_jax import data, tree
 from lora_jax.models import bert
 
+jax.config.update("jax_num_cpu_devices", 2)  # every training of the tests is spread over two devices
+
 TINY = dict(
     layers=2, width=16, heads=2, ffn=32, vocabulary=50, positions=24, segments=2, epsilon=1e-6, activation="gelu", pad=1
 )
