@@ -1,9 +1,9 @@
-"""Where the bytes of training go, for every method: the memory claims of LoRA's abstract and section 4.2.
+"""Where the bytes of training go, for every method: the memory claims of LoRA's abstract and section 4.2, QLoRA's Figure 6.
 
 Hu et al. 2021 (arXiv 2106.09685v2). The parts of a training step by formula, and as XLA says of the compiled step, on models the
 library has; shapes suffice, nothing is loaded, fetched or run. And what training GPT-3 175B stores, 1.2 TB against 350 GB in the
-paper, which does not say in which precision, so in each. A formula's bytes compare with the paper's; the compiled steps are
-those of XLA's CPU backend. Quick compiles 36: 4 minutes on two busy cores.
+paper, which does not say in which precision, so in each; and a QLoRA step of LLaMA (Dettmers et al. 2023, arXiv 2305.14314v1).
+Formulas compare with the papers; the compiled steps are those of XLA's CPU backend. Quick compiles 36: 4 minutes, two busy cores.
 
     python experiments/memory.py
     python experiments/memory.py --preset full            # more ranks, longer rows
@@ -20,12 +20,12 @@ from typing import Any, Literal
 import jax
 import pandas as pd
 
-from lora_jax import accounting, command, memory, methods, models, results, study, train, tree
+from lora_jax import accounting, breakdown, command, memory, methods, models, results, study, train, tree
 from lora_jax.stacked_bars import Bar, Panel, stacked
 from lora_jax.states import MIXED, PRECISIONS, compare, section_4_2
 from lora_jax.verdicts import Verdict
 
-NAME = "memory"
+NAME, SECOND = "memory", "memory_llama.png"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ GPT3, TARGETS, RANK = "gpt3-175b", "query,value", 4  # section 4.2's example
 
 
 def cells(config: Config) -> list[study.Row]:
-    """One cell for each architecture and precision; then one for each step to compile.
+    """One cell for each architecture and precision, for each LLaMA of QLoRA's Figure 6, for each step to compile.
 
     Raises:
         ValueError: a list of the configuration is empty.
@@ -74,7 +74,7 @@ def cells(config: Config) -> list[study.Row]:
     return [
         {"architecture": name, "targets": TARGETS, "rank": RANK, "precision": precision}
         for name in accounting.ARCHITECTURES for precision in (PRECISIONS if name == GPT3 else [MIXED.name])
-    ] + [
+    ] + breakdown.CELLS + [
         {"model": model, "method": method, "targets": targets, "rank": rank, "compute": compute, "batch": config.batch,
          "length": length}
         for model in config.models for length in config.lengths for compute in config.computes
@@ -136,13 +136,15 @@ def label(cell: study.Row) -> str:
 
 
 def render(rows: list[study.Row], out: Path) -> list[Path]:
-    """Draw out/memory.md, .csv and .png from the rows alone."""
+    """Draw out/memory.md, .csv, .png and memory_llama.png from the rows alone."""
     steps: dict[tuple, list[study.Row]] = {}
     for row in sorted((row for row in rows if "model" in row["config"]), key=_place):
         steps.setdefault(_place(row)[:2], []).append(row)
     tables = [summary(group) for group in steps.values()]
     drawn = figure(next(iter(steps.values()))) if steps else None
-    markdown = "\n".join([HEADER, *map(section, tables), WHY, *published(rows)])
+    if (bars := breakdown.figure(rows)) is not None:
+        results.write(out / SECOND, results.png(bars))
+    markdown = "\n".join([HEADER, *map(section, tables), WHY, *published(rows), *breakdown.section(rows, SECOND)])
     return results.render(out / NAME, markdown=markdown, table=pd.concat([pd.DataFrame(), *tables]), figure=drawn)
 
 
@@ -181,10 +183,8 @@ WHY = """## What XLA does that the layers do not ask for
   on CPU in float32 though they be bfloat16.
 - The update has the gradient twice, as sum and as mean, since clipping reads all of it first: the fullest moment with few tokens.
 """
-PARTS = {
-    "weights": "weights", "optimizer": "optimiser", "gradients": "gradients", "early": "early",
-    "activations": "activations", "copies": "copies", "checkpoint": "checkpoint",
-}  # fmt: skip
+SHOWN = ("weights", "optimizer", "gradients", "early", "activations", "copies", "checkpoint")
+PARTS = {name: name.replace("optimizer", "optimiser") for name in SHOWN}
 
 
 def summary(group: list[study.Row]) -> pd.DataFrame:
@@ -233,9 +233,10 @@ def stored(rows: list[study.Row], by: str, **only: str) -> dict[str, Any]:
 
 
 def verdicts(rows: list[study.Row]) -> list[Verdict]:
-    """The paper's claims on GPT-3 175B."""
+    """The papers' claims on GPT-3 175B and LLaMA."""
     found = section_4_2(stored(rows, "precision", architecture=GPT3))
-    return [Verdict("LoRA section 4.2", f"{at.what}: {at.paper} ({at.claim})", at.ours, at.verdict) for at in found]
+    ours = [Verdict("LoRA section 4.2", f"{at.what}: {at.paper} ({at.claim})", at.ours, at.verdict) for at in found]
+    return ours + breakdown.verdicts(rows)
 
 
 def published(rows: list[study.Row]) -> list[str]:
@@ -286,7 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(steps)} steps to compile", flush=True)
     for cell in missing:
         began = time.monotonic()
-        metrics = step(cell) if cell in steps else compare(**cell)
+        formula = breakdown.step if "base" in cell else compare
+        metrics = step(cell) if cell in steps else formula(**cell)
         seconds = round(time.monotonic() - began, 3)
         results.record(path, {"config": cell, "metrics": metrics, "seconds": seconds, "provenance": provenance})
         if cell in steps:

@@ -8,20 +8,15 @@ the memory, a 10,000 times smaller checkpoint, for GPT-3 175B on V100s; on a sma
     python experiments/throughput.py --peer peft          # needs pip install -e '.[peers]'
 """
 
-import gc
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pandas as pd
 
-from lora_jax import command, data, methods, models, paper, parallel, results, study, train, tree
+from lora_jax import command, methods, models, paper, results, study, timing
 from lora_jax.verdicts import Verdict, effect
 
 NAME = "throughput"
@@ -69,57 +64,14 @@ def cells(config: Config) -> list[study.Row]:
     ]
 
 
-class Runner:
-    """One cell ready to run: `step()` does one training step and waits for it; `facts` are its sizes, in bytes."""
-
-    def __init__(self, step: Callable[[], None], facts: dict[str, float]):
-        self.step, self.facts = step, facts
-
-
-def ours(cell: study.Row) -> Runner:
+def ours(cell: study.Row) -> timing.Step:
     """The library's own training step, compiled for the cell."""
     model, _ = models.load(cell["model"])
     method = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"])
-    model = method.adapt(jax.random.key(0), model)
-    static = train.static(train.Settings(compute=cell["compute"]))
-    trainable, frozen = tree.split(model, methods.mask(model, method))
-    mesh = parallel.mesh(cell["batch"])
-    trainable = parallel.copied(jax.tree.map(jnp.copy, trainable), mesh)
-    frozen = parallel.copied(train.in_dtype(frozen, cell["compute"]), mesh)
-    state = parallel.copied(train.optimizer(static).init(trainable), mesh)
-    batch = parallel.spread(random_batch(cell, model.config.vocabulary), mesh)
-    rate, key = parallel.copied((jnp.float32(1e-3), jax.random.key(1)), mesh)
-    facts: dict[str, float] = {"optimizer": size(state), "checkpoint": size(trainable)}
-    compiled = train.train_step.lower(trainable, state, frozen, batch, rate, key, static=static).compile()
-    memory: Any = compiled.memory_analysis()
-    facts["peak"] = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    facts["peak"] -= memory.alias_size_in_bytes
-    now = [trainable, state]
-
-    def step():
-        *now[:], loss = compiled(*now, frozen, batch, rate, key)
-        loss.block_until_ready()
-
-    return Runner(step, facts)
+    return timing.training_step(model, method, batch=cell["batch"], length=cell["length"], compute=cell["compute"])
 
 
-def random_batch(cell: study.Row, vocabulary: int) -> data.Batch:
-    """Random tokens, all real."""
-    rows, shape = cell["batch"], (cell["batch"], cell["length"])
-    rng = np.random.default_rng(0)
-    return data.Batch(
-        tokens=rng.integers(5, vocabulary, shape, dtype=np.int32), segments=np.zeros(shape, np.int32),
-        length=np.full(rows, cell["length"], np.int32), label=np.arange(rows, dtype=np.int32) % 2,
-        weight=np.ones(rows, np.float32), index=np.arange(rows, dtype=np.int32),
-    )  # fmt: skip
-
-
-def size(of: Any) -> int:
-    """Bytes of all arrays."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(of))
-
-
-def peft(cell: study.Row) -> Runner:
+def peft(cell: study.Row) -> timing.Step:
     """The same step in torch + peft, on a random model of the same shape."""
     try:
         import torch
@@ -149,7 +101,7 @@ def peft(cell: study.Row) -> Runner:
         )
     learning = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-3)
-    batch = random_batch(cell, shape.vocabulary)
+    batch = timing.random_batch(cell["batch"], cell["length"], shape.vocabulary)
     tokens, labels = torch.tensor(batch.tokens).long(), torch.tensor(batch.label).long()
 
     def step():
@@ -161,7 +113,7 @@ def peft(cell: study.Row) -> Runner:
         optimizer.zero_grad(set_to_none=True)
 
     count = sum(parameter.numel() for parameter in learning)
-    return Runner(step, {"optimizer": 8 * count, "checkpoint": 4 * count})
+    return timing.Step(step, {"optimizer": 8 * count, "checkpoint": 4 * count})
 
 
 FRAMEWORKS = {"lora_jax": ours, "peft": peft}
@@ -169,21 +121,13 @@ FRAMEWORKS = {"lora_jax": ours, "peft": peft}
 
 def measure(cells: Sequence[study.Row]) -> list[study.Row]:
     """The rows of the cells. Their steps are interleaved, so that a machine that speeds up or slows down favours none."""
-    runners = [FRAMEWORKS[cell["framework"]](cell) for cell in cells]
-    seconds: list[list[float]] = [[] for _ in cells]
-    for _ in range(2 + cells[0]["steps"]):
-        for runner, taken in zip(runners, seconds, strict=True):
-            began = time.perf_counter()
-            runner.step()
-            taken.append(time.perf_counter() - began)
+    steps = [FRAMEWORKS[cell["framework"]](cell) for cell in cells]
     rows = []
-    for cell, runner, taken in zip(cells, runners, seconds, strict=True):
-        median = statistics.median(taken[2:])
+    for cell, step, taken in zip(cells, steps, timing.interleaved(steps, cells[0]["steps"]), strict=True):
+        median = statistics.median(taken)
         metrics = {"step/seconds": median, "step/tokens_per_second": cell["batch"] * cell["length"] / median}
-        metrics |= {f"memory/{name}_mb": value / 1e6 for name, value in runner.facts.items()}
+        metrics |= {f"memory/{name}_mb": value / 1e6 for name, value in step.facts.items()}
         rows.append({"config": cell, "metrics": metrics, "seconds": taken, "provenance": results.provenance()})
-    del runners
-    gc.collect()
     return rows
 
 

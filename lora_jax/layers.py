@@ -12,13 +12,34 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lora_jax.quant import Quantized
 
-def dense(x: Float[Array, "... i"], kernel: Float[Array, "i o"]) -> Float[Array, "... o"]:
-    """x @ kernel in the dtype of x. The factors are taken in the dtype of the kernel and summed in float32 or wider.
 
-    So a bfloat16 kernel makes a bfloat16 product of float32 activations, forward and backward.
+def dense(x: Float[Array, "... i"], kernel: Any) -> Float[Array, "... o"]:
+    """x @ kernel [i, o] in the dtype of x. The factors are taken in the dtype of the kernel and summed in float32 or wider.
+
+    So a bfloat16 kernel makes a bfloat16 product of float32 activations, forward and backward. A quantised kernel is
+    dequantised in either pass and gets no gradient.
     """
+    if isinstance(kernel, Quantized):
+        return _dequantizing(x, kernel)
     return x @ kernel if kernel.dtype == x.dtype else _mixed(x, kernel)
+
+
+@jax.custom_vjp
+def _dequantizing(x, kernel):
+    return dense(x, kernel.dequantize())
+
+
+def _dequantizing_forward(x, kernel):
+    return _dequantizing(x, kernel), kernel  # the bits alone are kept: the matrix is made anew for the backward pass
+
+
+def _dequantizing_backward(kernel, dy):
+    return dense(dy, kernel.T.dequantize()), None
+
+
+_dequantizing.defvjp(_dequantizing_forward, _dequantizing_backward)
 
 
 @jax.custom_vjp
@@ -76,7 +97,8 @@ class Embedding(nnx.Module):
         self.embedding = nnx.Param(embedding)
 
     def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
-        return self.embedding[...][tokens]
+        table = self.embedding.get_value()
+        return table.rows(tokens) if isinstance(table, Quantized) else table[tokens]
 
 
 class LayerNorm(nnx.Module):

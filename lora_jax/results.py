@@ -40,12 +40,16 @@ _LOCK_FILES: dict[tuple[int, Path], int] = {}  # (process, lock file) -> its one
 _CLAIMED: set[tuple[int, Path, int]] = set()
 
 
+_LATER = {"quantize": "none"}  # settings that came later, at what they were before: a row from then is still a cell's
+
+
 def key(config: Mapping[str, Any]) -> str:
     """The identity of a configuration: 16 hex digits, blind to the order of fields and to tuple against list.
 
     Raises ValueError that lists every value JSON cannot hold (NaN and infinity included).
     """
-    return hashlib.sha256(_json(config, "config").encode()).hexdigest()[:16]
+    said = {name: value for name, value in config.items() if name not in _LATER or value != _LATER[name]}
+    return hashlib.sha256(_json(said, "config").encode()).hexdigest()[:16]
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lora_jax import data, parallel, tree
+from lora_jax import data, parallel, quant, tree
 from lora_jax.checkpoints import orbax
 from lora_jax.layers import fold
 
@@ -126,6 +126,7 @@ def decayed(trainable: Any) -> Any:
 def in_dtype(model: Any, compute: str) -> Any:
     """The model with the kernels of its body in that dtype: products are taken in it, all else stays in float32.
 
+    A quantised kernel keeps its bits and is dequantised to that dtype.
     It is what torch calls autocast. Adapters, head and embeddings keep their own dtype, and so do leaves that are no arrays.
     """
 
@@ -133,7 +134,7 @@ def in_dtype(model: Any, compute: str) -> Any:
         body = re.search(r"^(?!head/).*(^|/)kernel(/|$)", tree.path_name(keys)) and leaf.dtype == jnp.float32
         return leaf.astype(compute) if body else leaf
 
-    return jax.tree_util.tree_map_with_path(cast, model)
+    return jax.tree_util.tree_map_with_path(cast, model, is_leaf=quant.is_quantized)
 
 
 def fast_dtype() -> str:

@@ -27,6 +27,14 @@ def _is_variable(node: Any) -> bool:
     return isinstance(node, nnx.Variable)  # nnx's box around a leaf: the leaf's path ends here
 
 
+def _is_whole(node: Any) -> bool:
+    return hasattr(node, "dequantize")  # a quantised value: one leaf, frozen or not as a whole
+
+
+def _is_leaf(node: Any) -> bool:
+    return _is_variable(node) or _is_whole(node)
+
+
 def _value(node: Any) -> Any:
     return node.get_value() if _is_variable(node) else node
 
@@ -38,7 +46,7 @@ def nodes(tree: Tree) -> dict[Path, Any]:
     def visit(keys, node):
         if keys and getattr(keys[-1], "name", None) != "_pytree__state":  # nnx's own bookkeeping
             found[path_name(keys)] = _value(node)
-        return _is_variable(node)
+        return _is_leaf(node)
 
     jax.tree_util.tree_flatten_with_path(tree, is_leaf=visit, is_leaf_takes_path=True)
     return found
@@ -46,7 +54,7 @@ def nodes(tree: Tree) -> dict[Path, Any]:
 
 def leaves(tree: Tree) -> dict[Path, Any]:
     """The leaves by path; a quantised value is one leaf, a hole left by `split` is none."""
-    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)[0]
+    pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_leaf)[0]
     return {path_name(keys): _value(leaf) for keys, leaf in pairs if jax.tree.leaves(leaf)}
 
 
@@ -105,9 +113,9 @@ def mask(tree: Tree, pattern: str) -> Tree:
 
     def match(keys, leaf):
         found = bool(re.search(pattern, path_name(keys)))
-        return jax.tree.map(lambda _: found, leaf)
+        return jax.tree.map(lambda _: found, leaf, is_leaf=_is_whole)
 
-    chosen = jax.tree_util.tree_map_with_path(match, tree, is_leaf=_is_variable)
+    chosen = jax.tree_util.tree_map_with_path(match, tree, is_leaf=_is_leaf)
     if not any(jax.tree.leaves(chosen)):
         raise ValueError(f"{pattern!r} matches no leaf; there are: {near(pattern, list(leaves(tree)))}")
     return chosen
@@ -116,8 +124,8 @@ def mask(tree: Tree, pattern: str) -> Tree:
 def split(tree: Tree, mask: Tree) -> tuple[Tree, Tree]:
     """(trainable, frozen): two trees of the same shape with `optax.MaskedNode()` in each other's places."""
     hole = optax.MaskedNode()
-    trainable = jax.tree.map(lambda leaf, learns: leaf if learns else hole, tree, mask)
-    frozen = jax.tree.map(lambda leaf, learns: hole if learns else leaf, tree, mask)
+    trainable = jax.tree.map(lambda leaf, learns: leaf if learns else hole, tree, mask, is_leaf=_is_whole)
+    frozen = jax.tree.map(lambda leaf, learns: hole if learns else leaf, tree, mask, is_leaf=_is_whole)
     return trainable, frozen
 
 
@@ -131,8 +139,8 @@ def merge(trainable: Tree, frozen: Tree) -> Tree:
 
 
 def count(tree: Tree) -> int:
-    """The number of parameters (array elements) in the tree."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    """The number of parameters (array elements; of a quantised value those it stands for) in the tree."""
+    return sum(math.prod(leaf.shape) for leaf in leaves(tree).values())
 
 
 def stack(trees: list[Tree]) -> Tree:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tyro
 
-from lora_jax import data, methods, metrics, models, provenance, results, train
+from lora_jax import data, methods, metrics, models, provenance, quant, results, train
 
 Row = dict[str, Any]
 Alias = tyro.conf.arg
@@ -66,6 +66,8 @@ class Setup:
     """Share of the wanted probability spread over all classes."""
     hidden_dropout: float = 0.0
     """Dropout of the pretrained model's own."""
+    quantize: Literal["none", "nf4", "nf4_double", "fp4", "fp4_double", "int4", "int4_affine", "int8"] = "none"
+    """Data type the frozen matrices are stored in (QLoRA)."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrix products are taken in; auto is bfloat16 where the machine has such products, else float32."""
 
@@ -85,20 +87,27 @@ class Bench(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _bench(model: str, data_name: str, glue_dir: str | None, rows: int, validation: int, max_length: int) -> Bench:
-    task = data.load(data_name, glue_dir=glue_dir)
-    network, tokenizer = models.load(model, labels=len(task.labels) or 1)
+def _encoded(model: str, name: str, glue_dir: str | None, rows: int, validation: int, max_length: int) -> tuple:
+    """(task, its splits encoded by the model's tokenizer)."""
+    task, tokenizer = data.load(name, glue_dir=glue_dir), models.tokenizer(model)
     wanted = {"train": rows, "validation": validation}
     splits = {name: data.subset(part, wanted[name]) if wanted.get(name) else part for name, part in task.splits.items()}
-    encoded = {name: data.encode(tokenizer, examples, max_length=max_length) for name, examples in splits.items()}
-    if max_length > (most := network.config.positions - network.config.offset):
-        raise ValueError(f"max_length: {model} has positions for {most} tokens, got {max_length}")
-    return Bench(network, task, encoded, data.widths(max_length), network.config.pad)
+    return task, {name: data.encode(tokenizer, examples, max_length=max_length) for name, examples in splits.items()}
+
+
+@lru_cache(maxsize=2)
+def _network(model: str, labels: int, quantize: str) -> Any:
+    return models.load(model, labels=labels, quantize=None if quantize == "none" else quantize)[0]
 
 
 def bench(cell: Mapping[str, Any]) -> Bench:
     """The cell's model and data; loaded once for all cells that have them in common."""
-    return _bench(*(cell[name] for name in ("model", "data", "glue_dir", "rows", "validation_rows", "max_length")))
+    names = ("model", "data", "glue_dir", "rows", "validation_rows", "max_length")
+    task, encoded = _encoded(*(cell[name] for name in names))
+    network = _network(cell["model"], len(task.labels) or 1, cell.get("quantize", "none"))
+    if cell["max_length"] > (most := network.config.positions - network.config.offset):
+        raise ValueError(f"max_length: {cell['model']} has positions for {most} tokens, got {cell['max_length']}")
+    return Bench(network, task, encoded, data.widths(cell["max_length"]), network.config.pad)
 
 
 def method(cell: Mapping[str, Any]) -> methods.Method:
@@ -125,9 +134,10 @@ def adapt(cell: Mapping[str, Any]) -> tuple[Any, Any]:
 def score(cell: Mapping[str, Any], model: Any, split: str) -> dict[str, float]:
     """The task's metrics of a model, adapted or not, on a split of the cell's data."""
     shared = bench(cell)
-    # Folded into the base, an adapter costs nothing, and all cells share one compiled forward pass.
+    # Folded into the base, an adapter costs nothing, and all cells share one compiled forward pass. But not into a quantised one.
+    model = model if quant.values(model) else methods.merge(model)
     how_wide = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"]}
-    logits = train.predict(methods.merge(model), shared.encoded[split], compute=cell["compute"], **how_wide)
+    logits = train.predict(model, shared.encoded[split], compute=cell["compute"], **how_wide)
     return metrics.score(shared.task.metrics, logits, shared.encoded[split].label)
 
 

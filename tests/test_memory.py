@@ -188,13 +188,14 @@ class TestScript:
         at = [(cell["method"], cell["targets"], cell["rank"]) for cell in cells if "model" in cell]
         assert at == [("full", "", 0), ("bitfit", "", 0), ("lora", "query,value", 8), ("lora", "query,key,value,output", 8),
                       ("lora", ALL, 8), ("lora", "query,value", 64)]  # fmt: skip
-        assert len(cells) - len(at) == len(PRECISIONS) + len(accounting.ARCHITECTURES) - 1
+        assert len(cells) - len(at) == len(PRECISIONS) + len(accounting.ARCHITECTURES) - 1 + 4  # of LLaMA
 
     def test_the_page_depends_on_the_rows_alone_and_not_on_their_order(self, script, tmp_path, monkeypatch):
         monkeypatch.setattr(memory, "compiled", lambda *_, **given: dict.fromkeys(("temporary", "total"), 100_000))
         script.main(["--preset", "smoke", "--out", str(tmp_path), "--lengths", "16", "8"])
         rows = results.read(tmp_path / "memory.jsonl")
-        drawn = {suffix: (tmp_path / f"memory{suffix}").read_bytes() for suffix in (".md", ".csv", ".png")}
+        suffixes = (".md", ".csv", ".png", "_llama.png")
+        drawn = {suffix: (tmp_path / f"memory{suffix}").read_bytes() for suffix in suffixes}
         random.Random(0).shuffle(rows)
         script.render(rows, tmp_path / "again")
         assert {suffix: (tmp_path / "again" / f"memory{suffix}").read_bytes() for suffix in drawn} == drawn

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from lora_jax import tree
+from lora_jax import quant, tree
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.models import zoo
 
@@ -126,9 +126,17 @@ def test_the_real_families_load_what_they_name(tmp_path):
     assert leaves["head/kernel"].shape == (8, 3)
 
 
+def test_a_quantised_model_is_the_model_quantised(folder, same):
+    plain, quantised = zoo.load(folder)[0], zoo.load(folder, quantize="nf4_double")[0]
+    assert quant.values(quantised).keys() == {"blocks/kernel"}
+    assert same(quantised, quant.quantized(plain, "nf4_double"))
+
+
 def test_errors_of_load(folder):
-    with pytest.raises(ValueError, match=r"expected quantize=None, got 'nf4'.*not available yet"):
-        zoo.load(folder, quantize="nf4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"quantize: expected one of nf4, .*nf4_double.*, got 'nf3'"):
+        zoo.load(folder, quantize="nf3")
+    with pytest.raises(ValueError, match=r"'kernels' matches no path; there are: .*blocks/kernel"):
+        zoo.load(folder, quantize=quant.Spec("nf4", paths="kernels"))
     with pytest.raises(ValueError, match=r"expected labels >= 1 \(1 for regression\), got 0"):
         zoo.load(folder, labels=0)
     set_config(folder, vocab_size=8)

@@ -88,13 +88,15 @@ def load(
     ignore: Iterable[str] = (),
     optional: Iterable[str] = (r"^head/",),
     dtype: DTypeLike | None = None,
-) -> dict[str, np.ndarray]:
+    convert: Callable[[str, Any], Any] = lambda path, numbers: numbers,
+) -> dict[str, Any]:
     """The checkpoint's numbers by our paths, per-layer tensors stacked on a leading axis; shapes as in `expected`.
 
     The first rule that matches a tensor's name decides. Names that no rule takes are left out if one of `ignore`
     matches them whole. A path in which one of `optional` is found may be absent from the file: it is then absent from
-    the result. Floating-point tensors are converted to `dtype` (None: kept as stored). From files, peak memory is the
-    result and one tensor.
+    the result. Floating-point tensors are converted to `dtype` (None: kept as stored), and each layer's share of a leaf is
+    then what `convert(path, numbers)` makes of it, an array or a tree of arrays. From files, peak memory is the result and one
+    tensor.
 
     Raises one ValueError that lists every missing, unexpected, doubly given or wrongly shaped tensor.
     """
@@ -104,7 +106,7 @@ def load(
     if any(problems.values()):
         listed = [f"\n{title} ({len(lines)}):{_lines(lines)}" for title, lines in problems.items() if lines]
         raise ValueError("the checkpoint does not fit the model:" + "".join(listed))
-    return {path: _fill(pieces, expected[path].shape, dtype) for path, pieces in plan.items()}
+    return {path: _fill(path, pieces, expected[path].shape, dtype, convert) for path, pieces in plan.items()}
 
 
 def _from_bytes(data: bytes) -> dict[str, Tensor]:
@@ -216,13 +218,24 @@ def _missing(plan: _Plan, expected: Mapping[str, Any], optional: tuple[str, ...]
     return missing
 
 
-def _fill(pieces: Mapping[int | None, _Piece], shape: tuple[int, ...], dtype: DTypeLike | None) -> np.ndarray:
+def _fill(path: str, pieces: Mapping[int | None, _Piece], shape: tuple[int, ...], dtype: Any, convert: Any) -> Any:
     stored = reduce(jnp.promote_types, (piece.tensor.dtype for piece in pieces.values()))
-    floating = jnp.issubdtype(stored, jnp.floating)
-    stacked = np.empty(shape, jnp.dtype(dtype) if dtype is not None and floating else stored)
+    wanted = jnp.dtype(dtype) if dtype is not None and jnp.issubdtype(stored, jnp.floating) else stored
+    stacked: Any = None
     for layer, piece in pieces.items():
         numbers = piece.tensor.read()
-        stacked[... if layer is None else layer] = (numbers.T if piece.transpose else numbers)[piece.columns]
+        numbers = numbers.T if piece.transpose else numbers
+        numbers = numbers if piece.columns is ... else numbers[piece.columns]
+        made = jax.tree.map(np.asarray, convert(path, numbers if numbers.dtype == wanted else numbers.astype(wanted)))
+        if layer is None:
+            return made
+        if stacked is None:
+            stacked = jax.tree.map(lambda part: np.empty((shape[0], *part.shape), part.dtype), made)
+        if jax.tree.structure(stacked) != jax.tree.structure(made):
+            raise ValueError(
+                f"{path}: expected every layer to be stored alike, but {piece.name} is not as those before"
+            )
+        jax.tree.map(lambda whole, part, at=layer: whole.__setitem__(at, part), stacked, made)
     return stacked
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Key
 
-from lora_jax import tree
+from lora_jax import quant, tree
 
 HEAD = r"^head/"  # the task's own head: it always learns, and is counted apart
 
@@ -37,10 +37,14 @@ def mask(model: Any, method: Method, *, head: bool = True) -> Any:
     """The boolean tree of what learns: the method's leaves and the head's, or without `head` the method's outside it.
 
     Raises:
-        ValueError: the model has no leaf of the method's, as it has not been adapted; names the leaves there are.
+        ValueError: the model has no leaf of the method's, as it has not been adapted; names the leaves there are. Or what
+            would learn is quantised.
     """
     tree.mask(model, method.trainable)  # a head alone would hide that the method has nothing to learn
-    return tree.mask(model, f"{method.trainable}|{HEAD}" if head else rf"^(?!{HEAD}).*(?:{method.trainable})")
+    made = tree.mask(model, f"{method.trainable}|{HEAD}" if head else rf"^(?!{HEAD}).*(?:{method.trainable})")
+    if stuck := list(quant.values(tree.split(model, made)[0])):
+        raise ValueError(f"{method.name}: expected to train floating-point weights, got quantised ones: {stuck[0]}, …")
+    return made
 
 
 def counts(model: Any, method: Method) -> Counts:
@@ -61,12 +65,46 @@ def adapters(model: Any) -> dict[str, Any]:
     return {path: node for path, node in tree.nodes(model).items() if hasattr(node, "merged")}
 
 
-def merge(model: Any) -> Any:
+MERGES = ("dequantized", "original", "requantized")
+
+
+def merge(model: Any, *, into: str = "dequantized", original: Any = None) -> Any:
     """The model with every adapter folded into the kernel it adapts: the same function at the base's own cost.
 
     Adapters are not lost: models never change, so the unmerged one is the value passed in.
+
+    Args:
+        into: where an adapter goes whose base is quantised. "dequantized": into the array the base stands for, the same function
+            still. "requantized": that, quantised again as the base was; what rounding takes away of the adapter is lost.
+            "original": into the weights of `original`, which the adapter has not been trained on.
+        original: the model before it was quantised, with no adapters. All that is quantised in `model` is taken from it.
+
+    Raises:
+        ValueError: `into` is none of these, or `original` is missing, or lacks a weight that is quantised here.
     """
-    return tree.replace(model, {path: layer.merged() for path, layer in adapters(model).items()})
+    if into not in MERGES:
+        raise ValueError(f"into: expected one of {', '.join(MERGES)}, got {into!r}")
+    if (original is not None) != (into == "original"):
+        raise ValueError(f"original: expected with into='original' and only there, got {into!r}")
+    if into == "original":
+        model = _exchanged(model, tree.leaves(original))
+    return tree.replace(model, {path: _merged(layer, into) for path, layer in adapters(model).items()})
+
+
+def _merged(layer: Any, into: str) -> Any:
+    merged, stored = quant.dequantized(layer).merged(), quant.values(layer.base)
+    again = {path: value.like(tree.leaves(merged)[path]) for path, value in stored.items()}
+    return tree.replace(merged, again) if into == "requantized" else merged
+
+
+def _exchanged(model: Any, originals: dict[str, Any]) -> Any:
+    """The model with the original in place of each quantised value."""
+    plain = {path: re.sub(r"(^|/)base/", r"\1", path) for path in quant.values(model)}
+    if absent := [path for path in plain.values() if path not in originals]:
+        raise ValueError(
+            f"original: expected the model before it was quantised, without adapters; no {absent[0]} in it"
+        )
+    return tree.replace(model, {path: originals[name] for path, name in plain.items()})
 
 
 def unload(model: Any) -> Any:

@@ -47,7 +47,7 @@ class LoRA(nnx.Module):
     def merged(self) -> Any:
         """The base layer with delta added to its matrix."""
         name = "kernel" if hasattr(self.base, "kernel") else "embedding"
-        old = getattr(self.base, name)[...]
+        old = getattr(self.base, name).get_value()
         return base.tree.replace(self.base, {name: (old + self.delta()).astype(old.dtype)})
 
     def parameters(self) -> int:

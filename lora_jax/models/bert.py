@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lora_jax import quant
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, attention, dropout, fold
 
@@ -162,8 +163,10 @@ class Encoder(nnx.Module):
             return block(x, mask, rate=rate, key=fold(key, 1 + index)), None
 
         most, last = jax.tree.map(lambda leaf: leaf[:-1], self.blocks), jax.tree.map(lambda leaf: leaf[-1], self.blocks)
-        # Unrolled, a step takes 0.9 of the time: a loop's residuals are zeroed, written and read back as stacks of layers.
-        x, _ = jax.lax.scan(block, x, (jnp.arange(self.config.layers - 1), most), unroll=self.config.layers <= UNROLL)
+        # Unrolled, a step takes 0.9 of the time: a loop's residuals are zeroed, written and read back as stacks of layers. But
+        # XLA would keep every matrix it dequantises for the forward pass until the backward pass; of a loop it keeps one layer's.
+        straight = self.config.layers <= UNROLL and not quant.values(self.blocks)
+        x, _ = jax.lax.scan(block, x, (jnp.arange(self.config.layers - 1), most), unroll=straight)
         return last(x, mask, queries=queries, rate=rate, key=fold(key, self.config.layers))
 
     def __call__(self, tokens, segments=None, length=None, *, rate=0.0, key=None) -> Float[Array, "B C"]:

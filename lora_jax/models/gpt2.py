@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from lora_jax import quant
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dense, dropout, fold
 from lora_jax.models.bert import MLP, UNROLL, Attention
@@ -129,13 +130,16 @@ class Decoder(nnx.Module):
             return block(x, mask, rate=rate, key=fold(key, 1 + index)), None
 
         n = self.config.layers
-        return self.norm(jax.lax.scan(block, x, (jnp.arange(n), self.blocks), unroll=n <= UNROLL)[0])
+        straight = n <= UNROLL and not quant.values(self.blocks)  # bert.Encoder.hidden says why
+        return self.norm(jax.lax.scan(block, x, (jnp.arange(n), self.blocks), unroll=straight)[0])
 
     def __call__(self, tokens, length=None, *, rate=0.0, key=None) -> Float[Array, "B T V"]:
         """Logits of the token that follows each one, in float32."""
         x, layer = self.hidden(tokens, length, rate=rate, key=key), self.embed.tokens
         # The head is tied to what an adapter makes of the table, as it is once merged: an adapted layer is asked for its rows.
-        table = layer.embedding[...] if hasattr(layer, "embedding") else layer(jnp.arange(self.config.vocabulary))
+        table = (
+            layer.embedding.get_value() if hasattr(layer, "embedding") else layer(jnp.arange(self.config.vocabulary))
+        )
         return dense(x, table.T).astype(jnp.float32)
 
 

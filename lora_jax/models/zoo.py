@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from tokenizers import AddedToken, BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
 from tokenizers.processors import RobertaProcessing
 
-from lora_jax import tree, wheels
-from lora_jax.checkpoints import safetensors
+from lora_jax import quant, tree, wheels
+from lora_jax.checkpoints import bitsandbytes, safetensors
 from lora_jax.models import bert, tiny
 
 FAMILIES = {"bert": bert, "roberta": bert}
@@ -101,23 +101,25 @@ def load(
     labels: int = 2,
     key: jax.Array | None = None,
     dtype: str = "float32",
-    quantize: None = None,
+    quantize: str | quant.Spec | None = None,
     revision: str | None = None,
 ) -> tuple[Any, Tokenizer]:
     """A pretrained model with a classification head, and its tokenizer.
 
     `labels` is the number of classes, 1 for regression. All leaves are stored in `dtype`. Leaves of the head that the
-    checkpoint lacks are drawn from `key` (default: seed 0); nothing else is ever initialised at random.
+    checkpoint lacks are drawn from `key` (default: seed 0); nothing else is ever initialised at random. With `quantize`, a
+    name in `quant.SPECS` or a Spec, the blocks' matrices are quantised one by one as they are read; matrices that a
+    checkpoint has in bitsandbytes' 4 bits stay as they are.
 
     Raises ValueError for an architecture that is not in `FAMILIES`, for a checkpoint or a tokenizer that does not fit
     the model, and what `files` raises.
     """
-    if quantize is not None:
-        raise ValueError(f"expected quantize=None, got {quantize!r}: quantised base models are not available yet")
+    how = None if quantize is None else quant.spec(quantize)
     if labels < 1:
         raise ValueError(f"expected labels >= 1 (1 for regression), got {labels}")
     if name_or_path == "tiny":
-        return tiny.load(labels=labels, key=key)
+        model, tokenizer = tiny.load(labels=labels, key=key)
+        return (quant.quantized(model, how) if how else model), tokenizer
     found = files(name_or_path, revision=revision)
     settings, tokenizer = found.config(), found.tokenizer()
     if settings.get("model_type") not in FAMILIES:
@@ -129,12 +131,22 @@ def load(
     init = partial(family.init, config=config, labels=labels)
     key = jax.random.key(0) if key is None else key
     abstract = jax.eval_shape(init, key)
+    if how:
+        tree.find(abstract, how.paths)  # a pattern that matches nothing is an error before anything is read
     arrays = safetensors.load(
-        found.tensors(), family.rules(config), tree.leaves(abstract), ignore=family.IGNORE, dtype=dtype
-    )
-    pretrained = {path: jnp.asarray(array) for path, array in arrays.items()}
+        bitsandbytes.collected(found.tensors()), family.rules(config), tree.leaves(abstract),
+        ignore=family.IGNORE, dtype=dtype, convert=how or (lambda path, numbers: numbers),
+    )  # fmt: skip
+    pretrained = {path: jax.tree.map(jnp.asarray, arrays.pop(path)) for path in list(arrays)}
     absent = [path for path in tree.leaves(abstract) if path not in pretrained]
     return tree.replace(abstract, pretrained | _initial(init, key, absent, dtype)), tokenizer
+
+
+def tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> Tokenizer:
+    """A model's tokenizer without the model. Raises what `load` raises of it."""
+    if name_or_path == "tiny":
+        return tiny.load(labels=1, key=None)[1]
+    return files(name_or_path, revision=revision).tokenizer()
 
 
 def _initial(init: Callable[[jax.Array], Any], key: jax.Array, paths: list[str], dtype: str) -> dict[str, jax.Array]:
