@@ -20,7 +20,7 @@ from typing import Any, Literal
 import jax
 import pandas as pd
 
-from lora_jax import accounting, breakdown, command, memory, methods, models, results, study, train, tree
+from lora_jax import accounting, breakdown, command, memory, methods, models, precision, results, study, tree
 from lora_jax.stacked_bars import Bar, Panel, stacked
 from lora_jax.states import MIXED, PRECISIONS, compare, section_4_2
 from lora_jax.verdicts import Verdict
@@ -104,7 +104,7 @@ def split(cell: study.Row) -> tuple[Any, Any]:
         raise ValueError(f"expected at least 1 row of 1 to {most} tokens, {cell['model']}'s positions; got {got}")
     model = jax.eval_shape(method.adapt, jax.random.key(0), plain)
     trainable, frozen = tree.split(model, methods.mask(model, method))
-    return trainable, jax.eval_shape(lambda leaves: train.in_dtype(leaves, cell["compute"]), frozen)
+    return trainable, jax.eval_shape(lambda leaves: precision.in_dtype(leaves, cell["compute"]), frozen)
 
 
 def check(cells: Sequence[study.Row]) -> None:

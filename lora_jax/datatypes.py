@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import save
 
-from lora_jax import paper, quant, train, tree
+from lora_jax import paper, precision, quant, tree
 
 
 class Type(NamedTuple):
@@ -22,7 +22,7 @@ class Type(NamedTuple):
     @property
     def dtype(self) -> str:
         """What products are taken in on this machine."""
-        return train.fast_dtype() if self.compute == "auto" else self.compute
+        return precision.fast_dtype() if self.compute == "auto" else self.compute
 
 
 TYPES = {
@@ -40,7 +40,7 @@ def stored(model: Any, name: str, block: int | None = None) -> Any:
     """The model with the matrices of its blocks in a data type."""
     how = TYPES[name].quantize
     if how == "none":
-        return train.in_dtype(model, TYPES[name].compute)
+        return precision.in_dtype(model, TYPES[name].compute)
     return quant.quantized(model, quant.SPECS[how]._replace(block=block))
 
 

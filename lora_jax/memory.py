@@ -68,7 +68,7 @@ def predict(trainable: Any, frozen: Any, *, batch: int, length: int, compute: st
     """Memory of one step on `batch` rows of `length` tokens, without dropout or micro-batches, on CPU.
 
     Args:
-        trainable, frozen: what `tree.split` gives of an encoder, arrays or shapes; `frozen` as `train.in_dtype` has it.
+        trainable, frozen: what `tree.split` gives of an encoder, arrays or shapes; `frozen` as `precision.in_dtype` has it.
         compute: dtype of the products.
 
     Raises:

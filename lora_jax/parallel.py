@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+HOST = "pinned_host"  # jax's name for host memory that a device reads directly
 MOST_CORES = 4  # each core that is a device holds a copy of the model, and has fewer rows than products need to be fast
 
 
@@ -21,6 +22,11 @@ def cores_as_devices() -> None:
         jax.config.update("jax_num_cpu_devices", min(MOST_CORES, cores))
 
 
+def memories() -> list[str]:
+    """The kinds of memory this backend can keep arrays in, by jax's names."""
+    return [memory.kind for memory in jax.local_devices()[0].addressable_memories()]
+
+
 def mesh(rows: int) -> Mesh:
     """As many of this process's devices as share that many rows evenly."""
     devices = jax.local_devices()
@@ -28,9 +34,10 @@ def mesh(rows: int) -> Mesh:
     return jax.make_mesh((count,), ("rows",), axis_types=(AxisType.Auto,), devices=devices[:count])
 
 
-def copied(tree: Any, mesh: Mesh) -> Any:
-    """The tree with every leaf on all devices."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+def copied(tree: Any, mesh: Mesh, *, host: bool = False) -> Any:
+    """The tree with every leaf on all devices, or with `host` in the host's memory for each of them."""
+    kind = {"memory_kind": HOST} if host else {}
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(), **kind))
 
 
 def spread(batch: Any, mesh: Mesh) -> Any:

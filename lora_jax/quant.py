@@ -352,7 +352,11 @@ def bits_per_parameter(of: Any) -> float:
 def arrays(value: Quantized) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays of a quantised value by name, and the rest of it in JSON's terms: all that a file has to hold."""
     names = ("kind", "block", "stored", "transposed")
-    return tree.leaves(value), {name: getattr(value, name) for name in names} | {"dtype": value.dtype.name}
+    return _parts(value), {name: getattr(value, name) for name in names} | {"dtype": value.dtype.name}
+
+
+def _parts(value: Quantized) -> dict[str, Any]:
+    return {tree.path_name(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(value)}
 
 
 def of_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
@@ -372,7 +376,7 @@ def of_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
         raise ValueError(
             f"expected kind, block, stored, transposed and dtype of a quantised matrix, got {given}"
         ) from None
-    wanted = tree.leaves(like)
+    wanted = _parts(like)
     expected, got = ({name: f"{leaf.dtype} {leaf.shape}" for name, leaf in of.items()} for of in (wanted, arrays))
     if wrong := [name for name in expected | got if expected.get(name) != got.get(name)]:
         each = (f"{name} expected {expected.get(name, 'none')}, got {got.get(name, 'none')}" for name in wrong)

@@ -40,7 +40,10 @@ _LOCK_FILES: dict[tuple[int, Path], int] = {}  # (process, lock file) -> its one
 _CLAIMED: set[tuple[int, Path, int]] = set()
 
 
-_LATER = {"quantize": "none"}  # settings that came later, at what they were before: a row from then is still a cell's
+_LATER = {
+    "quantize": "none",
+    "offload": False,
+}  # settings that came later, at what they were before: a row from then is still a cell's
 
 
 def key(config: Mapping[str, Any]) -> str:

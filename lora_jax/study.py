@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lora_jax import data, estimate, methods, models, results, train, trial
+from lora_jax import data, estimate, methods, models, precision, results, train, trial
 from lora_jax.checkpoints import learnt
 from lora_jax.progress import Display, clock, display
 from lora_jax.trial import Row
@@ -25,7 +25,7 @@ def resolved(cells: Iterable[Row]) -> list[Row]:
     Raises:
         ValueError: what is wrong with the settings, all that can be known before model and data are loaded.
     """
-    fast = train.fast_dtype()
+    fast = precision.fast_dtype()
     cells = [{**cell, "compute": fast if cell["compute"] == "auto" else cell["compute"]} for cell in cells]
     precheck(cells)
     sources = {name: models.source(name) for name in {cell["model"] for cell in cells}}  # once: it may ask a hub
@@ -171,7 +171,7 @@ def trained(out: Path, cells: Sequence[Row], label: Callable[[Row], str]) -> lis
     """
     check(cells)
     _make(out / "adapters")
-    missing = [cell for cell in cells if not _kept(out, cell).exists()]
+    missing = list({_kept(out, cell): cell for cell in cells if not _kept(out, cell).exists()}.values())
     with display(len(missing)) as shown:
         for cell in missing:
             if _train(cell, out, None, label(cell), shown, keep=True):

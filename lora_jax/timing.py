@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax import data, methods, parallel, train, tree
+from lora_jax import data, methods, parallel, precision, train, tree
 
 
 class Step(NamedTuple):
@@ -26,7 +26,7 @@ def training_step(model: Any, method: methods.Method, *, batch: int, length: int
     model = method.adapt(jax.random.key(0), model)
     static, mesh = train.static(train.Settings(compute=compute)), parallel.mesh(batch)
     trainable, frozen = tree.split(model, methods.mask(model, method))
-    frozen = parallel.copied(train.in_dtype(frozen, compute), mesh)
+    frozen = parallel.copied(precision.in_dtype(frozen, compute), mesh)
     state = train.optimizer(static).init(trainable)
     now = list(parallel.copied((jax.tree.map(jnp.copy, trainable), state), mesh))
     rows = parallel.spread(random_batch(batch, length, model.config.vocabulary), mesh)

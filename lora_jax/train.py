@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lora_jax import data, parallel, quant, tree
+from lora_jax import data, parallel, precision, tree
 from lora_jax.checkpoints import orbax
 from lora_jax.layers import fold
 
@@ -36,7 +36,8 @@ class Settings(NamedTuple):
     clip: float = 1.0  # global norm of the trainable gradient; 0 for none
     label_smoothing: float = 0.0
     hidden_dropout: float = 0.0  # of the pretrained model's own dropout places
-    compute: str = "float32"  # or "bfloat16": see `in_dtype`
+    compute: str = "float32"  # or "bfloat16": see `precision.in_dtype`
+    offload: bool = False  # Adam's moments wait in host memory: what QLoRA's paged optimiser is for
 
 
 class Static(NamedTuple):
@@ -48,6 +49,7 @@ class Static(NamedTuple):
     label_smoothing: float
     hidden_dropout: float
     compute: str
+    offload: bool = False
 
 
 class Progress(NamedTuple):
@@ -90,6 +92,11 @@ def check(settings: Settings) -> None:
         "label_smoothing": (0 <= settings.label_smoothing < 1, "in [0, 1)"),
         "hidden_dropout": (0 <= settings.hidden_dropout < 1, "in [0, 1)"),
         "compute": (settings.compute in ("float32", "bfloat16"), "float32 or bfloat16"),
+        "offload": (
+            not settings.offload or parallel.HOST in parallel.memories(),
+            f"a backend that can also keep arrays in {parallel.HOST} memory, as GPUs and TPUs can (this one: "
+            f"{', '.join(parallel.memories())})",
+        ),
     }
     wrong = {name: expected for name, (holds, expected) in bounds.items() if not holds}
     if wrong:
@@ -123,29 +130,6 @@ def decayed(trainable: Any) -> Any:
     return jax.tree_util.tree_map_with_path(matrix, trainable)
 
 
-def in_dtype(model: Any, compute: str) -> Any:
-    """The model with the kernels of its body in that dtype: products are taken in it, all else stays in float32.
-
-    A quantised kernel keeps its bits and is dequantised to that dtype.
-    It is what torch calls autocast. Adapters, head and embeddings keep their own dtype, and so do leaves that are no arrays.
-    """
-
-    def cast(keys, leaf):
-        body = re.search(r"^(?!head/).*(^|/)kernel(/|$)", tree.path_name(keys)) and leaf.dtype == jnp.float32
-        return leaf.astype(compute) if body else leaf
-
-    return jax.tree_util.tree_map_with_path(cast, model, is_leaf=quant.is_quantized)
-
-
-def fast_dtype() -> str:
-    """The dtype of the fastest matrix products that train as well: bfloat16 on accelerators and on processors with such
-    products (Linux says which), else float32, to which bfloat16 would be converted there."""
-    if jax.default_backend() != "cpu":
-        return "bfloat16"
-    known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", known) else "float32"
-
-
 def loss(logits: Float[Array, "B C"], label: Array, smoothing: float) -> Float[Array, " B"]:
     """Each row's loss: squared error for one output, cross-entropy with smoothed labels for more."""
     if logits.shape[-1] == 1:
@@ -160,7 +144,7 @@ def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""]
     def total(trainable, part, key):
         model = tree.merge(trainable, frozen)
         random = {"rate": static.hidden_dropout, "key": key}
-        logits = in_dtype(model, static.compute)(part.tokens, part.segments, part.length, **random)
+        logits = precision.in_dtype(model, static.compute)(part.tokens, part.segments, part.length, **random)
         return jnp.sum(loss(logits, part.label, static.label_smoothing) * part.weight)
 
     if static.accumulate == 1:
@@ -183,7 +167,11 @@ def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""]
 def train_step(trainable, state, frozen, batch: data.Batch, rate: Array, key: Key[Array, ""], *, static: Static):
     """One update: (trainable, optimiser state, loss)."""
     value, gradients = gradient(trainable, frozen, batch, key, static)
+    if static.offload:  # the moments come for the update, when the activations are gone, and so add nothing to the peak
+        state = jax.device_put(state, jax.memory.Space.Device)
     updates, state = optimizer(static).update(gradients, state, trainable)
+    if static.offload:
+        state = jax.device_put(state, jax.memory.Space.Host)
     trainable = optax.apply_updates(trainable, jax.tree.map(lambda update: -rate * update, updates))
     return trainable, state, value
 
@@ -198,7 +186,7 @@ def predict(
 ) -> np.ndarray:
     """Logits [N, C] in the order of the examples."""
     mesh = parallel.mesh(size)
-    model = parallel.copied(in_dtype(model, compute), mesh)
+    model = parallel.copied(precision.in_dtype(model, compute), mesh)
     pending = [
         (batch.index, _logits(model, parallel.spread(batch, mesh)))
         for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
@@ -243,7 +231,7 @@ def fit(
     check(settings)
     fixed, mesh = static(settings), parallel.mesh(settings.batch // settings.accumulate)
     trainable, whole = tree.split(model, mask)
-    frozen = parallel.copied(in_dtype(whole, settings.compute), mesh)  # once, not in every step
+    frozen = parallel.copied(precision.in_dtype(whole, settings.compute), mesh)  # once, not in every step
     at = _restored(resume, _start(parallel.copied(trainable, mesh), fixed, mesh))
     losses, a_epoch = at.facts["losses"], math.ceil(len(encoded.lengths) / settings.batch)
     steps, root, saved = settings.epochs * a_epoch, jax.random.key(seed), time.monotonic()
@@ -273,7 +261,8 @@ def fit(
 def _start(trainable: Any, static: Static, mesh: Any) -> _State:
     facts = {"best_epoch": 0, "best_score": None, "validation": [], "tokens": 0, "losses": []}
     mine, best = (jax.tree.map(jnp.copy, trainable) for _ in range(2))  # the step donates it; the caller's stays whole
-    return _State(mine, parallel.copied(optimizer(static).init(mine), mesh), best, facts)
+    state = parallel.copied(optimizer(static).init(mine), mesh, host=static.offload)
+    return _State(mine, state, best, facts)
 
 
 def _chosen(at: _State, epoch: int, metrics: dict[str, float] | None) -> _State:

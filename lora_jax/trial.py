@@ -68,6 +68,8 @@ class Setup:
     """Dropout of the pretrained model's own."""
     quantize: Literal["none", "nf4", "nf4_double", "fp4", "fp4_double", "int4", "int4_affine", "int8"] = "none"
     """Data type the frozen matrices are stored in (QLoRA)."""
+    offload: bool = False
+    """Keep Adam's moments in host memory between updates, on a GPU or TPU (what QLoRA's paged optimiser is for)."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrix products are taken in; auto is bfloat16 where the machine has such products, else float32."""
 

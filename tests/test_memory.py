@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax._src.ad_checkpoint import saved_residuals
 
-from lora_jax import accounting, memory, methods, results, stacked_bars, train, tree
+from lora_jax import accounting, memory, methods, precision, results, stacked_bars, train, tree
 from lora_jax.checkpoints import learnt
 from lora_jax.models import bert, gpt2
 from lora_jax.states import HALF, MIXED, PRECISIONS, compare, judged, section_4_2, states
@@ -39,7 +39,7 @@ def split(method: methods.Method, compute: str = "float32", **changes: Any) -> t
         lambda key: method.adapt(key, bert.init(key, config(**changes), labels=2)), jax.random.key(0)
     )
     trainable, frozen = tree.split(model, methods.mask(model, method))
-    return trainable, jax.eval_shape(lambda leaves: train.in_dtype(leaves, compute), frozen)
+    return trainable, jax.eval_shape(lambda leaves: precision.in_dtype(leaves, compute), frozen)
 
 
 class TestKept:
@@ -87,7 +87,9 @@ class TestPredict:
         adapted = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree.merge(*split(method)))
         mask = methods.mask(adapted, method)
         trainable, frozen = tree.split(adapted, mask)
-        predicted = memory.predict(trainable, train.in_dtype(frozen, "bfloat16"), batch=2, length=8, compute="bfloat16")
+        predicted = memory.predict(
+            trainable, precision.in_dtype(frozen, "bfloat16"), batch=2, length=8, compute="bfloat16"
+        )
         learns = 2 * 2 * 4 * (64 + 64) + 64 * 2 + 2
         assert predicted.gradients == 4 * learns == sum(leaf.nbytes for leaf in jax.tree.leaves(trainable))
         state = train.optimizer(train.static(train.Settings())).init(trainable)

@@ -97,7 +97,9 @@ class TestTraining:
         model = adapted("nf4_double")
         before = jax.tree.map(np.array, quant.values(model))
         options = {"seed": 0, "widths": (16,), "pad": 1}
-        done = train.fit(model, methods.mask(model, LORA), examples, SETTINGS._replace(epochs=8, compute=compute), **options)
+        done = train.fit(
+            model, methods.mask(model, LORA), examples, SETTINGS._replace(epochs=8, compute=compute), **options
+        )
         assert done.losses[-4:].mean() < 0.7 * done.losses[:4].mean()
         assert same(jax.tree.map(np.array, quant.values(done.model)), before)
 

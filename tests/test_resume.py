@@ -1,6 +1,4 @@
-"""A training that is stopped and goes on; what it learnt, kept and read back."""
-
-import json
+"""A training that is stopped and goes on."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +6,7 @@ import numpy as np
 import pytest
 
 from lora_jax import methods, train, tree
-from lora_jax.checkpoints import learnt, orbax
+from lora_jax.checkpoints import orbax
 
 LORA = methods.lora(rank=4)
 SETTINGS = train.Settings(learning_rate=0.02, epochs=3, batch=8)  # 4 steps an epoch
@@ -87,38 +85,3 @@ class TestResume:
         orbax.save(tmp_path / "run", 1, [np.zeros(3)], {})
         with pytest.raises(ValueError, match=r"run: cannot go on from here .*delete it to start this training anew"):
             fit(resume=tmp_path / "run")
-
-
-class TestLearnt:
-    @pytest.mark.parametrize("method", [LORA, methods.full(), methods.bitfit()], ids=lambda method: method.name)
-    def test_what_was_learnt_comes_back_bit_for_bit_on_the_same_base(self, method, tiny, same, tmp_path):
-        start = method.adapt(jax.random.key(0), tiny())
-        mask = methods.mask(start, method)
-        trained = jax.tree.map(lambda leaf, learns: leaf + 0.5 if learns else leaf, start, mask)
-        path = tmp_path / "cell.safetensors"
-        path.write_bytes(learnt.dump(trained, mask, {"key": "k", "metrics": {"test/f1": 0.5}}))
-        model, row = learnt.load(path, start, mask)
-        assert same(model, trained) and not same(model, start)
-        assert row == json.loads('{"key": "k", "metrics": {"test/f1": 0.5}}')
-
-    def test_the_base_is_not_in_the_file(self, model):
-        mask = methods.mask(model, LORA)
-        learns = 4 * tree.count(tree.split(model, mask)[0])
-        assert learns < len(learnt.dump(model, mask, {})) < learns + 2000 < 4 * tree.count(model)
-
-    def test_a_file_of_another_cell_is_refused_with_every_difference(self, model, tiny, tmp_path):
-        path = tmp_path / "cell.safetensors"
-        path.write_bytes(learnt.dump(model, methods.mask(model, LORA), {}))
-        method = methods.lora("value", rank=2)
-        other = method.adapt(jax.random.key(0), tiny())
-        with pytest.raises(ValueError) as error:
-            learnt.load(path, other, methods.mask(other, method))
-        text = str(error.value)
-        assert "blocks/attention/value/lora_a: expected (2, 16, 2), got (2, 16, 4)" in text
-        assert "blocks/attention/query/lora_b: expected none, got (2, 4, 16)" in text
-
-    def test_half_a_file_is_refused(self, model, tmp_path):
-        path, mask = tmp_path / "cell.safetensors", methods.mask(model, LORA)
-        path.write_bytes(learnt.dump(model, mask, {})[:-7])
-        with pytest.raises(ValueError, match=r"not a whole safetensors file .* delete it to train it anew"):
-            learnt.load(path, model, mask)

@@ -147,6 +147,35 @@ class TestStep:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+class TestOffload:
+    """QLoRA's paged optimiser in kind: Adam's moments wait in host memory, which the CPU backend has too, to try it on."""
+
+    def test_the_moments_are_in_host_memory_before_and_after_a_step_and_the_training_is_the_same(
+        self, model, examples, same
+    ):
+        kinds = []
+        real = train.train_step
+
+        def watched(trainable, state, *rest, static):
+            made = real(trainable, state, *rest, static=static)
+            kinds.extend(leaf.sharding.memory_kind for leaf in jax.tree.leaves(made[1]))
+            return made
+
+        settings = SETTINGS._replace(epochs=1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "train_step", watched)
+            away = fit(model, examples, settings=settings._replace(offload=True))
+        assert set(kinds) == {"pinned_host"}
+        assert same(away.model, fit(model, examples, settings=settings).model)
+
+    def test_a_backend_without_such_memory_is_told_apart(self, monkeypatch):
+        monkeypatch.setattr(train.parallel, "memories", lambda: ["device"])
+        with pytest.raises(
+            ValueError, match=r"offload: expected a backend .*pinned_host memory.* \(this one: device\), got"
+        ):
+            train.check(SETTINGS._replace(offload=True))
+
+
 class TestFit:
     def test_learns_32_examples_by_heart(self, model, examples):
         done = fit(model, examples, settings=SETTINGS._replace(epochs=30))

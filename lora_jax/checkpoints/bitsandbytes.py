@@ -112,10 +112,11 @@ def _four_bits(weight: str, group: _Group) -> Tensor:
         raise ValueError("\n  ".join(problems))
 
     def read() -> Any:
-        numbers = {part: tensor.read().reshape(-1) for part, tensor in group.items() if part in ("", *sizes)}
-        scales: Any = numbers["absmax"]
+        numbers: dict[str, Any] = {part: group[part].read().reshape(-1) for part in ("", *sizes)}
+        scales = numbers["absmax"]
         if state.offset is not None:
-            scales = quant.Scales(scales, numbers["nested_absmax"], np.array(state.offset, np.float32))
+            offset: Any = np.array(state.offset, np.float32)
+            scales = quant.Scales(scales, numbers["nested_absmax"], offset)
         codes, dtype = numbers[""].view(np.uint8), jnp.dtype(state.dtype)
         return quant.Quantized(codes, scales, None, state.kind, state.block, state.shape, dtype=dtype)
 
@@ -134,13 +135,16 @@ def _eight_bits(weight: str, group: _Group) -> Tensor:
         raise ValueError("\n  ".join(problems))
 
     def read() -> Any:
-        scales = group["SCB"].read().reshape(-1) / np.float32(127)
-        return quant.Quantized(codes.read().reshape(-1), scales, None, "int8", width, (out, width))
+        numbers: Any = codes.read().reshape(-1)
+        scales: Any = group["SCB"].read().reshape(-1) / np.float32(127)
+        return quant.Quantized(numbers, scales, None, "int8", width, (out, width))
 
     return Tensor(codes.file, (out, width), np.dtype("float32"), read)
 
 
-def _unlike(weight: str, group: _Group, sizes: Mapping[str, tuple[str, int]], optional: tuple[str, ...] = ()) -> list[str]:
+def _unlike(
+    weight: str, group: _Group, sizes: Mapping[str, tuple[str, int]], optional: tuple[str, ...] = ()
+) -> list[str]:
     """What of a group is missing, or not of that dtype and count, or not of that group."""
     problems = [f"{weight}: expected with {part}, got none" for part in sizes if part not in group]
     for part, tensor in group.items():
@@ -190,5 +194,8 @@ _FIELDS = {
 _NESTED = {
     "nested_blocksize": (str(quant.NESTED), lambda value: value == quant.NESTED),
     "nested_dtype": ("'float32'", lambda value: value == "float32"),
-    "nested_offset": ("a number", lambda value: type(value) in (int, float) and abs(value) < float(np.finfo(np.float32).max)),
+    "nested_offset": (
+        "a number",
+        lambda value: type(value) in (int, float) and abs(value) < float(np.finfo(np.float32).max),
+    ),
 }

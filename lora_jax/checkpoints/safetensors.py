@@ -33,7 +33,7 @@ class Tensor(NamedTuple):
     file: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[], np.ndarray]
+    read: Callable[[], Any]  # an array, or a quantised value where the file has one
 
 
 class Rule(NamedTuple):
@@ -225,6 +225,10 @@ def _fill(path: str, pieces: Mapping[int | None, _Piece], shape: tuple[int, ...]
     for layer, piece in pieces.items():
         numbers = piece.tensor.read()
         numbers = numbers.T if piece.transpose else numbers
+        if piece.columns is not ... and not isinstance(numbers, np.ndarray):
+            raise ValueError(
+                f"{piece.name} in {piece.tensor.file}: expected an array to cut {path} from, got a quantised one"
+            )
         numbers = numbers if piece.columns is ... else numbers[piece.columns]
         made = jax.tree.map(np.asarray, convert(path, numbers if numbers.dtype == wanted else numbers.astype(wanted)))
         if layer is None:
