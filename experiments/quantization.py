@@ -27,6 +27,7 @@ import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
 from lora_jax import command, methods, plots, quant, results, study, timing, trial
+from lora_jax.codes import KINDS
 from lora_jax.datatypes import TYPES, published, sizes, stored
 from lora_jax.verdicts import Verdict, as_good, effect
 
@@ -145,7 +146,7 @@ def points(config: Config, trainings: Sequence[study.Row]) -> dict[str, list[stu
     types, first = list(dict.fromkeys(config.types)), trainings[0]
     of = {name: first[name] for name in ("model", "model_source")}
     shape = {"batch": config.setup.batch, "length": config.length, "targets": config.targets, "rank": config.rank}
-    four = [t for t in types if (how := quant.SPECS.get(TYPES[t].quantize)) and quant.KINDS[how.kind].bits == 4]
+    four = [t for t in types if (how := quant.SPECS.get(TYPES[t].quantize)) and KINDS[how.kind].bits == 4]
     blocked = [(t, None) for t in types] + [(t, b) for t in four for b in config.blocks]
     type_of = {(TYPES[t].quantize, TYPES[t].dtype): t for t in types}
     return {
@@ -261,7 +262,7 @@ def render(rows: list[study.Row], out: Path) -> list[Path]:
 def figure(table: pd.DataFrame):
     """Both scores of each data type."""
     names = [f"{name}\n{bits:.3g} bits" for name, bits in zip(table["type"], table.bits, strict=True)]
-    series = {
+    series: Any = {
         said: (names, table[column], table[f"{column} error"])
         for said, column in (("fine-tuned, then quantised", "alone"), ("LoRA on the quantised base", "LoRA")) if column in table
     }  # fmt: skip

@@ -53,7 +53,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), kinds=("nf4", "int8"), rank=2, seeds=(0,), setup=trial.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), kinds=("nf4",), rank=2, seeds=(0,), setup=trial.SMOKE),
     "quick": Config(),
     "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
 }
@@ -167,7 +167,7 @@ def summary(group: Sequence[study.Row]) -> pd.DataFrame:
         "matrices/distance": "distance", "matrices/kept": "ΔW left", "logits/distance": "logits", "logits/largest": "largest",
         "logits/same_class": "same class, %", f"unmerged/{name}": "unmerged, %", metric: "merged, %", "size/bits": "bits",
     }  # fmt: skip
-    table = results.summary(group, by=by, metric=metric)[by]
+    table: Any = results.summary(group, by=by, metric=metric)[by]
     for key, said in columns.items():
         table[said] = results.summary(group, by=by, metric=key)["mean"] * (100 if said.endswith("%") else 1)
     table["logits error"] = results.summary(group, by=by, metric="logits/distance")["error"]
@@ -198,12 +198,12 @@ def section(group: Sequence[study.Row], table: pd.DataFrame, apart: str) -> str:
 
 def finding(table: pd.DataFrame) -> str:
     """Which way to take, by the logits."""
-    ways = table.groupby("into")["logits"].mean()
-    best, text = ways.idxmin(), []
+    ways: Any = table.groupby("into")["logits"].mean()
+    text = []
     for way in WAYS:
         if way in ways.index:
             text.append(f"{WAYS[way]} the logits move by {100 * ways[way]:.2g} %")
-    return f"Merged {', '.join(text)} (means over data types). **Recommended: merge {WAYS[str(best)]}.**"
+    return f"Merged {', '.join(text)} (means over data types). **Recommended: merge {WAYS[ways.idxmin()]}.**"
 
 
 def by_layer(group: Sequence[study.Row]) -> str:
@@ -235,7 +235,7 @@ def render(rows: list[study.Row], out: Path) -> list[Path]:
 
 def figure(table: pd.DataFrame):
     """How far each way moves the logits, by data type."""
-    series = {
+    series: Any = {
         WAYS[str(way)]: (list(part["quantize"]), part["logits"], part["logits error"])
         for way, part in table.groupby("into", sort=False)
     }

@@ -18,6 +18,7 @@ from safetensors.numpy import save
 
 from lora_jax import quant, tree
 from lora_jax.checkpoints import bitsandbytes, safetensors
+from lora_jax.codes import FP4, NF4
 from lora_jax.models import bert
 from lora_jax.quant import Quantized, Scales
 
@@ -208,10 +209,10 @@ U8, F32 = np.uint8, np.float32
         (changed(shape=[40, 66]), "w.weight.absmax: expected uint8 42, got uint8 (40,)"),
         (changed(blocksize=32), "w.weight.absmax: expected uint8 80, got uint8 (40,)"),
         (group() | {"w.weight.absmax": np.zeros(40, U8)}, "w.weight.absmax: expected float32 40, got uint8 (40,)"),
-        (group() | {"w.weight.quant_map": quant.FP4}, "w.weight.quant_map: expected the numbers of nf4"),
-        (group() | {"w.weight.quant_map": quant.NF4 * F32(0.9999)}, "w.weight.quant_map: expected the numbers of nf4"),
+        (group() | {"w.weight.quant_map": FP4}, "w.weight.quant_map: expected the numbers of nf4"),
+        (group() | {"w.weight.quant_map": NF4 * F32(0.9999)}, "w.weight.quant_map: expected the numbers of nf4"),
         (group() | {"w.weight.quant_map": np.full(16, np.nan, F32)}, "w.weight.quant_map: expected the numbers of nf4"),
-        (group() | {"w.weight.quant_map": quant.NF4[:8]}, "w.weight.quant_map: expected float32 16, got float32 (8,)"),
+        (group() | {"w.weight.quant_map": NF4[:8]}, "w.weight.quant_map: expected float32 16, got float32 (8,)"),
         (
             group(double=True) | {"w.weight.nested_quant_map": np.linspace(-1, 1, 256, dtype=F32)},
             "w.weight.nested_quant_map: expected the numbers of double quantisation",

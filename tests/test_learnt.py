@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lora_jax import methods, quant, tree
 from lora_jax.checkpoints import learnt
+from lora_jax.codes import KINDS
 
 LORA = methods.lora(rank=4)
 PATH = "blocks/attention/query/lora_a"
@@ -211,7 +212,7 @@ class TestFewBits:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(sorted(quant.KINDS)),
+    st.sampled_from(sorted(KINDS)),
     st.booleans(),
     st.booleans(),
     st.sampled_from(["float32", "bfloat16"]),

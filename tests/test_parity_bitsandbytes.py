@@ -9,6 +9,7 @@ from test_bitsandbytes import FIXTURE, WRITTEN, collected, plain
 
 from lora_jax import quant
 from lora_jax.checkpoints import bitsandbytes, safetensors
+from lora_jax.codes import DYNAMIC, FP4, NF4
 from lora_jax.quant import Scales, quantize
 
 torch = pytest.importorskip("torch")
@@ -70,7 +71,7 @@ def test_codes_scales_and_numbers(kind, shape, block):
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def test_numbers_half_way_and_next_to_it(kind):
-    table = quant.NF4 if kind == "nf4" else quant.FP4
+    table = NF4 if kind == "nf4" else FP4
     ordered = np.sort(table)
     half = (ordered[1:] + ordered[:-1]) / np.float32(2)
     around = [
@@ -109,7 +110,7 @@ def test_half_precision(kind, dtype):
 def test_tables():
     for kind, table in bitsandbytes.TABLES.items():
         assert alike(table, functional.get_4bit_type(kind, device="cpu"))
-    assert alike(quant.DYNAMIC, functional.create_dynamic_map())
+    assert alike(DYNAMIC, functional.create_dynamic_map())
 
 
 def ulps(a: Any, b: Any) -> int:
@@ -132,7 +133,7 @@ def test_double_quantisation(shape):
     assert len(differ) <= 0.005 * len(codes) and (np.abs(ours - codes) <= 1).all()
     distance = np.asarray(quantize(w, "nf4").scales)[differ] - np.asarray(value.scales.offset)
     scaled = distance / np.repeat(value.scales.scales, quant.NESTED)[differ]
-    half = (quant.DYNAMIC[ours[differ]] + quant.DYNAMIC[codes[differ]]) / 2
+    half = (DYNAMIC[ours[differ]] + DYNAMIC[codes[differ]]) / 2
     assert (np.abs(scaled - half) <= 1.01 / 65535).all()
     assert alike(value.codes, packed)
 

@@ -80,7 +80,7 @@ class TestDense:
 
 
 class TestTraining:
-    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("kind", ["nf4_double", "int4_affine", "int8"])
     def test_it_is_the_training_on_the_dequantised_base(self, kind, adapted, batch):
         model = adapted(kind)
         plain = quant.dequantized(model)
@@ -92,13 +92,12 @@ class TestTraining:
         for path in ours:
             np.testing.assert_allclose(ours[path], theirs[path], rtol=2e-3, atol=1e-5, err_msg=path)
 
-    @pytest.mark.parametrize("compute", ["float32", "bfloat16"])
-    def test_it_learns_and_leaves_the_base_as_it_is(self, compute, adapted, examples, same):
+    def test_it_learns_and_leaves_the_base_as_it_is(self, adapted, examples, same):
         model = adapted("nf4_double")
         before = jax.tree.map(np.array, quant.values(model))
         options = {"seed": 0, "widths": (16,), "pad": 1}
         done = train.fit(
-            model, methods.mask(model, LORA), examples, SETTINGS._replace(epochs=8, compute=compute), **options
+            model, methods.mask(model, LORA), examples, SETTINGS._replace(epochs=8, compute="bfloat16"), **options
         )
         assert done.losses[-4:].mean() < 0.7 * done.losses[:4].mean()
         assert same(jax.tree.map(np.array, quant.values(done.model)), before)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lora_jax import quant, tree
 from lora_jax.checkpoints import orbax
+from lora_jax.codes import DYNAMIC, FP4, NF4, pack, unpack
 from lora_jax.quant import KINDS, Quantized, Scales, Spec
 
 quantize: Any = quant.quantize
@@ -72,11 +73,11 @@ def test_one_block_by_hand(kind, w, scale, minimum, stored, numbers):
 
 
 def test_the_first_of_two_codes_is_in_the_high_bits():
-    assert quant.pack(jnp.uint8([1, 2, 15, 0])).tolist() == [0x12, 0xF0]
-    assert quant.pack(jnp.uint8([[1, 2, 3], [4, 5, 6]])).tolist() == [[0x12, 0x30], [0x45, 0x60]]
-    assert quant.pack(jnp.uint8([1, 2, 3]), 7).tolist() == [0x12, 0x37]
+    assert pack(jnp.uint8([1, 2, 15, 0])).tolist() == [0x12, 0xF0]
+    assert pack(jnp.uint8([[1, 2, 3], [4, 5, 6]])).tolist() == [[0x12, 0x30], [0x45, 0x60]]
+    assert pack(jnp.uint8([1, 2, 3]), 7).tolist() == [0x12, 0x37]
     assert quantize(normal(3, 35), "nf4").codes[-1] & 15 == 7  # as bitsandbytes fills an odd end
-    assert quant.unpack(jnp.uint8([[0x12, 0x30]])).tolist() == [[1, 2, 3, 0]]
+    assert unpack(jnp.uint8([[0x12, 0x30]])).tolist() == [[1, 2, 3, 0]]
 
 
 def test_a_block_of_zeros_stays_zeros():
@@ -97,15 +98,13 @@ def test_a_last_block_that_is_not_full_has_its_own_scale(kind):
     np.testing.assert_allclose(numbers_of(value)[2, -9:], numbers_of(alone)[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "kind, table, block", [*(("nf4", quant.NF4, block) for block in quant.BLOCKS), ("fp4", quant.FP4, 64)]
-)
+@pytest.mark.parametrize("kind, table, block", [*(("nf4", NF4, block) for block in quant.BLOCKS), ("fp4", FP4, 64)])
 def test_codes_scales_and_numbers_are_those_of_the_definition_to_the_bit(kind, table, block):
     w = normal(65, 127, seed=block)  # ragged and odd whatever the block
     value = quantize(w, kind, block=block)
     codes, scales = by_definition(w.reshape(-1), table, block)
     assert (np.asarray(value.scales) == scales).all()
-    assert (quant.unpack(value.codes)[: w.size] == codes).all()
+    assert (unpack(value.codes)[: w.size] == codes).all()
     assert (numbers_of(value) == of_codes(codes, scales, table, block).reshape(w.shape)).all()
 
 
@@ -115,22 +114,22 @@ def test_double_quantisation_is_that_of_the_definition():
     assert isinstance(value.scales, Scales)
     offset = np.asarray(value.scales.offset)
     np.testing.assert_allclose(offset, np.float64(single.scales).mean(), rtol=1e-6)
-    codes, most = by_definition(np.asarray(single.scales) - offset, quant.DYNAMIC, 256)
+    codes, most = by_definition(np.asarray(single.scales) - offset, DYNAMIC, 256)
     # Compiled, a product and a difference are one rounding: the offset's last bit, at times another neighbour.
     np.testing.assert_allclose(value.scales.scales, most, rtol=0, atol=2.0**-22)
     off = np.abs(np.asarray(value.scales.codes).astype(int) - codes)
     assert off.max() <= 1 and off.mean() < 0.005
-    own = of_codes(np.asarray(value.scales.codes), np.asarray(value.scales.scales), quant.DYNAMIC, 256) + offset
+    own = of_codes(np.asarray(value.scales.codes), np.asarray(value.scales.scales), DYNAMIC, 256) + offset
     assert (value.scales.dequantize() == own).all()
     assert (value.codes == single.codes).all()
-    half_step = np.diff(quant.DYNAMIC).max() / 2
+    half_step = np.diff(DYNAMIC).max() / 2
     assert (np.abs(own - single.scales) <= 1.001 * half_step * np.repeat(most, 256)[:560]).all()
 
 
 def test_the_table_of_double_quantisation():
-    assert len(set(quant.DYNAMIC.tolist())) == 256 and quant.DYNAMIC[127] == 0 and quant.DYNAMIC[-1] == 1
-    assert quant.DYNAMIC[0] == -quant.DYNAMIC[-2] and abs(quant.DYNAMIC[0] + 0.99296874) < 1e-7
-    np.testing.assert_allclose(quant.DYNAMIC[128:131], [5.5e-7, 3.25e-6, 7.75e-6], rtol=1e-6)  # 0.55; 0.325, 0.775
+    assert len(set(DYNAMIC.tolist())) == 256 and DYNAMIC[127] == 0 and DYNAMIC[-1] == 1
+    assert DYNAMIC[0] == -DYNAMIC[-2] and abs(DYNAMIC[0] + 0.99296874) < 1e-7
+    np.testing.assert_allclose(DYNAMIC[128:131], [5.5e-7, 3.25e-6, 7.75e-6], rtol=1e-6)  # 0.55; 0.325, 0.775
 
 
 # bitsandbytes on 1024 x 1024 numbers N(0, 1), mean of 200 samples: mean |error|, mean |error| / |number|
@@ -249,7 +248,7 @@ def test_an_error_is_at_most_half_a_step(kind, shape, seed, exponent):
     w = drawn(shape, seed, exponent)
     value = quantize(w, kind, block=32)
     error, scale = np.abs(np.asarray(numbers_of(value)) - w), each(value.scales, value)
-    table = {"nf4": quant.NF4, "fp4": quant.FP4}.get(kind)
+    table = {"nf4": NF4, "fp4": FP4}.get(kind)
     # Of a table's numbers none is nearer.
     least = scale / 2 if table is None else np.abs(w[..., None] - scale[..., None] * table).min(-1)
     assert (error <= least + 2e-6 * np.maximum(scale, np.abs(w))).all()

@@ -15,8 +15,9 @@ import numpy as np
 
 from lora_jax import quant
 from lora_jax.checkpoints.safetensors import Tensor
+from lora_jax.codes import DYNAMIC, FP4, NF4
 
-TABLES = {"nf4": quant.NF4, "fp4": quant.FP4}
+TABLES = {"nf4": NF4, "fp4": FP4}
 DTYPES = ("float32", "float16", "bfloat16")
 STATE = "quant_state.bitsandbytes__"
 _FOUR_BITS = re.compile(rf"(.+)\.(absmax|quant_map|nested_absmax|nested_quant_map|{re.escape(STATE)}\w+)")
@@ -80,7 +81,7 @@ def spread(name: str, weight: quant.Quantized) -> dict[str, np.ndarray]:
     parts = {"absmax": weight.scales, "quant_map": TABLES[weight.kind]}
     if isinstance(scales := weight.scales, quant.Scales):
         facts |= dict(nested_blocksize=quant.NESTED, nested_dtype="float32", nested_offset=float(scales.offset))
-        parts |= dict(absmax=scales.codes, nested_absmax=scales.scales, nested_quant_map=quant.DYNAMIC)
+        parts |= dict(absmax=scales.codes, nested_absmax=scales.scales, nested_quant_map=DYNAMIC)
     parts[STATE + weight.kind] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     codes = np.asarray(weight.codes)[:, None]
     return {name: codes} | {f"{name}.{part}": np.asarray(numbers) for part, numbers in parts.items()}
@@ -99,7 +100,7 @@ def _four_bits(weight: str, group: _Group) -> Tensor:
     if state.offset is not None:
         sizes |= {"absmax": ("uint8", blocks), "nested_absmax": ("float32", -(-blocks // quant.NESTED))}
         sizes |= {"nested_quant_map": ("float32", 256)}
-        tables |= {"nested_quant_map": (quant.DYNAMIC, "double quantisation")}
+        tables |= {"nested_quant_map": (DYNAMIC, "double quantisation")}
     codes = group[""]
     # By bytes: bitsandbytes can keep the packed codes in a tensor of another dtype (`quant_storage`).
     size, wanted = math.prod(codes.shape) * codes.dtype.itemsize, -(-n // 2)
