@@ -197,12 +197,13 @@ def section(group: Sequence[study.Row], table: pd.DataFrame, apart: str) -> str:
 
 
 def finding(table: pd.DataFrame) -> str:
-    """Which way to take, by the logits."""
+    """Which way to take, by the logits; and what each does to the score."""
     ways: Any = table.groupby("into")["logits"].mean()
+    change: Any = (table["merged, %"] - table["unmerged, %"]).groupby(table["into"]).mean()
     text = []
     for way in WAYS:
         if way in ways.index:
-            text.append(f"{WAYS[way]} the logits move by {100 * ways[way]:.2g} %")
+            text.append(f"{WAYS[way]} the logits move by {100 * ways[way]:.2g} % and the score by {change[way]:+.1f}")
     return f"Merged {', '.join(text)} (means over data types). **Recommended: merge {WAYS[ways.idxmin()]}.**"
 
 
