@@ -26,8 +26,8 @@ from lora_jax import command, methods, metrics, plots, quant, results, study, tr
 
 NAME = "quantized_merge"
 WAYS = {
-    "dequantized": "into the dequantised weights",
-    "original": "into the original weights",
+    "dequantized": "into dequantised weights",
+    "original": "into original weights",
     "requantized": "quantised again",
 }
 
@@ -204,7 +204,10 @@ def finding(table: pd.DataFrame) -> str:
     for way in WAYS:
         if way in ways.index:
             text.append(f"{WAYS[way]} the logits move by {100 * ways[way]:.2g} % and the score by {change[way]:+.1f}")
-    return f"Merged {', '.join(text)} (means over data types). **Recommended: merge {WAYS[ways.idxmin()]}.**"
+    return (
+        f"Merged {', '.join(text)} (means over data types). **Recommended: merge {WAYS[ways.idxmin()]}**, where the function is "
+        "to be kept; the matrices then take the bits of floating-point weights."
+    )
 
 
 def by_layer(group: Sequence[study.Row]) -> str:
@@ -244,7 +247,7 @@ def figure(table: pd.DataFrame):
         series,
         title="Merging moves the logits",
         xlabel="data type of the base",
-        ylabel="||after - before|| / ||before||",
+        ylabel="||after - before|| / ||before - mean||",
     )
 
 

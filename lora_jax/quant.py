@@ -138,7 +138,7 @@ def quantize(w: Any, kind: str, *, block: int | None = None, double: bool = Fals
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     if block is not None and (block not in BLOCKS or not isinstance(block, int)):
-        raise ValueError(f"block: expected a power of two from {BLOCKS[0]} to {BLOCKS[-1]}, got {block}")
+        raise ValueError(f"block: expected a power of two from {BLOCKS[0]} to {BLOCKS[-1]}, got {block!r}")
     if w.ndim < 2 or not jnp.issubdtype(w.dtype, jnp.floating) or not w.size:
         raise ValueError(f"expected a matrix of floating-point numbers, got {w.dtype} {tuple(w.shape)}")
     if not isinstance(w, Tracer) and not bool(jnp.isfinite(w).all()):
@@ -263,7 +263,12 @@ def of_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
     """
     try:
         (a, b), block, dtype = facts["stored"], facts["block"], np.dtype(facts["dtype"])
-        if min(a, b, block) < 1 or not jnp.issubdtype(dtype, jnp.floating) or facts["transposed"] not in (True, False):
+        if (
+            min(a, b) < 1
+            or block not in (*BLOCKS, b)
+            or not jnp.issubdtype(dtype, jnp.floating)
+            or facts["transposed"] not in (True, False)
+        ):
             raise ValueError
         encode = partial(_quantize, kind=facts["kind"], block=block, double="scales/codes" in arrays)
         like = jax.eval_shape(encode, jax.ShapeDtypeStruct((*arrays["codes"].shape[:-1], a, b), dtype))

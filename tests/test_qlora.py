@@ -197,6 +197,10 @@ class TestMerge:
     def test_errors(self, adapted, tiny):
         with pytest.raises(ValueError, match="into: expected one of dequantized, original, requantized, got 'base'"):
             methods.merge(adapted(), into="base")
+        with pytest.raises(ValueError, match=r"original: expected the model before.*kernel is quantised \(2, 16, 16\)"):
+            methods.merge(adapted(), into="original", original=methods.unload(adapted()))
+        with pytest.raises(ValueError, match=r"kernel is \(6, 16, 16\), not \(2, 16, 16\)"):
+            methods.merge(adapted(), into="original", original=tiny("bert", 3, layers=6))
         with pytest.raises(ValueError, match="original: expected with into='original' and only there"):
             methods.merge(adapted(), into="original")
         with pytest.raises(

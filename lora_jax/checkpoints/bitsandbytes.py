@@ -113,12 +113,12 @@ def _four_bits(weight: str, group: _Group) -> Tensor:
         raise ValueError("\n  ".join(problems))
 
     def read() -> Any:
-        numbers: dict[str, Any] = {part: group[part].read().reshape(-1) for part in ("", *sizes)}
+        numbers: dict[str, Any] = {part: _finite(group[part].read().reshape(-1), f"{weight}.{part}") for part in sizes}
         scales = numbers["absmax"]
         if state.offset is not None:
             offset: Any = np.array(state.offset, np.float32)
             scales = quant.Scales(scales, numbers["nested_absmax"], offset)
-        codes, dtype = numbers[""].view(np.uint8), jnp.dtype(state.dtype)
+        codes, dtype = group[""].read().reshape(-1).view(np.uint8), jnp.dtype(state.dtype)
         return quant.Quantized(codes, scales, None, state.kind, state.block, state.shape, dtype=dtype)
 
     return Tensor(codes.file, state.shape, jnp.dtype(state.dtype), read)
@@ -137,10 +137,17 @@ def _eight_bits(weight: str, group: _Group) -> Tensor:
 
     def read() -> Any:
         numbers: Any = codes.read().reshape(-1)
-        scales: Any = group["SCB"].read().reshape(-1) / np.float32(127)
+        scales: Any = _finite(group["SCB"].read().reshape(-1), f"{weight}: SCB") / np.float32(127)
         return quant.Quantized(numbers, scales, None, "int8", width, (out, width))
 
     return Tensor(codes.file, (out, width), np.dtype("float32"), read)
+
+
+def _finite(numbers: np.ndarray, name: str) -> np.ndarray:
+    bad = int((~np.isfinite(numbers)).sum())
+    if bad:
+        raise ValueError(f"{name}: expected finite scales, got {bad} that are NaN or infinite")
+    return numbers
 
 
 def _unlike(

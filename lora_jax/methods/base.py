@@ -85,7 +85,8 @@ def merge(model: Any, *, into: str = "dequantized", original: Any = None) -> Any
     if into not in MERGES:
         raise ValueError(f"into: expected one of {', '.join(MERGES)}, got {into!r}")
     if (original is not None) != (into == "original"):
-        raise ValueError(f"original: expected with into='original' and only there, got {into!r}")
+        given = "none" if original is None else "one"
+        raise ValueError(f"original: expected with into='original' and only there, got {given} with into={into!r}")
     if into == "original":
         model = _exchanged(model, tree.leaves(original))
     return tree.replace(model, {path: _merged(layer, into) for path, layer in adapters(model).items()})
@@ -99,11 +100,15 @@ def _merged(layer: Any, into: str) -> Any:
 
 def _exchanged(model: Any, originals: dict[str, Any]) -> Any:
     """The model with the original in place of each quantised value."""
-    plain = {path: re.sub(r"(^|/)base/", r"\1", path) for path in quant.values(model)}
+    stored = quant.values(model)
+    plain = {path: re.sub(r"(^|/)base/", r"\1", path) for path in stored}
+    expected = "original: expected the model before it was quantised, without adapters"
     if absent := [path for path in plain.values() if path not in originals]:
-        raise ValueError(
-            f"original: expected the model before it was quantised, without adapters; no {absent[0]} in it"
-        )
+        raise ValueError(f"{expected}; no {absent[0]} in it")
+    for path, name in plain.items():
+        kind = "quantised " if quant.is_quantized(originals[name]) else ""
+        if kind or originals[name].shape != stored[path].shape:
+            raise ValueError(f"{expected}; {name} is {kind}{originals[name].shape}, not {stored[path].shape}")
     return tree.replace(model, {path: originals[name] for path, name in plain.items()})
 
 

@@ -139,7 +139,10 @@ def load(
     )  # fmt: skip
     pretrained = {path: jax.tree.map(jnp.asarray, arrays.pop(path)) for path in list(arrays)}
     absent = [path for path in tree.leaves(abstract) if path not in pretrained]
-    return tree.replace(abstract, pretrained | _initial(init, key, absent, dtype)), tokenizer
+    initial = _initial(init, key, absent, dtype)
+    if how:
+        initial = {path: how(path, leaf) for path, leaf in initial.items()}
+    return tree.replace(abstract, pretrained | initial), tokenizer
 
 
 def tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> Tokenizer:
