@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
@@ -65,8 +63,16 @@ class Config:
 SMOKE = replace(trial.SMOKE, batch=8)
 PRESETS = {
     "smoke": Config(
-        "smoke", Path("results/smoke"), rank=2, seeds=(0,), length=16, steps=2, blocks=(32, 64), setup=SMOKE
-    ),
+        "smoke",
+        Path("results/smoke"),
+        types=("fp32", "nf4-double"),
+        blocks=(32,),
+        rank=2,
+        seeds=(0,),
+        length=16,
+        steps=2,
+        setup=SMOKE,
+    ),  # fmt: skip
     "quick": Config(),
     "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
 }
@@ -133,7 +139,7 @@ def scored(trained: study.Trained, config: study.Row) -> study.Row:
     metrics = {key: value for key, value in row["metrics"].items() if not key.startswith("validation/")}
     if config["part"] == "alone":
         cell = {**row["config"], "compute": TYPES[name].dtype}
-        model = jax.tree.map(jnp.asarray, stored(trained.model, name))
+        model = stored(trained.model, name)
         splits = {key.partition("/")[0] for key in metrics} or {"validation"}
         found = {split: trial.score(cell, model, split) for split in sorted(splits)}
         metrics = {f"{split}/{key}": value for split, said in found.items() for key, value in said.items()}
@@ -302,11 +308,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = command.line(Config, PRESETS, __doc__, arguments)
     check(config)
     path, trainings = config.out / f"{NAME}.jsonl", study.resolved([*fulls(config), *loras(config)])
-    study.check(trainings)
+    counts = study.check(trainings)
     missing = {part: results.pending(path, wanted) for part, wanted in points(config, trainings).items()}
     print(", ".join(f"{part}: {len(todo)} to do" for part, todo in missing.items()), flush=True)
     if config.dry_run:
-        return
+        return print(study.plan(trainings, study.untrained(config.out, trainings), counts, label))
     base = trial.bench(trainings[0]).model
     for at in missing["sizes"]:
         metrics = sizes(base, at["type"], at["block"])

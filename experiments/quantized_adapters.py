@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = command.line(Config, PRESETS, __doc__, arguments)
     path = config.out / f"{NAME}.jsonl"
     trainings = study.resolved(cells(config))
-    study.check(trainings)
+    counts = study.check(trainings)
     kinds = dict.fromkeys([FLOAT, *config.kinds])
     wanted = [[{**cell, "stored": kind} for kind in kinds] for cell in trainings]
     missing = [
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     print(f"{len(trainings)} adapters, {len(missing)} of them to store", flush=True)
     if config.dry_run:
-        return
+        return print(study.plan(trainings, study.untrained(config.out, trainings), counts, label))
     for trained, (_, todo) in zip(study.trained(config.out, [c for c, _ in missing], label), missing, strict=True):
         for row in evaluate(trained, todo):
             results.record(path, row)

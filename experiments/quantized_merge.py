@@ -86,21 +86,16 @@ def layers(model: Any, merged: Any) -> dict[str, dict[str, list[float]]]:
 
     The share is what W4's change has along ΔW, <W' - W4, ΔW> / ||ΔW||²: 1 for all of it, 0 for none.
     """
-    found, new = {}, tree.leaves(merged)
-    for path, layer in methods.adapters(model).items():
+    found, new = {}, tree.leaves(quant.dequantized(merged))
+    for path, layer in methods.adapters(quant.dequantized(model)).items():
         if not layer.parameters():
             continue  # idle, there to share a compiled program
         delta = np.asarray(layer.delta(), np.float64)
-        change = np.asarray(array(new[f"{path}/kernel"]), np.float64) - np.asarray(array(layer.base.kernel.get_value()))
+        change = np.asarray(new[f"{path}/kernel"], np.float64) - np.asarray(layer.base.kernel[...])
         square = (delta**2).sum((-2, -1))
         distance = (((change - delta) ** 2).sum((-2, -1)) / square) ** 0.5
         found[path] = {"distance": distance.tolist(), "kept": ((change * delta).sum((-2, -1)) / square).tolist()}
     return found
-
-
-def array(kernel: Any) -> Any:
-    """A kernel's numbers."""
-    return kernel.dequantize() if quant.is_quantized(kernel) else kernel
 
 
 def evaluate(trained: study.Trained, configs: Sequence[study.Row]) -> list[study.Row]:
@@ -256,14 +251,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = command.line(Config, PRESETS, __doc__, arguments)
     path = config.out / f"{NAME}.jsonl"
     trainings = study.resolved(cells(config))
-    study.check(trainings)
+    counts = study.check(trainings)
     wanted = [[{**cell, "into": way} for way in WAYS] for cell in trainings]
     missing = [
         (cell, todo) for cell, all in zip(trainings, wanted, strict=True) if (todo := results.pending(path, all))
     ]
     print(f"{len(trainings)} adapters, {len(missing)} of them to merge", flush=True)
     if config.dry_run:
-        return
+        return print(study.plan(trainings, study.untrained(config.out, trainings), counts, label))
     for trained, (_, todo) in zip(study.trained(config.out, [c for c, _ in missing], label), missing, strict=True):
         for row in evaluate(trained, todo):
             results.record(path, row)

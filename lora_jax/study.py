@@ -171,12 +171,17 @@ def trained(out: Path, cells: Sequence[Row], label: Callable[[Row], str]) -> lis
     """
     check(cells)
     _make(out / "adapters")
-    missing = list({_kept(out, cell): cell for cell in cells if not _kept(out, cell).exists()}.values())
+    missing = untrained(out, cells)
     with display(len(missing)) as shown:
         for cell in missing:
             if _train(cell, out, None, label(cell), shown, keep=True):
                 raise ValueError(f"{label(cell)} diverged: there is no model to analyse")
     return [_load(out, cell) for cell in cells]
+
+
+def untrained(out: Path, cells: Sequence[Row]) -> list[Row]:
+    """The cells of which nothing is kept in out/adapters, each once."""
+    return list({results.key(cell): cell for cell in cells if not _kept(out, cell).exists()}.values())
 
 
 def _load(out: Path, cell: Row) -> Trained:

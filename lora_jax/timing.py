@@ -58,11 +58,6 @@ def random_batch(rows: int, length: int, vocabulary: int) -> data.Batch:
     )  # fmt: skip
 
 
-def size(of: Any) -> int:
-    """Bytes of all arrays."""
-    return sum(leaf.nbytes for leaf in jax.tree.leaves(of))
-
-
 def interleaved(steps: Sequence[Step], times: int) -> list[list[float]]:
     """Seconds of each run of each step; two more, that are not given, come first."""
     seconds: list[list[float]] = [[] for _ in steps]

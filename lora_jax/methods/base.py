@@ -43,7 +43,9 @@ def mask(model: Any, method: Method, *, head: bool = True) -> Any:
     tree.mask(model, method.trainable)  # a head alone would hide that the method has nothing to learn
     made = tree.mask(model, f"{method.trainable}|{HEAD}" if head else rf"^(?!{HEAD}).*(?:{method.trainable})")
     if stuck := list(quant.values(tree.split(model, made)[0])):
-        raise ValueError(f"{method.name}: expected to train floating-point weights, got quantised ones: {stuck[0]}, …")
+        raise ValueError(
+            f"{method.name}: expected to train floating-point weights, got quantised ones: {', '.join(stuck)}"
+        )
     return made
 
 
