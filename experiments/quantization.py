@@ -72,7 +72,7 @@ PRESETS = {
         length=16,
         steps=2,
         setup=SMOKE,
-    ),  # fmt: skip
+    ),
     "quick": Config(),
     "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
 }

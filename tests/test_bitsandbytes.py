@@ -127,6 +127,23 @@ def test_packed_codes_may_be_stored_in_another_dtype(same):
     assert same(collected(stored)["w.weight"].read(), collected(arrays)["w.weight"].read())
 
 
+@pytest.mark.parametrize(
+    "arrays, part",
+    [
+        (group(), "w.weight.absmax"),
+        (group(double=True), "w.weight.nested_absmax"),
+        ({"w.weight": np.ones((2, 3), np.int8), "w.SCB": np.ones(2, np.float32)}, "w.SCB"),
+    ],
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scales_that_are_no_numbers_are_refused(arrays, part, bad):
+    numbers = arrays[part].copy()
+    numbers.reshape(-1)[0] = bad
+    said = part.replace(".SCB", ".weight: SCB")
+    with pytest.raises(ValueError, match=f"{said}: expected finite scales, got 1 that are NaN or infinite"):
+        collected(arrays | {part: numbers})["w.weight"].read()
+
+
 def test_llm_int8_by_hand():
     codes, scales = np.array([[127, -64, 0], [1, 2, -127]], np.int8), np.array([127, 254], np.float32)
     found = collected({"w.weight": codes, "w.SCB": scales, "w.weight_format": np.array(0, np.uint8)})

@@ -179,6 +179,8 @@ class TestFewBits:
             (lambda arrays, said: arrays.pop(f"{PATH}/scales"), "scales expected float32 (2, 1), got none"),
             (lambda arrays, said: arrays.update({f"{PATH}/minima": np.zeros(3)}), "minima expected none, got float64 (3,)"),
             (lambda arrays, said: said[PATH].update(block=32), "scales expected float32 (2, 2), got float32 (2, 1)"),
+            (lambda arrays, said: said[PATH].update(block=48), "expected kind, block, stored, transposed and dtype of a"),
+            (lambda arrays, said: said[PATH].update(block=10**9), "expected kind, block, stored, transposed and dtype of a"),
             (lambda arrays, said: said[PATH].update(kind="int8"), "codes expected int8 (2, 64), got uint8 (2, 32)"),
             (lambda arrays, said: said[PATH].update(stored=[8, 16]), "codes expected uint8 (2, 64), got uint8 (2, 32)"),
             (lambda arrays, said: said[PATH].update(kind="nf3"), "expected kind, block, stored, transposed and dtype of a"),

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from lora_jax.checkpoints.safetensors import INDEX, SINGLE, Rule, load, tensors
+from lora_jax import quant
+from lora_jax.checkpoints.safetensors import INDEX, SINGLE, Rule, Tensor, load, tensors
 
 SAME = (Rule("(.*)", r"\1"),)
 DTYPES = ["float32", "float16", "bfloat16", "int64", "uint8", "bool"]
@@ -169,6 +170,29 @@ def test_peak_memory_is_the_result_and_one_tensor(tmp_path):
     tracemalloc.stop()
     assert loaded["blocks/query/kernel"][:, 0, 0].tolist() == list(range(layers))
     assert layers * one <= peak < (layers + 3) * one
+
+
+def test_quantised_layer_by_layer_peak_memory_is_the_bits_and_a_few_tensors(tmp_path):
+    layers, one = 32, 256 * 256 * 4
+    arrays = {f"layer.{i}.query.weight": np.full((256, 256), i, np.float32) for i in range(layers)}
+    save_file(arrays, tmp_path / SINGLE)
+    expected = {"blocks/query/kernel": jax.ShapeDtypeStruct((layers, 256, 256), jnp.float32)}
+    quant.quantize(np.ones((256, 256), np.float32), "nf4")  # what compiling takes is not the loader's
+    tracemalloc.start()
+    loaded = load(tmp_path, TORCH, expected, convert=quant.Spec("nf4"))["blocks/query/kernel"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert loaded.shape == (layers, 256, 256) and loaded.nbytes == layers * one * 4.5 / 32
+    assert loaded.nbytes <= peak < loaded.nbytes + 4 * one, "the floats of all layers are 32"
+
+
+def test_a_quantised_tensor_cannot_be_cut():
+    value = quant.quantize(np.ones((96, 32), np.float32), "nf4")
+    fused = {f"layer.{i}.qkv.weight": Tensor("file", (96, 32), np.dtype("float32"), lambda: value) for i in range(2)}
+    rules = [Rule(r"layer\.(\d)\.qkv\.weight", tuple(f"blocks/{name}/kernel" for name in "qkv"), 1, True)]
+    expected = {f"blocks/{name}/kernel": jax.ShapeDtypeStruct((2, 32, 32), jnp.float32) for name in "qkv"}
+    with pytest.raises(ValueError, match=r"layer.0.qkv.weight in file: expected an array to cut blocks/q/kernel from"):
+        load(fused, rules, expected)
 
 
 def test_every_mismatch_is_named_at_once():

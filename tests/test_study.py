@@ -32,9 +32,11 @@ class TestKept:
         (row,) = results.read(tmp_path / "sweep.jsonl")
         capsys.readouterr()
         cells = study.resolved([CELL, {**CELL, "seed": 1}])
-        first, second = study.trained(tmp_path, cells, label)
+        assert study.untrained(tmp_path, [*cells, *cells]) == cells[1:]
+        first, second, again = study.trained(tmp_path, [*cells, cells[1]], label)
         said = capsys.readouterr().out
-        assert said.count("begins") == 1
+        assert said.count("begins") == 1, "a cell that is asked for twice is trained once"
+        assert again.row == second.row
         assert first.row == row and second.row["config"]["seed"] == 1
         assert trial.score(cells[0], first.model, "test")["accuracy"] == row["metrics"]["test/accuracy"]
         study.trained(tmp_path, cells, label)

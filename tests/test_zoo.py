@@ -132,6 +132,11 @@ def test_a_quantised_model_is_the_model_quantised(folder, same):
     assert same(quantised, quant.quantized(plain, "nf4_double"))
 
 
+def test_a_head_the_checkpoint_lacks_is_quantised_too_when_asked_for(folder):
+    model = zoo.load(folder, quantize=quant.Spec("int8", paths="kernel$"))[0]
+    assert quant.values(model).keys() == {"blocks/kernel", "head/kernel"}
+
+
 def test_errors_of_load(folder):
     with pytest.raises(ValueError, match=r"quantize: expected one of nf4, .*nf4_double.*, got 'nf3'"):
         zoo.load(folder, quantize="nf3")
