@@ -197,6 +197,12 @@ def scores(rows: Sequence[study.Row]) -> dict[str, tuple[float, float]]:
     return {str(at["type"]): (100 * at["mean"], 100 * at["error"]) for at in table.to_dict("records")}
 
 
+def by_model(rows: Sequence[study.Row]) -> dict[str, list[study.Row]]:
+    """The rows of each model, in an order that depends on the rows alone."""
+    models = dict.fromkeys(row["config"]["model"] for row in sorted(rows, key=lambda row: row["key"]))
+    return {model: [row for row in rows if row["config"]["model"] == model] for model in models}
+
+
 def groups(rows: Sequence[study.Row]) -> list[list[study.Row]]:
     """Rows of one model and setting, in all data types."""
     return study.groups(rows, but=("type", "seed", "quantize", "compute"))
@@ -237,20 +243,17 @@ def shown(table: pd.DataFrame) -> str:
 def by_block(rows: Sequence[study.Row]) -> pd.DataFrame:
     """A line for each block size: bits and error of each 4-bit type."""
     found: dict[int, dict[str, Any]] = {}
-    for row in sorted(
-        (row for row in of(rows, "sizes") if row["config"]["block"]), key=lambda row: row["config"]["block"]
-    ):
-        at, said = row["config"], row["metrics"]
-        found.setdefault(at["block"], {"block": at["block"]})[f"{at['type']}, bits"] = said["size/bits"]
-        found[at["block"]][f"{at['type']}, error"] = said["error/relative"]
-    return pd.DataFrame(found.values())
+    for row in of(rows, "sizes"):
+        if block := row["config"]["block"]:
+            line, name = found.setdefault(block, {"block": block}), row["config"]["type"]
+            line |= {f"{name}, bits": row["metrics"]["size/bits"], f"{name}, error": row["metrics"]["error/relative"]}
+    return pd.DataFrame([found[block] for block in sorted(found)])
 
 
 def render(rows: list[study.Row], out: Path) -> list[Path]:
     """Draw out/quantization.md, .csv and .png from the rows alone; of several models, one after the other."""
     parts, tables = [], []
-    for model in dict.fromkeys(row["config"]["model"] for row in sorted(rows, key=lambda row: row["key"])):
-        mine = [row for row in rows if row["config"]["model"] == model]
+    for model, mine in by_model(rows).items():
         tables.append(summary(mine).assign(model=model))
         scored_on = next((f", {row['config']['data']}" for row in of(mine, "lora")), "")
         parts.append(
@@ -282,7 +285,7 @@ def figure(table: pd.DataFrame):
 
 def verdicts(rows: list[study.Row]) -> list[Verdict]:
     """The paper's findings about data types, looked for in the first model's rows."""
-    table: Any = summary(rows).set_index("type")
+    table: Any = summary(next(iter(by_model(rows).values()))).set_index("type")
     found = []
 
     def compare(where: str, said: str, column: str, better: str, worse: str, judge: Any) -> None:

@@ -252,8 +252,7 @@ def fit(
             last = _finite(losses, step - 1, steps, settings) if step else math.nan
             report(Progress(epoch + 1, step + 1, steps, last, at.facts["tokens"]))
         _finite(losses, len(losses) - 1, steps, settings)
-        reached = tree.merge(parallel.gathered(at.trainable), whole)
-        at = _chosen(at, epoch + 1, score(reached) if score else None)
+        at = _chosen(at, epoch + 1, score(tree.merge(parallel.gathered(at.trainable), whole)) if score else None)
     done = {name: at.facts[name] for name in ("best_epoch", "validation", "tokens")}
     return Fit(tree.merge(parallel.gathered(at.best), whole), losses=np.array(losses, np.float32), **done)
 
