@@ -211,6 +211,13 @@ def spec(name: str | Spec) -> Spec:
     return SPECS[name]
 
 
+def finite(scales: np.ndarray, name: str) -> np.ndarray:
+    """The scales, as a file has them. Raises ValueError with their name if some are NaN or infinite."""
+    if bad := int((~np.isfinite(scales)).sum()):
+        raise ValueError(f"{name}: expected finite scales, got {bad} that are NaN or infinite")
+    return scales
+
+
 def is_quantized(node: Any) -> bool:
     """Whether a node of a tree is a quantised value."""
     return isinstance(node, Quantized)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lora_jax import data, methods, parallel, precision, train, tree
+from lora_jax import data, memory, methods, parallel, precision, train, tree
 
 
 class Step(NamedTuple):
@@ -40,8 +40,8 @@ def training_step(model: Any, method: methods.Method, *, batch: int, length: int
         loss.block_until_ready()
 
     facts = {
-        "optimizer": size(state),
-        "checkpoint": size(trainable),
+        "optimizer": memory.size(state),
+        "checkpoint": memory.size(trainable),
         "temporary": said.temp_size_in_bytes,
         "peak": peak,
     }

@@ -316,6 +316,16 @@ def test_a_shape_that_cannot_be(tmp_path, at, byte, text):
     assert re.search(text, told(path))
 
 
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q4_1, Type.Q8_0])
+def test_scales_that_are_no_numbers_are_refused(kind, tmp_path):
+    data, _ = stored(kind, 2, 64)
+    data.reshape(-1)[:2] = np.frombuffer(
+        np.float16(np.nan).tobytes(), np.uint8
+    )  # the first block begins with its scale
+    with pytest.raises(ValueError, match=r"a\.weight: expected finite scales, got 1 that are NaN or infinite"):
+        value(write(tmp_path / "nan.gguf", {"a.weight": (data, kind)}), "a.weight")
+
+
 def test_a_type_nobody_knows(small):
     after = b"b.weight" + (2).to_bytes(4, "little") + (32).to_bytes(8, "little") + (2).to_bytes(8, "little")
     data = small.read_bytes()

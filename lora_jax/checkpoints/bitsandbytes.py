@@ -113,7 +113,9 @@ def _four_bits(weight: str, group: _Group) -> Tensor:
         raise ValueError("\n  ".join(problems))
 
     def read() -> Any:
-        numbers: dict[str, Any] = {part: _finite(group[part].read().reshape(-1), f"{weight}.{part}") for part in sizes}
+        numbers: dict[str, Any] = {
+            part: quant.finite(group[part].read().reshape(-1), f"{weight}.{part}") for part in sizes
+        }
         scales = numbers["absmax"]
         if state.offset is not None:
             offset: Any = np.array(state.offset, np.float32)
@@ -137,17 +139,10 @@ def _eight_bits(weight: str, group: _Group) -> Tensor:
 
     def read() -> Any:
         numbers: Any = codes.read().reshape(-1)
-        scales: Any = _finite(group["SCB"].read().reshape(-1), f"{weight}: SCB") / np.float32(127)
+        scales: Any = quant.finite(group["SCB"].read().reshape(-1), f"{weight}: SCB") / np.float32(127)
         return quant.Quantized(numbers, scales, None, "int8", width, (out, width))
 
     return Tensor(codes.file, (out, width), np.dtype("float32"), read)
-
-
-def _finite(numbers: np.ndarray, name: str) -> np.ndarray:
-    bad = int((~np.isfinite(numbers)).sum())
-    if bad:
-        raise ValueError(f"{name}: expected finite scales, got {bad} that are NaN or infinite")
-    return numbers
 
 
 def _unlike(

@@ -17,7 +17,7 @@ import numpy as np
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFReader, get_tensor_name_map
 from gguf.gguf_reader import READER_SUPPORTED_VERSIONS, ReaderField
 
-from lora_jax import tree
+from lora_jax import quant, tree
 from lora_jax.checkpoints.safetensors import Rule, Tensor
 from lora_jax.quant import Quantized
 
@@ -186,7 +186,7 @@ def _values(info: _Info, data: np.ndarray) -> Any:
     if info.type not in _KINDS:
         return stored.reshape(info.shape).copy()
     *stack, rows, columns = info.shape
-    parts: dict[str, Any] = {name: stored[name] for name in stored.dtype.names or ()}
+    parts: dict[str, Any] = {name: quant.finite(stored[name], info.name) for name in stored.dtype.names or ()}
     if info.type != "Q8_0":
         parts["codes"] = _neighbours(parts["codes"])
     arrays = {name: np.ascontiguousarray(part).reshape(*stack, -1) for name, part in parts.items()}
