@@ -1,16 +1,18 @@
 """The layers models are made of: flax NNX modules used as immutable pytrees.
 
-Shapes: B batch, T tokens, S keys attended to, D model, H heads, K head, F feed-forward, V vocabulary, L layers, r rank.
+Shapes: B batch, T tokens, S keys attended to, D model, H heads, G heads of keys, K head, F feed-forward, V vocabulary, L layers,
+r rank.
 A layer is written for one block; a model's blocks carry a leading layer axis L and are scanned. Every leaf is an `nnx.Param`: a
 bare array attribute set under `jit` or `vmap` would silently become static.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lora_jax.quant import Quantized
 
@@ -101,6 +103,22 @@ class Embedding(nnx.Module):
         return table.rows(tokens) if isinstance(table, Quantized) else table[tokens]
 
 
+class RMSNorm(nnx.Module):
+    """Divided by the root mean square over the last axis, in float32, then scaled (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+
+    def __init__(self, scale: Any, *, epsilon: float):
+        self.scale = nnx.Param(scale)
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return jax.checkpoint(_over_rms, static_argnums=2)(x, self.scale[...], self.epsilon)
+
+
+def _over_rms(x, scale, epsilon):
+    wide = x.astype(jnp.float32)
+    return (wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + epsilon) * scale).astype(x.dtype)
+
+
 class LayerNorm(nnx.Module):
     """Normalised over the last axis in float32, then scale and bias."""
 
@@ -130,23 +148,47 @@ def gelu(x: Float[Array, "... F"]) -> Float[Array, "... F"]:
 ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu, "gelu_new": jax.checkpoint(jax.nn.gelu), "silu": jax.nn.silu}
 
 
-def attention(
-    query: Float[Array, "B T D"],
-    key: Float[Array, "B S D"],
-    value: Float[Array, "B S D"],
-    mask: Bool[Array, "B #T S"],
-    *,
-    heads: int,
-    rate: float = 0.0,
-    random: Key[Array, ""] | None = None,
-) -> Float[Array, "B T D"]:
-    """Softmax attention of `heads` heads; `mask` is true where a key may be attended to."""
+class Stacks(nnx.Module):
+    """The layers of a model in two stacks, for a method that treats the last ones otherwise than the first."""
 
-    def split(x):  # heads before tokens: batched products over two leading axes are twice as fast on CPU
-        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+    def __init__(self, first: Any, last: Any):
+        self.first, self.last = first, last
 
-    q, k, v = split(query), split(key), split(value)
-    scores = jnp.einsum("bhtk,bhsk->bhts", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-    weights = dropout(random, rate, jax.nn.softmax(scores, axis=-1).astype(v.dtype))
-    return jnp.einsum("bhts,bhsk->bhtk", weights, v).transpose(0, 2, 1, 3).reshape(query.shape)
+
+def through(step: Callable, x: Any, blocks: Any, more: Any = None, *, straight: bool = False) -> tuple[Any, Any]:
+    """x through all layers, by step(x, index, block, more) -> (x, other): the last x, and what each layer gave beside it.
+
+    `blocks` is a stack of layers, two of them (`Stacks`), or a tuple of single layers; `more`, what else each layer is given, has a
+    layer axis too, or is a tuple. `straight` compiles a stack as straight code and no loop.
+    """
+    if isinstance(blocks, tuple):
+        given = []
+        for index, (block, own) in enumerate(zip(blocks, more or (None,) * len(blocks), strict=True)):
+            x, other = step(x, index, block, own)
+            given.append(other)
+        return x, tuple(given)
+    start, given = 0, []
+    for stack in (blocks.first, blocks.last) if isinstance(blocks, Stacks) else (blocks,):
+        count = layers(stack)
+        own = jax.tree.map(lambda leaf, some=slice(start, start + count): leaf[some], more)
+        each = jnp.arange(start, start + count), stack, own
+        x, other = jax.lax.scan(lambda x, layer: step(x, *layer), x, each, unroll=straight)
+        start += count
+        given.append(other)
+    return x, jax.tree.map(lambda *leaf: jnp.concatenate(leaf), *given)
+
+
+def layers(blocks: Any) -> int:
+    """How many layers there are."""
+    if isinstance(blocks, tuple):
+        return len(blocks)
+    if isinstance(blocks, Stacks):
+        return layers(blocks.first) + layers(blocks.last)
+    return jax.tree.leaves(blocks)[0].shape[0]
+
+
+def without_last(blocks: Any) -> tuple[Any, Any]:
+    """All layers but the last, and the last alone."""
+    stack = blocks.last if isinstance(blocks, Stacks) else blocks
+    most, last = jax.tree.map(lambda leaf: leaf[:-1], stack), jax.tree.map(lambda leaf: leaf[-1], stack)
+    return (Stacks(blocks.first, most) if isinstance(blocks, Stacks) else most), last

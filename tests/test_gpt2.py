@@ -14,6 +14,7 @@ from safetensors.numpy import save
 from lora_jax import methods, tree
 from lora_jax.checkpoints import safetensors
 from lora_jax.models import gpt2
+from lora_jax.models.bert import UNROLL
 
 HF = dict(
     model_type="gpt2", n_layer=2, n_embd=16, n_head=2, vocab_size=50, n_positions=24, layer_norm_epsilon=1e-5,
@@ -241,7 +242,7 @@ def output(theirs: Any, tokens: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 class TestTransformers:
     @pytest.mark.parametrize(
-        "changes", [{}, dict(activation_function="relu", n_inner=24), dict(n_layer=gpt2.UNROLL + 1, n_head=4)]
+        "changes", [{}, dict(activation_function="relu", n_inner=24), dict(n_layer=UNROLL + 1, n_head=4)]
     )
     def test_logits(self, changes, tokens, tmp_path):
         theirs, model = peer(tmp_path, **changes)

@@ -9,7 +9,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, attention, dense, dropout, fold
+from lora_jax.attention import Cache, attention, heads_first, rotate
+from lora_jax.layers import (
+    ACTIVATIONS,
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    Stacks,
+    dense,
+    dropout,
+    fold,
+    layers,
+    through,
+    without_last,
+)
 
 KEY = jax.random.key(0)
 
@@ -105,11 +119,15 @@ def by_numpy(query, key, value, mask, heads):
     return out
 
 
+def attend(query, key, value, mask, *, heads, **options):
+    return attention(*(heads_first(jnp.float32(x), heads) for x in (query, key, value)), jnp.asarray(mask), **options)
+
+
 class TestAttention:
     def test_equal_scores_give_the_mean_of_what_is_seen(self):
         value = jnp.array([[[1.0, 10.0], [3.0, 30.0], [100.0, 1000.0]]])
         mask = jnp.array([[[True, True, False]]])
-        assert attention(jnp.zeros((1, 1, 2)), jnp.zeros((1, 3, 2)), value, mask, heads=1).tolist() == [[[2, 20]]]
+        assert attend(jnp.zeros((1, 1, 2)), jnp.zeros((1, 3, 2)), value, mask, heads=1).tolist() == [[[2, 20]]]
 
     @settings(deadline=None, max_examples=10)
     @given(st.integers(0, 2**32), st.sampled_from([1, 2, 4]))
@@ -117,18 +135,76 @@ class TestAttention:
         rng = np.random.default_rng(seed)
         query, key, value = (rng.normal(size=(2, tokens, 8)) for tokens in (3, 5, 5))
         mask = np.arange(5) < rng.integers(1, 6, (2, 1, 1))
-        found = attention(jnp.float32(query), jnp.float32(key), jnp.float32(value), jnp.asarray(mask), heads=heads)
+        found = attend(query, key, value, mask, heads=heads)
         np.testing.assert_allclose(found, by_numpy(query, key, value, mask, heads), atol=1e-5)
 
     def test_a_mask_may_differ_by_query(self):
         rng = np.random.default_rng(0)
         query, key, value = rng.normal(size=(3, 1, 4, 4))
         mask = np.tril(np.ones((1, 4, 4), bool))
-        found = attention(jnp.float32(query), jnp.float32(key), jnp.float32(value), jnp.asarray(mask), heads=2)
+        found = attend(query, key, value, mask, heads=2)
         np.testing.assert_allclose(found, by_numpy(query, key, value, mask, 2), atol=1e-5)
 
     def test_dropout_of_the_weights_has_their_mean(self):
         query, two, mask = jnp.ones((2000, 1, 1)), jnp.ones((2000, 2, 1)), jnp.ones((2000, 1, 2), bool)
-        found = attention(query, two, two, mask, heads=1, rate=0.5, random=KEY)
+        found = attend(query, two, two, mask, heads=1, rate=0.5, random=KEY)
         assert np.unique(found).tolist() == [0, 1, 2]
         assert float(found.mean()) == pytest.approx(1, abs=0.08)
+
+    def test_heads_of_queries_share_those_of_keys(self):
+        rng = np.random.default_rng(0)
+        query, key, value = rng.normal(size=(2, 3, 8)), *rng.normal(size=(2, 2, 5, 4))
+        mask = np.ones((2, 1, 5), bool)
+        found = attention(
+            heads_first(jnp.float32(query), 4), *(heads_first(jnp.float32(x), 2) for x in (key, value)), mask
+        )
+        key, value = (np.repeat(x.reshape(2, 5, 2, 2), 2, axis=2).reshape(2, 5, 8) for x in (key, value))
+        np.testing.assert_allclose(found, by_numpy(query, key, value, mask, 4), atol=1e-5)
+
+    def test_the_cache_is_written_where_it_is_told(self):
+        cache = Cache(*jnp.zeros((2, 1, 1, 4, 2))).store(jnp.ones((1, 1, 2, 2)), 2 * jnp.ones((1, 1, 2, 2)), 1)
+        assert cache.keys[0, 0, :, 0].tolist() == [0, 1, 1, 0] and cache.values[0, 0, :, 1].tolist() == [0, 2, 2, 0]
+
+
+def test_rotary_positions_turn_pairs_and_leave_scores_to_the_distance():
+    x = jnp.array([[[[1.0, 2.0, 0.0, 0.0]]]])
+
+    def turned(position):
+        angle = position * jnp.array([np.pi / 2, 0.1])[None, None, None]
+        return rotate(x, (jnp.cos(angle), jnp.sin(angle)))
+
+    np.testing.assert_allclose(turned(1.0)[0, 0, 0], [0, 2 * np.cos(0.1), 1, 2 * np.sin(0.1)], atol=1e-6)
+    scores = [float((turned(i) * turned(i + 3.0)).sum()) for i in range(4)]
+    np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
+
+
+def test_rms_norm_by_hand():
+    layer = RMSNorm(jnp.array([1.0, 2.0]), epsilon=0.5)
+    np.testing.assert_allclose(layer(jnp.array([3.0, 4.0])), np.array([3.0, 8.0]) / math.sqrt(13), rtol=1e-6)
+
+
+class TestThrough:
+    BLOCKS = Linear(jnp.arange(1.0, 4.0)[:, None, None])  # three layers: times 1, 2, 3
+
+    def run(self, blocks, **options):
+        def step(x, index, block, more):
+            return block(x) + index, None if more is None else more + index
+
+        return through(step, jnp.ones(1), blocks, **options)
+
+    @pytest.mark.parametrize("straight", [False, True])
+    def test_every_layer_in_order_with_its_index(self, straight):
+        x, other = self.run(self.BLOCKS, more=jnp.array([10, 20, 30]), straight=straight)
+        assert x.tolist() == [(1 * 2 + 1) * 3 + 2] and other.tolist() == [10, 21, 32]
+
+    def test_two_stacks_and_single_layers_are_the_same(self):
+        def part(*some):
+            return jax.tree.map(lambda leaf: leaf[slice(*some)], self.BLOCKS)
+
+        two = Stacks(part(0, 1), part(1, 3))
+        single = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], self.BLOCKS) for i in range(3))
+        for blocks, more in ((two, jnp.array([10, 20, 30])), (single, (10, 20, 30))):
+            x, other = self.run(blocks, more=more)
+            assert x.tolist() == [11] and [int(each) for each in other] == [10, 21, 32] and layers(blocks) == 3
+        most, last = without_last(two)
+        assert layers(most) == 2 and last.kernel[...].tolist() == [[3]]

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lora_jax import quant
+from lora_jax.attention import Attention, Place
 from lora_jax.checkpoints.safetensors import Rule
-from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, attention, dropout, fold
+from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dropout, fold, through, without_last
 
 UNROLL = 12  # layers up to which the loop over layers is compiled as straight code; compile time grows with them
 
@@ -80,18 +81,6 @@ class Embed(nnx.Module):
         return self.norm(self.tokens(tokens) + self.segments(segments) + positions)
 
 
-class Attention(nnx.Module):
-    def __init__(self, query: Linear, key: Linear, value: Linear, output: Linear, *, heads: int):
-        self.query, self.key, self.value, self.output = query, key, value, output
-        self.heads = heads
-
-    def __call__(self, x: Float[Array, "B T D"], y: Float[Array, "B S D"], mask: Bool[Array, "B 1 S"], *, rate, key):
-        """From x to y: queries of x, keys and values of y."""
-        q, k, v = self.query(x, fold(key, 0)), self.key(y, fold(key, 1)), self.value(y, fold(key, 2))
-        mixed = attention(q, k, v, mask, heads=self.heads, rate=rate, random=fold(key, 3))
-        return self.output(mixed, fold(key, 4))
-
-
 class MLP(nnx.Module):
     def __init__(self, up: Linear, down: Linear, *, activation: str):
         self.up, self.down = up, down
@@ -110,7 +99,7 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"], mask, *, queries: int | None = None, rate=0.0, key=None):
         """The block's output at the first `queries` tokens (all by default)."""
         first = x[:, :queries]
-        mixed = self.attention(first, x, mask, rate=rate, key=fold(key, 0))
+        mixed, _ = self.attention(first, x, Place(mask), rate=rate, key=fold(key, 0))
         h = self.attention_norm(first + dropout(fold(key, 1), rate, mixed))
         return self.mlp_norm(h + dropout(fold(key, 2), rate, self.mlp(h, key=fold(key, 3))))
 
@@ -158,15 +147,14 @@ class Encoder(nnx.Module):
         mask = (jnp.arange(tokens.shape[1]) < length[:, None])[:, None]
         x = dropout(fold(key, 0), rate, self.embed(tokens, segments).astype(jnp.float32))
 
-        def block(x, layer):
-            index, block = layer
+        def step(x, index, block, _):
             return block(x, mask, rate=rate, key=fold(key, 1 + index)), None
 
-        most, last = jax.tree.map(lambda leaf: leaf[:-1], self.blocks), jax.tree.map(lambda leaf: leaf[-1], self.blocks)
+        most, last = without_last(self.blocks)
         # Unrolled, a step takes 0.9 of the time: a loop's residuals are zeroed, written and read back as stacks of layers. But
         # XLA would keep every matrix it dequantises for the forward pass until the backward pass; of a loop it keeps one layer's.
         straight = self.config.layers <= UNROLL and not quant.values(self.blocks)
-        x, _ = jax.lax.scan(block, x, (jnp.arange(self.config.layers - 1), most), unroll=straight)
+        x, _ = through(step, x, most, straight=straight)
         return last(x, mask, queries=queries, rate=rate, key=fold(key, self.config.layers))
 
     def __call__(self, tokens, segments=None, length=None, *, rate=0.0, key=None) -> Float[Array, "B C"]:

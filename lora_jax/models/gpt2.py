@@ -1,8 +1,8 @@
 """GPT-2 language models, and GPT-3's, which have the same layers at another size.
 
 Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners"), Brown et al. 2020 (arXiv 2005.14165; its layers of
-sparse attention are dense here). The numbers are those of transformers' `GPT2LMHeadModel`. Attention and MLP are BERT's: what
-differs is the causal mask and that norms come first. Shape letters are those of `layers.py`.
+sparse attention are dense here). The numbers are those of transformers' `GPT2LMHeadModel`. The MLP is BERT's. Shape letters are
+those of `layers.py`.
 """
 
 import itertools
@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from lora_jax import quant
+from lora_jax.attention import Attention
 from lora_jax.checkpoints.safetensors import Rule
-from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dense, dropout, fold
-from lora_jax.models.bert import MLP, UNROLL, Attention
+from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
+from lora_jax.models.bert import MLP
+from lora_jax.models.decoder import Block, Decoder
 
 
 class Config(NamedTuple):
@@ -61,6 +62,18 @@ class Config(NamedTuple):
             raise ValueError(f"config.json: {'; '.join(wrong)}")
         return made
 
+    @property
+    def groups(self) -> int:
+        """Heads of keys: every head of queries has its own."""
+        return self.heads
+
+    @property
+    def head_width(self) -> int:
+        """Numbers of a head."""
+        return self.width // self.heads
+
+    angles = None  # positions are embedded, not rotated
+
 
 FIXED = {  # fields that may be left out, and the one value of each that is implemented
     "scale_attn_weights": True,
@@ -76,71 +89,8 @@ class Embed(nnx.Module):
     def __init__(self, tokens: Embedding, positions: Embedding):
         self.tokens, self.positions = tokens, positions
 
-    def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        return self.tokens(tokens) + self.positions(jnp.arange(tokens.shape[1]))
-
-
-class Block(nnx.Module):
-    """Attention and MLP, each of a norm's output and added to what came in (pre-norm)."""
-
-    def __init__(self, attention: Attention, attention_norm: LayerNorm, mlp: MLP, mlp_norm: LayerNorm):
-        self.attention, self.attention_norm, self.mlp, self.mlp_norm = attention, attention_norm, mlp, mlp_norm
-
-    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T T"], *, rate=0.0, key=None):
-        y = self.attention_norm(x)
-        h = x + dropout(fold(key, 1), rate, self.attention(y, y, mask, rate=rate, key=fold(key, 0)))
-        return h + dropout(fold(key, 2), rate, self.mlp(self.mlp_norm(h), key=fold(key, 3)))
-
-
-class Decoder(nnx.Module):
-    """`model(tokens, length)` gives logits [B, T, V] of each next token; `model.hidden(...)` the hidden states [B, T, D]."""
-
-    def __init__(self, embed: Embed, blocks: Block, norm: LayerNorm, *, config: Config):
-        self.embed, self.blocks, self.norm = embed, blocks, norm
-        self.config = config
-
-    def hidden(
-        self,
-        tokens: Int[Array, "B T"],
-        length: Int[Array, " B"] | None = None,
-        *,
-        rate: float = 0.0,
-        key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "B T D"]:
-        """Hidden states after the final norm; each depends on its own and earlier tokens alone.
-
-        Args:
-            length: real tokens per row; what follows is padding and is not attended to. All real by default.
-            rate, key: the pretrained model's own dropout; without a key nothing is dropped, LoRA's inputs neither.
-
-        Raises:
-            ValueError: the rows are longer than there are positions (indexing would repeat the last one in silence).
-        """
-        if tokens.shape[1] > self.config.positions:
-            raise ValueError(
-                f"expected rows of at most {self.config.positions} tokens, the model's positions; got {tokens.shape[1]}"
-            )
-        length = jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
-        index = jnp.arange(tokens.shape[1])
-        mask = (index <= index[:, None]) & (index < length[:, None])[:, None]
-        x = dropout(fold(key, 0), rate, self.embed(tokens).astype(jnp.float32))
-
-        def block(x, layer):
-            index, block = layer
-            return block(x, mask, rate=rate, key=fold(key, 1 + index)), None
-
-        n = self.config.layers
-        straight = n <= UNROLL and not quant.values(self.blocks)  # bert.Encoder.hidden says why
-        return self.norm(jax.lax.scan(block, x, (jnp.arange(n), self.blocks), unroll=straight)[0])
-
-    def __call__(self, tokens, length=None, *, rate=0.0, key=None) -> Float[Array, "B T V"]:
-        """Logits of the token that follows each one, in float32."""
-        x, layer = self.hidden(tokens, length, rate=rate, key=key), self.embed.tokens
-        # The head is tied to what an adapter makes of the table, as it is once merged: an adapted layer is asked for its rows.
-        table = (
-            layer.embedding.get_value() if hasattr(layer, "embedding") else layer(jnp.arange(self.config.vocabulary))
-        )
-        return dense(x, table.T).astype(jnp.float32)
+    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Float[Array, "B T D"]:
+        return self.tokens(tokens) + self.positions(positions)
 
 
 def init(key: Key[Array, ""], config: Config) -> Decoder:

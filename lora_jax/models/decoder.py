@@ -1,0 +1,117 @@
+"""What the families of language models share: blocks with norms first, causal attention, generation's cache, the tied head.
+
+Shape letters are those of `layers.py`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from lora_jax import quant
+from lora_jax.attention import Attention, Cache, Place
+from lora_jax.layers import dense, dropout, fold, layers, through
+from lora_jax.models.bert import UNROLL
+
+
+class Block(nnx.Module):
+    """Attention and MLP, each of a norm's output and added to what came in (pre-norm)."""
+
+    def __init__(self, attention: Attention, attention_norm: Any, mlp: Any, mlp_norm: Any):
+        self.attention, self.attention_norm, self.mlp, self.mlp_norm = attention, attention_norm, mlp, mlp_norm
+
+    def __call__(self, x: Float[Array, "B T D"], place: Place, cache: Cache | None = None, *, rate=0.0, key=None):
+        """The block's output and, with a cache, the cache with these tokens."""
+        y = self.attention_norm(x)
+        mixed, cache = self.attention(y, y, place, cache, rate=rate, key=fold(key, 0))
+        h = x + dropout(fold(key, 1), rate, mixed)
+        return h + dropout(fold(key, 2), rate, self.mlp(self.mlp_norm(h), key=fold(key, 3))), cache
+
+
+class Decoder(nnx.Module):
+    """`model(tokens, length)` gives logits [B, T, V] of each next token; `model.hidden(...)` the hidden states [B, T, D].
+
+    `embed(tokens, positions)` gives [B, T, D]. Without `lm_head` the head is tied to the token embedding. `config` says `layers`,
+    `vocabulary`, `positions`, `groups` (heads of keys), `head_width`, and `angles`: rotary embedding's step of each pair of
+    numbers, or None.
+    """
+
+    def __init__(self, embed: Any, blocks: Any, norm: Any, lm_head: Any = None, *, config: Any):
+        self.embed, self.blocks, self.norm, self.lm_head = embed, blocks, norm, lm_head
+        self.config = config
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        length: Int[Array, " B"] | None = None,
+        *,
+        rate: float = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Hidden states after the final norm; each depends on its own and earlier tokens alone.
+
+        Args:
+            length: real tokens per row; what follows is padding and is not attended to. All real by default.
+            rate, key: the pretrained model's own dropout; without a key nothing is dropped, LoRA's inputs neither.
+
+        Raises:
+            ValueError: the rows are longer than there are positions (indexing would repeat the last one in silence).
+        """
+        if tokens.shape[1] > self.config.positions:
+            raise ValueError(
+                f"expected rows of at most {self.config.positions} tokens, the model's positions; got {tokens.shape[1]}"
+            )
+        length = jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
+        index = jnp.arange(tokens.shape[1])
+        mask = (index <= index[:, None]) & (index < length[:, None])[:, None]
+        return self._through(tokens, index[None], mask, None, None, rate=rate, key=key)[0]
+
+    def extend(
+        self, tokens: Int[Array, "B T"], cache: Any, at: Int[Array, ""] | int, start: Int[Array, " B"]
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """Hidden states of the tokens that stand at index `at` and after it in rows that begin at index `start`, and the cache
+        with them; what is in the cache before `start` is left padding."""
+        index = at + jnp.arange(tokens.shape[1])
+        held = jnp.arange(jax.tree.leaves(cache)[0].shape[-2])
+        mask = (held <= index[:, None]) & (held >= start[:, None])[:, None]
+        positions = jnp.maximum(index - start[:, None], 0)
+        return self._through(tokens, positions, mask, cache, at)
+
+    def cache(self, rows: int, size: int, dtype: Any = jnp.float32) -> Any:
+        """An empty cache for so many rows of so many tokens, in the shape `blocks` has."""
+        shape = (rows, self.config.groups, size, self.config.head_width)
+        count = layers(self.blocks)
+        if isinstance(self.blocks, tuple):
+            return tuple(Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(count))
+        return Cache(*(jnp.zeros((count, *shape), dtype) for _ in range(2)))
+
+    def _through(self, tokens, positions, mask: Bool[Array, "B T S"], cache, at, *, rate=0.0, key=None):
+        place = Place(mask, self._rotation(positions), at)
+        x = dropout(fold(key, 0), rate, self.embed(tokens, positions).astype(jnp.float32))
+
+        def step(x, index, block, cache):
+            return block(x, place, cache, rate=rate, key=fold(key, 1 + index))
+
+        straight = self.config.layers <= UNROLL and not quant.values(self.blocks)  # bert.Encoder.hidden says why
+        x, cache = through(step, x, self.blocks, cache, straight=straight)
+        return self.norm(x), cache
+
+    def _rotation(self, positions):
+        if self.config.angles is None:
+            return None
+        turned = positions[:, None, :, None] * jnp.asarray(self.config.angles, jnp.float32)
+        return jnp.cos(turned), jnp.sin(turned)
+
+    def head(self) -> Any:
+        """The kernel [D, V] of the logits: the head's or, tied, the token embedding's as its adapter makes it."""
+        layer, name = (self.embed.tokens, "embedding") if self.lm_head is None else (self.lm_head, "kernel")
+        while not hasattr(layer, name):
+            layer = quant.dequantized(layer).merged() if hasattr(layer, "merged") else layer.base
+        kernel = getattr(layer, name).get_value()
+        return kernel.T if name == "embedding" else kernel
+
+    def __call__(self, tokens, length=None, *, rate=0.0, key=None) -> Float[Array, "B T V"]:
+        """Logits of the token that follows each one, in float32."""
+        return dense(self.hidden(tokens, length, rate=rate, key=key), self.head()).astype(jnp.float32)

@@ -1,0 +1,207 @@
+"""The Llama family: Llama 2 and 3, TinyLlama, SmolLM2, Mistral without its window, and Qwen2 with its biases.
+
+Touvron et al. 2023 (arXiv 2302.13971, 2307.09288), Dubey et al. 2024 (2407.21783), Yang et al. 2024 (2407.10671): RMSNorm,
+rotary positions, grouped-query attention, SwiGLU. The numbers are those of transformers' `LlamaForCausalLM` and
+`Qwen2ForCausalLM`. Shape letters are those of `layers.py`.
+"""
+
+import itertools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from lora_jax.attention import Attention
+from lora_jax.checkpoints.safetensors import Rule
+from lora_jax.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, fold
+from lora_jax.models.decoder import Block, Decoder
+
+KINDS = ("llama", "mistral", "qwen2")
+
+
+class Config(NamedTuple):
+    """What of a Hugging Face config.json shapes the model."""
+
+    layers: int
+    width: int
+    heads: int
+    groups: int  # heads of keys and values
+    head_width: int
+    ffn: int
+    vocabulary: int
+    positions: int
+    epsilon: float
+    activation: str
+    angles: tuple[float, ...]  # of rotary embedding: what each pair of numbers is turned by from a position to the next
+    biases: tuple[bool, bool, bool]  # has query, key, value; has output; has the MLP
+    tied: bool
+
+    @classmethod
+    def from_hf(cls, config: dict[str, Any]) -> "Config":
+        """From the parsed config.json.
+
+        Raises:
+            ValueError: fields are missing, or ask for what this family does not have; all of them are named.
+        """
+        names = dict(
+            layers="num_hidden_layers", width="hidden_size", heads="num_attention_heads", ffn="intermediate_size",
+            vocabulary="vocab_size", positions="max_position_embeddings", epsilon="rms_norm_eps", activation="hidden_act",
+        )  # fmt: skip
+        if absent := [name for name in names.values() if name not in config]:
+            raise ValueError(
+                f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
+            )
+        fields = {ours: config[name] for ours, name in names.items()}
+        heads, width = fields["heads"], fields["width"]
+        groups = config.get("num_key_value_heads") or heads
+        head_width = config.get("head_dim") or width // heads
+        qwen = config.get("model_type") == "qwen2"
+        attention = config.get("attention_bias", qwen)
+        wrong = _wrong(config, heads, groups, head_width, width)
+        if wrong:
+            raise ValueError(f"config.json: {'; '.join(wrong)}")
+        return cls(
+            groups=groups, head_width=head_width, angles=_angles(config, head_width),
+            biases=(attention, attention and not qwen, config.get("mlp_bias", False)),
+            tied=config.get("tie_word_embeddings", False), **fields,
+        )  # fmt: skip
+
+
+def _wrong(config: dict[str, Any], heads: int, groups: int, head_width: int, width: int) -> list[str]:
+    wrong = []
+    if config["hidden_act"] not in ACTIVATIONS:
+        wrong.append(f"hidden_act is {config['hidden_act']!r}, expected one of {', '.join(ACTIVATIONS)}")
+    if heads % groups:
+        wrong.append(f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
+    if not config.get("head_dim") and width % heads:
+        wrong.append(f"hidden_size {width} is no multiple of num_attention_heads {heads}")
+    if head_width % 2:
+        wrong.append(f"head_dim {head_width} is odd, and rotary embedding turns pairs")
+    if (share := config.get("partial_rotary_factor", 1.0)) != 1.0:
+        wrong.append(f"partial_rotary_factor is {share}, expected 1.0")
+    if (window := _window(config)) and window < config["max_position_embeddings"]:
+        wrong.append(f"sliding_window is {window}, expected none or all of max_position_embeddings")
+    kind = _scaling(config).get("rope_type", "default")
+    if kind not in ("default", "linear", "llama3"):
+        wrong.append(f"the rope_type of rope_scaling is {kind!r}, expected one of default, linear, llama3")
+    return wrong
+
+
+def _window(config: dict[str, Any]) -> int | None:
+    return (
+        config.get("sliding_window")
+        if config.get("use_sliding_window", config.get("model_type") == "mistral")
+        else None
+    )
+
+
+def _scaling(config: dict[str, Any]) -> dict[str, Any]:
+    found = dict(
+        config.get("rope_scaling") or config.get("rope_parameters") or {}
+    )  # the second is transformers 5's name
+    return {"rope_type": found.get("type", "default"), **found}
+
+
+def _angles(config: dict[str, Any], head_width: int) -> tuple[float, ...]:
+    """Base ** (-2 j / K), scaled as config.json asks (Llama 3.1: low frequencies slower by a factor, a ramp between)."""
+    scaling = _scaling(config)
+    base = config.get("rope_theta") or scaling.get("rope_theta") or 10_000.0
+    plain = [base ** (-2 * j / head_width) for j in range(head_width // 2)]
+    if given := config.get("rope_factors"):  # GGUF has the outcome of the scaling alone
+        return tuple(angle / factor for angle, factor in zip(plain, given, strict=True))
+    if scaling["rope_type"] == "linear":
+        return tuple(angle / scaling["factor"] for angle in plain)
+    if scaling["rope_type"] != "llama3":
+        return tuple(plain)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    known = scaling["original_max_position_embeddings"]
+
+    def scaled(angle: float) -> float:
+        turns = known * angle / (2 * math.pi)  # within the context it was trained on first
+        share = min(max((turns - low) / (high - low), 0.0), 1.0)
+        return share * angle + (1 - share) * angle / scaling["factor"]
+
+    return tuple(map(scaled, plain))
+
+
+class Embed(nnx.Module):
+    """Token embeddings; positions are for attention to turn."""
+
+    def __init__(self, tokens: Embedding):
+        self.tokens = tokens
+
+    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Float[Array, "B T D"]:
+        return self.tokens(tokens)
+
+
+class MLP(nnx.Module):
+    """down(activation(gate(x)) * up(x)): SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, gate: Linear, up: Linear, down: Linear, *, activation: str):
+        self.gate, self.up, self.down = gate, up, down
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "B T D"], *, key) -> Float[Array, "B T D"]:
+        gate = ACTIVATIONS[self.activation](self.gate(x, fold(key, 0)))
+        return self.down(gate * self.up(x, fold(key, 1)), fold(key, 2))
+
+
+def init(key: Key[Array, ""], config: Config) -> Decoder:
+    """A model with random weights: N(0, 0.02²), as transformers draws them."""
+    d, f, n, count = config.width, config.ffn, config.layers, itertools.count()
+    inner, outer = config.heads * config.head_width, config.groups * config.head_width
+
+    def matrix(*shape):
+        return 0.02 * jax.random.normal(jax.random.fold_in(key, next(count)), shape)
+
+    def linear(i, o, bias):
+        return Linear(matrix(n, i, o), jnp.zeros((n, o)) if bias else None)
+
+    def norm(*stack):
+        return RMSNorm(jnp.ones((*stack, d)), epsilon=config.epsilon)
+
+    into, out, mlp = config.biases
+    attention = Attention(
+        linear(d, inner, into), linear(d, outer, into), linear(d, outer, into), linear(inner, d, out),
+        heads=config.heads, groups=config.groups,
+    )  # fmt: skip
+    gated = MLP(linear(d, f, mlp), linear(d, f, mlp), linear(f, d, mlp), activation=config.activation)
+    embed = Embed(Embedding(matrix(config.vocabulary, d)))
+    head = None if config.tied else Linear(matrix(d, config.vocabulary))
+    return Decoder(embed, Block(attention, norm(n), gated, norm(n)), norm(), head, config=config)
+
+
+LAYER = r"model\.layers\.(\d+)\."
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    """Where each Hugging Face tensor goes."""
+
+    def linear(name, path):
+        return Rule(LAYER + name + r"\.weight", f"{path}/kernel", 1, True), Rule(
+            LAYER + name + r"\.bias", f"{path}/bias", 1
+        )
+
+    attention = {"q": "query", "k": "key", "v": "value", "o": "output"}
+    return (
+        Rule(r"model\.embed_tokens\.weight", "embed/tokens/embedding"),
+        Rule(LAYER + r"input_layernorm\.weight", "blocks/attention_norm/scale", 1),
+        *(
+            rule
+            for one, ours in attention.items()
+            for rule in linear(rf"self_attn\.{one}_proj", f"blocks/attention/{ours}")
+        ),
+        Rule(LAYER + r"post_attention_layernorm\.weight", "blocks/mlp_norm/scale", 1),
+        *(rule for ours in ("gate", "up", "down") for rule in linear(rf"mlp\.{ours}_proj", f"blocks/mlp/{ours}")),
+        Rule(r"model\.norm\.weight", "norm/scale"),
+        *(() if config.tied else (Rule(r"lm_head\.weight", "lm_head/kernel", None, True),)),
+    )
+
+
+IGNORE = (
+    LAYER + r"self_attn\.rotary_emb\.inv_freq",  # older checkpoints: follows from config.json
+    r"lm_head\.weight",  # tied: the token embedding again
+)
