@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax import parallel, precision, quant, tree
-from lora_jax.data.batching import widths
-from lora_jax.layers import dense, fold
+from lora_jax.layers import Linear, dense, fold, stacks
 from lora_jax.models.decoder import Decoder
 
 NEVER = -1e9  # the score of what is no hypothesis: finite, so that sums stay numbers
@@ -88,7 +87,8 @@ def generate(
     check(how)
     _check_prompts(model, prompts, how.new)
     began, steps = time.monotonic(), 0
-    mesh = parallel.mesh(batch)
+    # The cores of a CPU share the reading of the weights, which is most of a step; as devices each would read them all.
+    mesh = parallel.mesh(1 if jax.default_backend() == "cpu" else batch)
     ready = parallel.copied(prepared(model, compute), mesh)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: dict[int, list[int]] = {}
@@ -105,14 +105,19 @@ def generate(
 
 
 def prepared(model: Decoder, compute: str) -> Decoder:
-    """The model as generation reads it: single layers, arrays in the dtype of computation."""
+    """The model as generation reads it: single layers, arrays of the dtype of computation, a head that is not transposed.
+
+    `layers.in_order` says why of the head; slices of stacks would be copied for each token.
+    """
     return _prepared(model, compute=compute)
 
 
 @partial(jax.jit, static_argnames="compute")
 def _prepared(model, compute):
     model = precision.in_dtype(quant.dequantized(model), compute)
-    return tree.replace(model, {"blocks": tuple(tree.unstack(model.blocks))})
+    blocks = tuple(layer for stack in stacks(model.blocks) for layer in tree.unstack(stack))
+    untied = Decoder(model.embed, model.blocks, model.norm, Linear(model.head().astype(compute)), config=model.config)
+    return tree.replace(untied, {"blocks": blocks})
 
 
 def _check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], new: int) -> None:
@@ -134,7 +139,7 @@ def _check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], new: int) -
 def _padded(prompts: list[Sequence[int]], rows: int, room: int) -> tuple[np.ndarray, np.ndarray]:
     """[rows, P] tokens with padding on the left, repeated to fill all rows; and where each begins."""
     longest = max(map(len, prompts))
-    width = next(each for each in widths(room) if each >= longest)
+    width = min(room, max(32, 1 << (longest - 1).bit_length()))  # few widths: each is compiled
     filled = [prompts[i % len(prompts)] for i in range(rows)]
     tokens = np.zeros((rows, width), np.int32)
     for row, prompt in zip(tokens, filled, strict=True):

@@ -1,4 +1,4 @@
-"""Training and evaluation of an adapted classifier or regressor.
+"""Training of an adapted classifier, regressor or language model; evaluation of the first two.
 
 Only the trainable tree is differentiated and seen by the optimiser. There is one jitted step for each batch width; whatever a
 sweep changes between runs (learning rate, alpha, seed, and ranks padded alike) is data to it, so runs share its compilation.
@@ -19,9 +19,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
-from lora_jax import data, parallel, precision, tree
+from lora_jax import data, language, parallel, precision, tree
 from lora_jax.checkpoints import orbax
 from lora_jax.layers import fold
+from lora_jax.models.decoder import Decoder
 
 
 class Settings(NamedTuple):
@@ -60,6 +61,9 @@ class Progress(NamedTuple):
     steps: int
     loss: float
     tokens: int
+
+
+LOWER = ("loss", "perplexity")  # metrics of which less is better
 
 
 class Fit(NamedTuple):
@@ -138,29 +142,36 @@ def loss(logits: Float[Array, "B C"], label: Array, smoothing: float) -> Float[A
     return optax.softmax_cross_entropy(logits, wanted)
 
 
+def objective(model: Any, batch: data.Batch, key: Key[Array, ""], static: Static) -> tuple[Array, Array]:
+    """The losses of a batch, summed, and of how much: rows or, of a language model, tokens."""
+    random = {"rate": static.hidden_dropout, "key": key}
+    if isinstance(model, Decoder):
+        return language.loss(model, batch, compute=static.compute, smoothing=static.label_smoothing, **random)
+    logits = model(batch.tokens, batch.segments, batch.length, **random)
+    return jnp.sum(loss(logits, batch.label, static.label_smoothing) * batch.weight), jnp.sum(batch.weight)
+
+
 def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""], static: Static) -> tuple[Array, Any]:
     """The batch's mean loss and its gradient by the trainable tree, summed over micro-batches."""
 
     def total(trainable, part, key):
-        model = tree.merge(trainable, frozen)
-        random = {"rate": static.hidden_dropout, "key": key}
-        logits = precision.in_dtype(model, static.compute)(part.tokens, part.segments, part.length, **random)
-        return jnp.sum(loss(logits, part.label, static.label_smoothing) * part.weight)
+        model = precision.in_dtype(tree.merge(trainable, frozen), static.compute)
+        return objective(model, part, key, static)
 
     if static.accumulate == 1:
-        value, gradients = jax.value_and_grad(total)(trainable, batch, key)
+        (value, count), gradients = jax.value_and_grad(total, has_aux=True)(trainable, batch, key)
     else:
         # Each micro-batch takes every so-manieth row, so that it is spread over the devices as the batch is.
         parts = jax.tree.map(lambda leaf: leaf.reshape(-1, static.accumulate, *leaf.shape[1:]).swapaxes(0, 1), batch)
 
         def add(sums, numbered):
             index, part = numbered
-            return jax.tree.map(jnp.add, sums, jax.value_and_grad(total)(trainable, part, fold(key, index))), None
+            one = jax.value_and_grad(total, has_aux=True)(trainable, part, fold(key, index))
+            return jax.tree.map(jnp.add, sums, one), None
 
-        zeros = jnp.zeros(()), jax.tree.map(jnp.zeros_like, trainable)
-        (value, gradients), _ = jax.lax.scan(add, zeros, (jnp.arange(static.accumulate), parts))
-    rows = jnp.sum(batch.weight)
-    return value / rows, jax.tree.map(lambda leaf: leaf / rows, gradients)
+        zeros = (jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trainable)
+        ((value, count), gradients), _ = jax.lax.scan(add, zeros, (jnp.arange(static.accumulate), parts))
+    return value / count, jax.tree.map(lambda leaf: leaf / count, gradients)
 
 
 @partial(jax.jit, static_argnames="static", donate_argnames=("trainable", "state"))
@@ -219,7 +230,7 @@ def fit(
     resume: Path | None = None,
     every: float = 120.0,
 ) -> Fit:
-    """Train the leaves that `mask` marks; the model of the epoch whose first score is highest (without `score`, the last).
+    """Train the leaves that `mask` marks; the model of the epoch whose first score is best (without `score`, the last).
 
     `score` gives a model's validation metrics. The whole run is a function of model, data, settings and seed. With
     `resume`, a folder, its state is saved there `every` so many seconds, and a run that was killed goes on from there.
@@ -267,7 +278,8 @@ def _start(trainable: Any, static: Static, mesh: Any) -> _State:
 def _chosen(at: _State, epoch: int, metrics: dict[str, float] | None) -> _State:
     """The state after an epoch: its metrics noted, and its trainable tree kept if it is the best so far."""
     at.facts["validation"] += [] if metrics is None else [metrics]
-    score = epoch if metrics is None else next(iter(metrics.values()))
+    name, score = ("epoch", epoch) if metrics is None else next(iter(metrics.items()))
+    score = -score if name in LOWER else score
     if at.facts["best_score"] is not None and score <= at.facts["best_score"]:
         return at
     at.facts.update(best_epoch=epoch, best_score=score)

@@ -16,6 +16,12 @@ from lora_jax.layers import dense, dropout, fold, layers, through
 from lora_jax.models.bert import UNROLL
 
 
+def end_token(config: dict[str, Any]) -> int | None:
+    """The token that ends a text, by a Hugging Face config.json; of several the first."""
+    found = config.get("eos_token_id")
+    return found[0] if isinstance(found, list) else found
+
+
 class Block(nnx.Module):
     """Attention and MLP, each of a norm's output and added to what came in (pre-norm)."""
 

