@@ -5,34 +5,74 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lora_jax.data import files, glue, rotten_tomatoes, tiny
+from lora_jax.data import dart, e2e, files, glue, rotten_tomatoes, samsum, tiny, webnlg, wikisql
 from lora_jax.data.batching import Batch, batches, padding, widths
-from lora_jax.data.encoding import Encoded, encode
+from lora_jax.data.encoding import SEPARATOR, Encoded, encode, encode_pairs, prompts
 from lora_jax.data.tables import FORMATS
-from lora_jax.data.tasks import Examples, Task, subset
+from lora_jax.data.tasks import Examples, Task, references, some, subset
 
-__all__ = ["TASKS", "Batch", "Encoded", "Examples", "Task", "batches", "encode", "load", "padding", "subset", "widths"]
+__all__ = [
+    "SEPARATOR",
+    "TASKS",
+    "Batch",
+    "Encoded",
+    "Examples",
+    "Task",
+    "batches",
+    "encode",
+    "encode_pairs",
+    "load",
+    "padding",
+    "prompts",
+    "references",
+    "some",
+    "subset",
+    "widths",
+]
 
+# Tasks of official files, by name; all of them generate.
+OFFICIAL: dict[str, Callable[..., Task]] = {
+    "e2e": e2e.load,
+    "webnlg": webnlg.load,
+    "dart": dart.load,
+    "wikisql": wikisql.load,
+    "samsum": samsum.load,
+}
 TASKS: dict[str, Callable[..., Task]] = {
     "rotten-tomatoes": rotten_tomatoes.load,
     **{name: partial(glue.load, name) for name in glue.SPECS},
+    **OFFICIAL,
     "tiny": tiny.load,
+    "tiny-nlg": tiny.load_nlg,
 }
 
 
-def load(name_or_file: str | Path, *, glue_dir: str | Path | None = None, split_seed: int = 0) -> Task:
+def load(
+    name_or_file: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    glue_dir: str | Path | None = None,
+    split_seed: int = 0,
+) -> Task:
     """A task by its name in `TASKS`, or from a file or folder of the user's own (see `files.load`).
 
-    `glue_dir` is where GLUE lies when it is not to come from the hub; other tasks leave it alone. `split_seed` draws
-    another split where the task has none of its own. Raises ValueError on an unknown name, with the names there are,
-    FileNotFoundError when a path does not exist, and whatever the task's own `load` says about its data.
+    `data_dir`, or `glue_dir`, is where the official files of GLUE or of a task in `OFFICIAL` lie; GLUE and e2e come from
+    the hub without it. `split_seed` draws another split where the task has none of its own. Raises ValueError on an
+    unknown name, with the names there are, and on a `data_dir` for another task, FileNotFoundError when a path does not
+    exist, and whatever the task's own `load` says about its data.
     """
-    name = str(name_or_file)
+    if data_dir and glue_dir:
+        raise ValueError(f"data_dir and glue_dir mean the same; expected one of them, got {data_dir} and {glue_dir}")
+    name, official = str(name_or_file), data_dir or glue_dir or None
     if name in glue.SPECS:
-        return TASKS[name](glue_dir=glue_dir, split_seed=split_seed)
+        return TASKS[name](glue_dir=official, split_seed=split_seed)
+    if name in OFFICIAL:
+        return OFFICIAL[name](data_dir=official, split_seed=split_seed)
+    path = Path(name_or_file).expanduser()
+    if official and (name in TASKS or path.exists()):
+        raise ValueError(f"data_dir goes with {', '.join((*glue.SPECS, *OFFICIAL))}; {name!r} has no official files")
     if name in TASKS:
         return TASKS[name](split_seed=split_seed)
-    path = Path(name_or_file).expanduser()
     if path.exists():
         return files.load(path, split_seed=split_seed)
     if isinstance(name_or_file, Path) or "/" in name or path.suffix.lower() in FORMATS:

@@ -1,34 +1,39 @@
-"""A user's own task: a table with the columns text, label, and text_pair for pairs, or a folder of such tables."""
+"""A user's own task: a table, or a folder of tables, with columns text, label (and text_pair), or source and target."""
 
 import re
 from collections.abc import Collection
 from pathlib import Path
 
+from lora_jax.data import generation
 from lora_jax.data.columns import Columns, examples, is_number, require, written
 from lora_jax.data.tables import FORMATS, Table, provenance, read, refuse
 from lora_jax.data.tasks import Task, hashed_split, refuse_split_seed
 
 SPLITS = ("train", "validation", "test")
+CLASSIFIES, GENERATES = ("text", "label"), ("source", "target")
 MAX_CLASSES = 1000  # more are almost surely whole-numbered scores, or texts in the wrong column
 
 
 def load(path: Path, *, split_seed: int = 0) -> Task:
     """A task from a .csv, .tsv, .jsonl or .parquet file, or a folder with train.*, validation.* and perhaps test.*.
 
-    A file is split by its column `split` when it has one, else by the sha256 of the text (80/10/10), so that equal
-    texts share a split. Labels that are words or whole numbers are classes, sorted; other numbers are regression. What a
-    label may be is learnt from the training split. Raises ValueError naming files and rows that do not fit.
+    With columns source and target it is a task that generates. A file is split by its column `split` when it has one,
+    else by the sha256 of the text or source (80/10/10), so that equal ones share a split. Labels that are words or whole
+    numbers are classes, sorted; other numbers are regression. What a label may be is learnt from the training split.
+    Raises ValueError naming files and rows that do not fit.
     """
     tables = _folder(path, split_seed) if path.is_dir() else _file(path, split_seed)
-    require(tables.values(), ("text", "label"))
+    sources = {table.file for table in tables.values()}
+    origin = ", ".join(provenance(path / name if path.is_dir() else path) for name in sorted(sources))
+    name = path.resolve().stem
+    if _kind(tables.values()) == GENERATES:
+        return generation.task(name, ("bleu", "rouge_l"), tables, origin)
     pairs = any("text_pair" in table.columns for table in tables.values())
     columns = Columns("text", "text_pair" if pairs else None)
-    names = classes(tables["train"], columns.label)
-    splits = examples(tables, columns, {name: i for i, name in enumerate(names)} if names else None)
-    metrics = ("accuracy",) if names else ("pearson", "spearman")
-    sources = {table.file for table in tables.values()}
-    where = [path / name for name in sorted(sources)] if path.is_dir() else [path]
-    return Task(path.resolve().stem, names, metrics, splits, ", ".join(map(provenance, where)))
+    labels = classes(tables["train"], columns.label)
+    splits = examples(tables, columns, {label: i for i, label in enumerate(labels)} if labels else None)
+    metrics = ("accuracy",) if labels else ("pearson", "spearman")
+    return Task(name, labels, metrics, splits, origin)
 
 
 def classes(table: Table, column: str) -> tuple[str, ...]:
@@ -55,6 +60,22 @@ def classes(table: Table, column: str) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (int(name), name) if whole else name))
 
 
+def _kind(tables: Collection[Table]) -> tuple[str, str]:
+    """The columns all the tables have, of `CLASSIFIES` and `GENERATES`."""
+    found = {name for table in tables for name in table.columns}
+    whole = [names for names in (CLASSIFIES, GENERATES) if found >= {*names}]
+    begun = [names for names in (CLASSIFIES, GENERATES) if found & {*names}]
+    if len(whole) == 2 or not begun:
+        files = ", ".join(dict.fromkeys(table.file for table in tables))
+        raise ValueError(
+            f"{files}: expected either the columns text and label, or source and target for a task that generates, "
+            f"got {', '.join(sorted(found))}"
+        )
+    kind = (whole or begun)[0]
+    require(tables, kind)
+    return kind
+
+
 def _folder(path: Path, seed: int) -> dict[str, Table]:
     refuse_split_seed(f"the folder {path.name}", seed)
     found = {split: table_file(path, (split,)) for split in SPLITS}
@@ -77,13 +98,13 @@ def table_file(folder: Path, stems: Collection[str]) -> Path | None:
 
 def _file(path: Path, seed: int) -> dict[str, Table]:
     table = read(path)
-    require([table], ("text", "label"))
+    key, _ = _kind([table])
     given = "split" in table.columns
     if given:
         refuse_split_seed(path.name, seed)
         refuse(table.misfits("split", lambda name: name in SPLITS, f"one of {', '.join(SPLITS)}"))
         split = table.columns["split"]
     else:
-        split = [hashed_split(str(text), seed) for text in table.columns["text"]]
+        split = [hashed_split(str(text), seed) for text in table.columns[key]]
     parts = {name: table.where([name == own for own in split]) for name in SPLITS}
     return {name: part for name, part in parts.items() if part.rows or name != "test" or not given}

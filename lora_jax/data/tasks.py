@@ -1,4 +1,4 @@
-"""What a task is: named splits of labelled texts, the names of its labels, and how it is scored."""
+"""What a task is: named splits of labelled texts or of sources and targets, and how it is scored."""
 
 import hashlib
 import random
@@ -8,7 +8,10 @@ import numpy as np
 
 
 class Examples(NamedTuple):
-    """N labelled texts, or text pairs; `label` [N] is an int32 class index, or a float32 score for regression."""
+    """N labelled texts, or text pairs; `label` [N] is an int32 class index, or a float32 score for regression.
+
+    Where a task generates, `text` are sources, `pair` their targets, and `label` zeros; a source may be there again.
+    """
 
     text: list[str]
     pair: list[str] | None
@@ -19,7 +22,8 @@ class Task(NamedTuple):
     """A task to fine-tune on. `splits` always has `train` and `validation`, and has what else there is.
 
     `labels` names the classes by index and is empty for regression. `metrics` are names in `metrics.METRICS`, the first
-    being the one that chooses the best epoch. `source` says where the rows came from, without absolute paths.
+    being the one that chooses the best epoch. `source` says where the rows came from, without absolute paths. A task that
+    `generates` is given a source and writes a target; it has no labels, and its metrics are in `text_metrics.METRICS`.
     """
 
     name: str
@@ -27,6 +31,7 @@ class Task(NamedTuple):
     metrics: tuple[str, ...]
     splits: dict[str, Examples]
     source: str
+    generates: bool = False
 
 
 def hashed_split(key: str, seed: int = 0) -> str:
@@ -54,6 +59,39 @@ def subset(examples: Examples, rows: int, *, seed: int = 0) -> Examples:
         raise ValueError(f"expected at least 1 row in a subset, got {rows}")
     chosen = list(range(len(examples.text)))
     random.Random(seed).shuffle(chosen)  # Python's own, so that the same rows are easily drawn in another framework
-    del chosen[rows:]
+    return _rows(examples, chosen[:rows])
+
+
+def some(examples: Examples, sources: int, *, seed: int = 0) -> Examples:
+    """All rows, in their order, of the first `sources` distinct sources after a shuffle with `seed`; 0 is all.
+
+    For evaluating a part: every source keeps all its targets. Raises ValueError when `sources` is below 0.
+    """
+    if sources < 0:
+        raise ValueError(f"expected 0 (all) or more sources, got {sources}")
+    if not sources:
+        return examples
+    distinct = list(dict.fromkeys(examples.text))
+    random.Random(seed).shuffle(distinct)
+    chosen = set(distinct[:sources])
+    return _rows(examples, [i for i, source in enumerate(examples.text) if source in chosen])
+
+
+def references(examples: Examples) -> dict[str, list[str]]:
+    """Distinct sources in their order, each with all its targets. Raises ValueError when there are no targets."""
+    grouped: dict[str, list[str]] = {}
+    for source, target in zip(examples.text, targets(examples), strict=True):
+        grouped.setdefault(source, []).append(target)
+    return grouped
+
+
+def targets(examples: Examples) -> list[str]:
+    """The targets of sources. Raises ValueError when there are none."""
+    if examples.pair is None:
+        raise ValueError("expected examples with sources and targets, got texts alone; this task does not generate")
+    return examples.pair
+
+
+def _rows(examples: Examples, chosen: list[int]) -> Examples:
     pair = None if examples.pair is None else [examples.pair[i] for i in chosen]
     return Examples([examples.text[i] for i in chosen], pair, examples.label[chosen])
