@@ -85,7 +85,7 @@ def generate(
             `how.new` tokens is longer than the model's positions; names the first prompts of each kind.
     """
     check(how)
-    _check_prompts(model, prompts, how.new)
+    check_prompts(model, prompts, how.new)
     began, steps = time.monotonic(), 0
     # The cores of a CPU share the reading of the weights, which is most of a step; as devices each would read them all.
     mesh = parallel.mesh(1 if jax.default_backend() == "cpu" else batch)
@@ -120,7 +120,8 @@ def _prepared(model, compute):
     return tree.replace(untied, {"blocks": blocks})
 
 
-def _check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], new: int) -> None:
+def check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], new: int) -> None:
+    """Raises ValueError for what `generate` cannot continue by so many tokens; names the first prompt of each kind."""
     room, known = model.config.positions - new, model.config.vocabulary
     kinds = {
         "empty": [i for i, prompt in enumerate(prompts) if not len(prompt)],

@@ -43,6 +43,16 @@ _CLAIMED: set[tuple[int, Path, int]] = set()
 _LATER = {
     "quantize": "none",
     "offload": False,
+    "data_dir": None,
+    "bottleneck": 8,
+    "prefix_length": 10,
+    "top_layers": 2,
+    "loss_on": "target",
+    "test_sources": 0,
+    "new_tokens": 64,
+    "beam": 1,
+    "length_penalty": 1.0,
+    "no_repeat": 0,
 }  # settings that came later, at what they were before: a row from then is still a cell's
 
 

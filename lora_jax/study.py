@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lora_jax import data, estimate, methods, models, precision, results, train, trial
+from lora_jax import data, estimate, generate, methods, models, precision, results, train, trial
 from lora_jax.checkpoints import learnt
 from lora_jax.progress import Display, clock, display
 from lora_jax.trial import Row
@@ -82,14 +82,18 @@ def precheck(cells: Sequence[Row]) -> None:
         raise ValueError("no cells: expected at least one value in each list of targets, ranks, seeds")
     problems: dict[str, None] = {}
     for cell in cells:
-        for name, least in (("rows", 0), ("validation_rows", 0), ("max_length", 1), ("seed", 0)):
-            if cell[name] < least:
+        for name, least in (("rows", 0), ("validation_rows", 0), ("test_sources", 0), ("max_length", 1), ("seed", 0)):
+            if cell.get(name, least) < least:
                 problems[
                     f"{name}: expected {least} or more{' (0 is all)' if 'rows' in name else ''}, got {cell[name]}"
                 ] = None
         if cell["glue_dir"] and cell["data"] not in data.glue.SPECS:
             problems[f"glue_dir: goes with {', '.join(data.glue.SPECS)}, but data is {cell['data']!r}"] = None
-        for test in (lambda: train.check(trial.settings(cell)), lambda: trial.method(cell)):  # noqa: B023
+        if cell.get("data_dir") and cell["data"] not in {**data.glue.SPECS, **data.OFFICIAL}:
+            said = ", ".join((*data.glue.SPECS, *data.OFFICIAL))
+            problems[f"data_dir: goes with {said}, but data is {cell['data']!r}"] = None
+        tests = [lambda: train.check(trial.settings(cell)), lambda: generate.check(trial.decoding(cell))]  # noqa: B023
+        for test in [*tests, *([lambda: trial.method(cell)] if cell["method"] != trial.NONE else [])]:  # noqa: B023
             try:
                 test()
             except ValueError as error:
@@ -102,8 +106,12 @@ def check(cells: Sequence[Row]) -> list[methods.Counts]:
     """Learning parameters of each cell, from shapes alone; finds every error of a setting before any long work."""
     counts = []
     for cell in cells:
+        shared = trial.bench(cell)
+        if cell["method"] == trial.NONE:
+            counts.append(methods.Counts(0, 0))
+            continue
         how = trial.method(cell)
-        counts.append(methods.counts(how.adapt(jax.random.key(cell["seed"]), trial.bench(cell).model), how))
+        counts.append(methods.counts(how.adapt(jax.random.key(cell["seed"]), shared.model), how))
     return counts
 
 
@@ -139,7 +147,7 @@ def _train(cell: Row, out: Path, record: Path | None, label: str, shown: Display
         with results.claim(out / "adapters" / "cells.jsonl", cell, wait=True):
             row, model = trial.run(cell, report=shown.step, resume=resume)
             row["key"] = results.key(cell)
-            if keep:
+            if keep and cell["method"] != trial.NONE:
                 results.write(kept, learnt.dump(model, methods.mask(model, trial.method(cell)), row))
             if record:
                 results.record(record, row)

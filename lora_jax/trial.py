@@ -5,7 +5,7 @@ Trials share what they have in common: the loaded base, the encoded data, and th
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -14,10 +14,14 @@ import jax
 import numpy as np
 import tyro
 
-from lora_jax import data, methods, metrics, models, provenance, quant, results, train
+from lora_jax import data, generate, language, methods, metrics, models, provenance, quant, results, text_metrics, train
+from lora_jax.models.decoder import Decoder
 
 Row = dict[str, Any]
 Alias = tyro.conf.arg
+NONE = "none"  # the method that trains nothing
+BEAMS = 80  # rows generated at a time, beams included
+EXAMPLES = 6  # texts that a row has beside their references
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,14 @@ class Setup:
     """What all cells of a study have in common."""
 
     model: str = "minilm-l6"
-    """Pretrained model: minilm-l6, a directory with config.json and model.safetensors, or a hub id."""
+    """Pretrained model: minilm-l6, smollm2-135m, a directory with config.json and model.safetensors, a GGUF file, or a hub id."""
     data: str = "rotten-tomatoes"
-    """rotten-tomatoes, cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, or your FILE or folder (text, text_pair?, label)."""
+    """rotten-tomatoes, cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; for language models e2e, webnlg, dart, wikisql, samsum;
+    or your FILE or folder (text, text_pair?, label, or source, target)."""
     glue_dir: str | None = None
     """A local directory with the GLUE task's files, instead of the hub."""
+    data_dir: str | None = None
+    """Folder or zip of a task's official files (e2e, webnlg, dart, wikisql, samsum)."""
     rows: int = 2000
     """Training rows: the first after a shuffle with seed 0. 0 is all."""
     validation_rows: int = 500
@@ -37,7 +44,8 @@ class Setup:
     max_length: int = 64
     """Longest text, in tokens; what is longer is cut."""
     method: str = "lora"
-    """Adaptation method: lora, full (everything learns), bitfit (biases learn), or one of your own in METHODS."""
+    """Adaptation method: lora, full (everything learns), top (the last layers), bitfit (biases), adapter_h, adapter_l, prefix, none
+    (the pretrained model as it is), or one of your own in METHODS."""
     alpha: float = 16.0
     """LoRA's alpha: the update is scaled by alpha / r."""
     dropout: float = 0.0
@@ -48,6 +56,12 @@ class Setup:
     """Scale by alpha / sqrt(r)."""
     bias: str = "none"
     """Biases that learn too: none, all, lora_only."""
+    bottleneck: int = 8
+    """Width of adapter_h's and adapter_l's bottleneck."""
+    prefix_length: int = 10
+    """Activations that prefix learns at each layer."""
+    top_layers: int = 2
+    """Layers that top trains."""
     learning_rate: Annotated[float, Alias(aliases=["--lr"])] = 1e-3
     """The highest; it rises during the warm-up, then falls to 0, both linearly."""
     epochs: int = 3
@@ -66,8 +80,20 @@ class Setup:
     """Share of the wanted probability spread over all classes."""
     hidden_dropout: float = 0.0
     """Dropout of the pretrained model's own."""
-    quantize: Literal["none", "nf4", "nf4_double", "fp4", "fp4_double", "int4", "int4_affine", "int8"] = "none"
-    """Data type the frozen matrices are stored in (QLoRA)."""
+    loss_on: Literal["target", "all"] = "target"
+    """Tokens that a language model's loss is about: the target's, or the source's too."""
+    test_sources: int = 0
+    """Sources of the test split that a target is generated for, drawn as the rows are. 0 is all."""
+    new_tokens: int = 64
+    """Tokens generated at most."""
+    beam: int = 1
+    """Beams of the search; 1 takes the likeliest token."""
+    length_penalty: float = 1.0
+    """A text's score is its log-probability over its tokens to this power."""
+    no_repeat: int = 0
+    """No n-gram of this size twice in prompt and text; 0 is any."""
+    quantize: Literal["none", "float", "nf4", "nf4_double", "fp4", "fp4_double", "int4", "int4_affine", "int8"] = "none"
+    """Data type the frozen matrices are stored in (QLoRA); float makes arrays of what a checkpoint has in few bits."""
     offload: bool = False
     """Keep Adam's moments in host memory between updates, on a GPU or TPU (what QLoRA's paged optimiser is for)."""
     compute: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -76,40 +102,92 @@ class Setup:
 
 SETUP = Setup()
 SMOKE = Setup(model="tiny", data="tiny", rows=0, validation_rows=0, max_length=16, epochs=1, batch=16)
+NLG = Setup(  # LoRA's Table 11 where it says; rows, lengths and the rate are those of a laptop
+    model="smollm2-135m", data="e2e", rows=2048, validation_rows=256, max_length=160, alpha=32.0, epochs=1, batch=16,
+    test_sources=96, beam=10, length_penalty=0.9, no_repeat=4, learning_rate=2e-3, label_smoothing=0.1,
+)  # fmt: skip
+NLG_SMOKE = replace(
+    NLG, model="tiny-llama", data="tiny-nlg", rows=32, validation_rows=16, test_sources=4, max_length=128, new_tokens=8, beam=2,
+)  # fmt: skip
 
 
 class Bench(NamedTuple):
-    """What cells share: the loaded model and the encoded data."""
+    """What cells share: the loaded model and the data, cut to the rows asked for and encoded."""
 
     model: Any
+    tokenizer: Any
     task: data.Task
     encoded: dict[str, data.Encoded]
+    prompts: dict[str, list[list[int]]]  # instead, of test splits whose targets are to be written
     widths: tuple[int, ...]
     pad: int
 
 
 @lru_cache(maxsize=2)
-def _encoded(model: str, name: str, glue_dir: str | None, rows: int, validation: int, max_length: int) -> tuple:
-    """(task, its splits encoded by the model's tokenizer)."""
-    task, tokenizer = data.load(name, glue_dir=glue_dir), models.tokenizer(model)
-    wanted = {"train": rows, "validation": validation}
+def _task(name: str, glue_dir: str | None, data_dir: str | None, rows: int, validation: int, sources: int) -> data.Task:
+    task, wanted = data.load(name, glue_dir=glue_dir, data_dir=data_dir), {"train": rows, "validation": validation}
     splits = {name: data.subset(part, wanted[name]) if wanted.get(name) else part for name, part in task.splits.items()}
-    return task, {name: data.encode(tokenizer, examples, max_length=max_length) for name, examples in splits.items()}
+    if task.generates:
+        splits |= {name: data.some(part, sources) for name, part in splits.items() if name not in wanted}
+    return task._replace(splits=splits)
 
 
 @lru_cache(maxsize=2)
-def _network(model: str, labels: int, quantize: str) -> Any:
-    return models.load(model, labels=labels, quantize=None if quantize == "none" else quantize)[0]
+def _encoded(model: str, max_length: int, end: int | None, loss_on: str, *of_task: Any) -> tuple[dict, dict]:
+    """The splits encoded by the model's tokenizer, and the sources of those that are not."""
+    task, tokenizer = _task(*of_task), models.tokenizer(model)
+    if not task.generates:
+        return {name: data.encode(tokenizer, part, max_length=max_length) for name, part in task.splits.items()}, {}
+    made, sources = {}, {}
+    for name, part in task.splits.items():
+        if name in ("train", "validation"):
+            made[name] = data.encode_pairs(tokenizer, part, max_length=max_length, end=end)
+        else:
+            sources[name] = data.prompts(tokenizer, list(data.references(part)), max_length=max_length)
+    everywhere = {name: part._replace(segments=np.ones_like(part.segments)) for name, part in made.items()}
+    return everywhere if loss_on == "all" else made, sources
+
+
+@lru_cache(maxsize=2)
+def _network(model: str, labels: int, quantize: str) -> tuple[Any, Any]:
+    return models.load(model, labels=labels, quantize=None if quantize == "none" else quantize)
 
 
 def bench(cell: Mapping[str, Any]) -> Bench:
-    """The cell's model and data; loaded once for all cells that have them in common."""
-    names = ("model", "data", "glue_dir", "rows", "validation_rows", "max_length")
-    task, encoded = _encoded(*(cell[name] for name in names))
-    network = _network(cell["model"], len(task.labels) or 1, cell.get("quantize", "none"))
+    """The cell's model and data; loaded once for all cells that have them in common.
+
+    Raises:
+        ValueError: model, data and lengths do not go together.
+    """
+    cell = {**asdict(SETUP), **cell}
+    of_task = tuple(cell[name] for name in ("data", "glue_dir", "data_dir", "rows", "validation_rows", "test_sources"))
+    task = _task(*of_task)
+    network, tokenizer = _network(cell["model"], len(task.labels) or 1, cell["quantize"])
     if cell["max_length"] > (most := network.config.positions - network.config.offset):
         raise ValueError(f"max_length: {cell['model']} has positions for {most} tokens, got {cell['max_length']}")
-    return Bench(network, task, encoded, data.widths(cell["max_length"]), network.config.pad)
+    _check_kind(cell, task, network)
+    end = network.config.end if task.generates else None
+    encoded, prompts = _encoded(cell["model"], cell["max_length"], end, cell["loss_on"], *of_task)
+    for sources in prompts.values():
+        generate.check_prompts(network, sources, cell["new_tokens"])
+    return Bench(network, tokenizer, task, encoded, prompts, data.widths(cell["max_length"]), network.config.pad)
+
+
+def _check_kind(cell: Mapping[str, Any], task: data.Task, network: Any) -> None:
+    writes = isinstance(network, Decoder)
+    if task.generates and not writes:
+        raise ValueError(
+            f"data: {cell['data']} is text to be generated, for a language model; {cell['model']} is an encoder"
+        )
+    if writes and not task.generates:
+        raise ValueError(
+            f"data: {cell['data']} has labels, for an encoder; {cell['model']} is a language model, which learns from "
+            f"{', '.join(data.OFFICIAL)} or a file with source and target"
+        )
+    if writes and network.config.end is None:
+        raise ValueError(
+            f"model: expected a token that ends a text (eos_token_id in config.json), {cell['model']} has none"
+        )
 
 
 def method(cell: Mapping[str, Any]) -> methods.Method:
@@ -126,16 +204,48 @@ def settings(cell: Mapping[str, Any]) -> train.Settings:
     return train.Settings(**{name: cell[name] for name in train.Settings._fields})
 
 
+def decoding(cell: Mapping[str, Any]) -> generate.Decoding:
+    """How the cell generates."""
+    names = ("beam", "length_penalty", "no_repeat")
+    return generate.Decoding(new=cell["new_tokens"], **{name: cell[name] for name in names})
+
+
 def adapt(cell: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The cell's model as training finds it, and the mask of what learns."""
+    """The cell's model as training finds it, and the mask of what learns; None where nothing does."""
+    if cell["method"] == NONE:
+        return bench(cell).model, None
     how = method(cell)
     adapted = how.adapt(jax.random.key(cell["seed"]), bench(cell).model)
     return adapted, methods.mask(adapted, how)
 
 
-def score(cell: Mapping[str, Any], model: Any, split: str) -> dict[str, float]:
-    """The task's metrics of a model, adapted or not, on a split of the cell's data."""
+def write(cell: Mapping[str, Any], model: Any, split: str) -> tuple[dict[str, float], Row]:
+    """The metrics of what a language model writes for the sources of a split, and what it wrote."""
     shared = bench(cell)
+    wanted = data.references(shared.task.splits[split])
+    done = generate.generate(
+        methods.merge(model), shared.prompts[split], decoding(cell), end=shared.model.config.end,
+        batch=max(1, BEAMS // cell["beam"]), compute=cell["compute"],
+    )  # fmt: skip
+    texts = [text.strip() for text in shared.tokenizer.decode_batch(done.tokens)]
+    examples = [
+        {"source": source, "output": text, "references": references}
+        for (source, references), text in list(zip(wanted.items(), texts, strict=True))[:EXAMPLES]
+    ]
+    facts = {"outputs": texts, "examples": examples, "seconds": round(done.seconds, 1), "steps": done.steps}
+    facts["tokens_per_second"] = round(done.tokens_per_second, 1)
+    facts["missing"] = text_metrics.missing(shared.task.metrics)
+    return text_metrics.score(shared.task.metrics, texts, list(wanted.values())), facts
+
+
+def score(cell: Mapping[str, Any], model: Any, split: str) -> dict[str, float]:
+    """The task's metrics of a model, adapted or not, on a split of the cell's data; a language model's loss where it is encoded."""
+    shared = bench(cell)
+    if shared.task.generates:
+        if split in shared.prompts:
+            return write(cell, model, split)[0]
+        how_wide = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"]}
+        return language.evaluate(model, shared.encoded[split], compute=cell["compute"], **how_wide)
     # Folded into the base, an adapter costs nothing, and all cells share one compiled forward pass. But not into a quantised one.
     model = model if quant.values(model) else methods.merge(model)
     how_wide = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"]}
@@ -161,30 +271,50 @@ def run(
         spent += time.monotonic() - began
         return found
 
-    fitted = train.fit(
-        adapted, mask, shared.encoded["train"], settings(cell),
-        seed=cell["seed"], widths=shared.widths, pad=shared.pad, score=timed, report=report, resume=resume,
-    )  # fmt: skip
-    scores = {"validation": fitted.validation[fitted.best_epoch - 1]}
-    scores |= {name: timed(fitted.model, name) for name in shared.encoded if name not in ("train", "validation")}
+    if cell["method"] == NONE:
+        fitted = train.Fit(adapted, 1, [timed(adapted)], np.zeros(0, np.float32), 0)
+    else:
+        fitted = train.fit(
+            adapted, mask, shared.encoded["train"], settings(cell),
+            seed=cell["seed"], widths=shared.widths, pad=shared.pad, score=timed, report=report, resume=resume,
+        )  # fmt: skip
+    scores, written = {"validation": fitted.validation[fitted.best_epoch - 1]}, {}
+    for name in (name for name in shared.encoded if name not in ("train", "validation")):
+        scores[name] = timed(fitted.model, name)
+    before = time.monotonic()
+    for name in shared.prompts:
+        scores[name], written[name] = write(cell, fitted.model, name)
+    spent += time.monotonic() - before
     elapsed = time.monotonic() - start
     row = {
         "config": dict(cell),
         "metrics": {f"{split}/{name}": value for split, found in scores.items() for name, value in found.items()},
-        "examples": {split: len(encoded.label) for split, encoded in shared.encoded.items()},
-        "parameters": methods.counts(adapted, method(cell))._asdict(),
+        "examples": {split: _size(shared, split) for split in shared.task.splits},
+        "parameters": {"adapter": 0, "head": 0} if mask is None else methods.counts(adapted, method(cell))._asdict(),
         "best_epoch": fitted.best_epoch,
         "validation": fitted.validation,
-        "loss": [float(part.mean()) for part in np.array_split(fitted.losses, cell["epochs"])],
+        "loss": [float(part.mean()) for part in np.array_split(fitted.losses, cell["epochs"]) if len(part)],
         "steps": len(fitted.losses),
         "tokens": fitted.tokens,
         "seconds": round(elapsed, 3),
         "seconds_evaluating": round(spent, 3),
         "tokens_per_second": round(fitted.tokens / (elapsed - spent), 1),
+        **({"curve": _curve(fitted.losses), "written": written} if written else {}),
         "peak_memory_mb": provenance.peak_mb(),
         "provenance": began(),
     }
     return row, fitted.model
+
+
+def _size(shared: Bench, split: str) -> int:
+    """Rows or, where targets are written, sources."""
+    return len(shared.prompts[split] if split in shared.prompts else shared.encoded[split].label)
+
+
+def _curve(losses: np.ndarray, points: int = 64) -> list[list[float]]:
+    """[step, mean loss of the steps up to it], at so many steps."""
+    parts = [part for part in np.array_split(np.arange(len(losses)), points) if len(part)]
+    return [[int(part[-1]) + 1, round(float(losses[part].mean()), 4)] for part in parts]
 
 
 @lru_cache(maxsize=1)

@@ -12,6 +12,7 @@ from lora_jax.data.tables import FORMATS
 from lora_jax.data.tasks import Examples, Task, references, some, subset
 
 __all__ = [
+    "OFFICIAL",
     "SEPARATOR",
     "TASKS",
     "Batch",
