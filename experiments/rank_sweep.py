@@ -1,4 +1,4 @@
-"""LoRA Table 6: which rank is enough, for which attention matrices?
+"""LoRA Tables 6 and 18: which rank is enough, for which attention matrices?
 
 Trains {query}, {query, value} and {query, key, value, output} at r = 1, 2, 4, 8, 64 and draws the test score against r.
 Paper: Hu et al. 2021 (arXiv 2106.09685v2), section 7.1, Table 6: GPT-3 175B on WikiSQL and MultiNLI, which no laptop repeats. Ours
@@ -7,6 +7,7 @@ is a sentence encoder of 22.7 M parameters on film reviews: what can be compared
     python experiments/rank_sweep.py                                  # quick: 15 cells
     python experiments/rank_sweep.py --preset full                    # all rows, three seeds
     python experiments/rank_sweep.py --model DIR --data FILE.csv      # yours
+    python experiments/rank_sweep.py --task e2e --data-dir ZIP        # Table 18 in kind: SmolLM2-135M writes from data
     python experiments/rank_sweep.py --preset paper --dry-run         # RoBERTa-base, MNLI and SST-2, the values of Table 9
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, paper, plots, results, study, trial
+from lora_jax import command, paper, plots, results, study, trial, writing
 from lora_jax.verdicts import Verdict, as_good, effect
 
 NAME = "rank_sweep"
@@ -45,6 +46,8 @@ class Config:
     seeds: tuple[int, ...] = (0,)
     tasks: tuple[str, ...] = ()
     """Several tasks instead of --data."""
+    task: str = ""
+    """A task that generates text, as e2e (Table 18): what else is not given is then a language model's."""
     setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
 
 
@@ -57,6 +60,28 @@ PRESETS = {
     "quick": Config(),
     "full": Config("full", seeds=(0, 1, 2), setup=replace(trial.SETUP, rows=0, validation_rows=0)),
     "paper": Config("paper", tasks=("mnli", "sst2"), seeds=(0, 1, 2, 3, 4), setup=PAPER),
+}
+
+
+def generating(config: Config) -> Config:
+    """With `task`, a language model's settings wherever the preset's were not changed; Table 18 is of query and value alone."""
+    if not config.task:
+        return config
+    preset, smoke = PRESETS[config.preset], config.preset == "smoke"
+    given = {name: value for name, value in asdict(config.setup).items() if value != getattr(preset.setup, name)}
+    setup = replace(trial.NLG_SMOKE if smoke else trial.NLG, **{"data": config.task, **given})
+    if config.preset in ("full", "paper"):
+        setup = replace(setup, **{"rows": 0, "validation_rows": 0, "test_sources": 0, "epochs": 5, **given})
+    targets = (TARGETS[1],) if config.targets == preset.targets else config.targets
+    ranks = RANKS[config.preset] if config.ranks == preset.ranks else config.ranks
+    return replace(config, setup=trial.had(setup), targets=targets, ranks=ranks)
+
+
+RANKS = {
+    "smoke": (1, 2),
+    "quick": (1, 4, 16),
+    "full": (1, 2, 4, 8, 16, 64),
+    "paper": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 }
 
 
@@ -112,9 +137,12 @@ def label(cell: study.Row) -> str:
 def render(rows: list[study.Row], out: Path) -> list[Path]:
     """Draw out/rank_sweep.md, .csv and .png from the rows alone: ours, and the paper's Table 6 beside it."""
     groups = study.groups(rows, but=("targets", "rank", "seed"))
-    tables = [summary(group) for group in groups]
+    tables = [(written if "written" in group[0] else summary)(group) for group in groups]
     said = study.apart(groups)
-    sections = [section(*each) for each in zip(groups, tables, said, strict=True)]
+    sections = [
+        (written_section if "written" in each[0][0] else section)(*each)
+        for each in zip(groups, tables, said, strict=True)
+    ]
     published = "## The paper's Table 6 (GPT-3 175B)\n\n" + "\n".join(
         f"{data}, accuracy in %\n\n{results.markdown(wide(published_table(data), 'value'), digits=1)}"
         for data in DATASETS
@@ -189,6 +217,41 @@ def section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
     )
 
 
+PAPER_NAMES = {"validation/loss": "val_loss", "test/bleu": "BLEU", "test/nist": "NIST", "test/meteor": "METEOR",
+               "test/rouge_l": "ROUGE_L", "test/cider": "CIDEr"}  # fmt: skip
+
+
+def written(group: list[study.Row]) -> pd.DataFrame:
+    """A line for each rank: parameters, the scores of what was written, and those of the paper's Table 18 on E2E."""
+    found: Any = paper.table("lora_table18_gpt2_rank")
+    theirs = found.pivot_table(index="r", columns="metric", values="value")
+    table = writing.summary(group).sort_values(["targets", "rank"], ignore_index=True)
+    if group[0]["config"]["data"] == "e2e":
+        for ours, name in PAPER_NAMES.items():
+            if ours in table:
+                share = 100 if name in ("METEOR", "ROUGE_L") else 1
+                table[f"paper {name}"] = [share * theirs[name].get(rank, np.nan) for rank in table["rank"]]
+    return table
+
+
+def written_section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
+    """The table of one group of rows of a language model."""
+    config = group[0]["config"]
+    metrics = writing.names(group[0])
+    columns = ["targets", "rank", "parameters", *metrics, *(name for name in table if name.startswith("paper "))]
+    digits = {name: 3 if "loss" in name else 2 for name in columns[3:]}
+    settings = ", ".join(
+        f"{k} {v}" for k, v in config.items() if k not in ("targets", "rank", "seed", "data_source", "data_dir")
+    )
+    return (
+        f"## {config['data']}, {config['model']}{apart}\n\n{SMOKE if config['model'].startswith('tiny') else ''}"
+        f"Trained on {group[0]['examples']['train']:,} rows; scored on {group[0]['examples']['test']:,} sources. Loss in nats a "
+        f"token, shares in %. The paper's numbers are GPT-2 medium's (Table 18).{writing.notes(group[0])}\n\n"
+        f"{results.markdown(table[columns], digits=digits)}\n<details><summary>Settings</summary>\n\n{settings}\n\n"
+        f"Data: {config['data_source']}\n\n</details>\n"
+    )
+
+
 ERRORS = {
     "seeds": "standard error over seeds",
     "binomial": "binomial standard error of one seed",
@@ -207,6 +270,9 @@ def finding(table: pd.DataFrame) -> str:
 
 def verdicts(rows: list[study.Row]) -> list[Verdict]:
     """The effects of Table 6, looked for in the largest group of rows alike: the choice of matrices matters, the rank little."""
+    rows = [row for row in rows if "written" not in row]
+    if not rows:
+        return []
     table: Any = summary(study.groups(rows, but=("targets", "rank", "seed"))[0])
     parts = {targets: part.set_index("rank") for targets, part in table.groupby("targets")}
     found = []
@@ -232,6 +298,8 @@ def figure(group: list[study.Row], table: pd.DataFrame):
         each = {targets: table[table.targets == targets] for targets in dict.fromkeys(table.targets)}
         return {targets: (part["rank"], part[score], part[error]) for targets, part in each.items()}
 
+    if "written" in group[0]:
+        return written_figure(group, table)
     config, metric = group[0]["config"], study.primary(group[0])
     beside = [plots.Panel(lines(published_table(data), "value", "std"), f"Paper: GPT-3 175B, {data}", "accuracy, %")
               for data in DATASETS]  # fmt: skip
@@ -241,9 +309,26 @@ def figure(group: list[study.Row], table: pd.DataFrame):
     )  # fmt: skip
 
 
+def written_figure(group: list[study.Row], table: Any):
+    """The first score of what was written against r; the paper's Table 18 beside it."""
+    metric = study.primary(group[0])
+    each = {targets: table[table.targets == targets] for targets in dict.fromkeys(table.targets)}
+    lines = {targets: (part["rank"], part[metric], part[f"{metric} error"]) for targets, part in each.items()}
+    name = PAPER_NAMES.get(metric)
+    found: Any = paper.table("lora_table18_gpt2_rank").query("metric == @name")
+    theirs = (
+        [plots.Panel({TARGETS[1]: (found.r, found.value, None)}, "Paper: GPT-2 medium, E2E", f"{name}, %")]
+        if name
+        else []
+    )
+    config = group[0]["config"]
+    title = f"{config['model']}, {config['data']}"
+    return plots.lines_with_errors(lines, title=title, xlabel="rank r", ylabel=f"{metric}, %", beside=theirs)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = generating(command.line(Config, PRESETS, __doc__, arguments))
     study.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run, keep=config.keep)
 
 

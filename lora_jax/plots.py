@@ -64,6 +64,18 @@ def lines_with_errors(
     return figure
 
 
+def curves(series: Series, *, xlabel: str, ylabel: str, title: str) -> Figure:
+    """Lines through many points, without markers. Raises ValueError for unequal lengths or no data."""
+    labels = _labels([Panel(series, title, ylabel)])
+    with _style():
+        figure, (ax,) = _figure(1, width=6.4)
+        _decorate(ax, Panel(series, title, ylabel), xlabel)
+        for i, (label, (x, y, _)) in enumerate(series.items()):
+            ax.plot(x, y, color=COLOURS[i % 7], linestyle=("-", "--")[i // 7 % 2], linewidth=1.8, label=label, zorder=3)
+        _legend(figure, [ax], labels)
+    return figure
+
+
 def bars_with_errors(
     series: Series, *, xlabel: str, ylabel: str, title: str, ylim: tuple[float, float] | None = None
 ) -> Figure:

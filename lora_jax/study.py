@@ -87,9 +87,9 @@ def precheck(cells: Sequence[Row]) -> None:
                 problems[
                     f"{name}: expected {least} or more{' (0 is all)' if 'rows' in name else ''}, got {cell[name]}"
                 ] = None
-        if cell["glue_dir"] and cell["data"] not in data.glue.SPECS:
+        if cell["glue_dir"] and cell["data"].removesuffix(data.TEXT) not in data.glue.SPECS:
             problems[f"glue_dir: goes with {', '.join(data.glue.SPECS)}, but data is {cell['data']!r}"] = None
-        if cell.get("data_dir") and cell["data"] not in {**data.glue.SPECS, **data.OFFICIAL}:
+        if cell.get("data_dir") and cell["data"].removesuffix(data.TEXT) not in {**data.glue.SPECS, **data.OFFICIAL}:
             said = ", ".join((*data.glue.SPECS, *data.OFFICIAL))
             problems[f"data_dir: goes with {said}, but data is {cell['data']!r}"] = None
         tests = [lambda: train.check(trial.settings(cell)), lambda: generate.check(trial.decoding(cell))]  # noqa: B023

@@ -3,6 +3,7 @@
 Trials share what they have in common: the loaded base, the encoded data, and the compiled steps.
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from lora_jax.models.decoder import Decoder
 Row = dict[str, Any]
 Alias = tyro.conf.arg
 NONE = "none"  # the method that trains nothing
+FALLBACK = "rotten-tomatoes-text"
 BEAMS = 80  # rows generated at a time, beams included
 EXAMPLES = 6  # texts that a row has beside their references
 
@@ -202,6 +204,18 @@ def method(cell: Mapping[str, Any]) -> methods.Method:
 def settings(cell: Mapping[str, Any]) -> train.Settings:
     """How the cell is trained."""
     return train.Settings(**{name: cell[name] for name in train.Settings._fields})
+
+
+def had(setup: Setup) -> Setup:
+    """The settings with data that can be had: where E2E is neither given nor to be fetched, film reviews; a line says so."""
+    if setup.data != "e2e" or setup.data_dir:
+        return setup
+    try:
+        data.load("e2e")
+        return setup
+    except ConnectionError as error:
+        print(f"{error}\nInstead: {FALLBACK}, the opinion of a film review in a word", file=sys.stderr)
+        return replace(setup, data=FALLBACK)
 
 
 def decoding(cell: Mapping[str, Any]) -> generate.Decoding:

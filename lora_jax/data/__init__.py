@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lora_jax.data import dart, e2e, files, glue, rotten_tomatoes, samsum, tiny, webnlg, wikisql
+from lora_jax.data import dart, e2e, files, generation, glue, rotten_tomatoes, samsum, tiny, webnlg, wikisql
 from lora_jax.data.batching import Batch, batches, padding, widths
 from lora_jax.data.encoding import SEPARATOR, Encoded, encode, encode_pairs, prompts
 from lora_jax.data.tables import FORMATS
@@ -31,6 +31,7 @@ __all__ = [
     "widths",
 ]
 
+TEXT = "-text"
 # Tasks of official files, by name; all of them generate.
 OFFICIAL: dict[str, Callable[..., Task]] = {
     "e2e": e2e.load,
@@ -55,7 +56,8 @@ def load(
     glue_dir: str | Path | None = None,
     split_seed: int = 0,
 ) -> Task:
-    """A task by its name in `TASKS`, or from a file or folder of the user's own (see `files.load`).
+    """A task by its name in `TASKS`, or from a file or folder of the user's own (see `files.load`). With `-text` after the name of
+    a classification, `mnli-text`, the class is a word to be written by a language model.
 
     `data_dir`, or `glue_dir`, is where the official files of GLUE or of a task in `OFFICIAL` lie; GLUE and e2e come from
     the hub without it. `split_seed` draws another split where the task has none of its own. Raises ValueError on an
@@ -74,6 +76,8 @@ def load(
         raise ValueError(f"data_dir goes with {', '.join((*glue.SPECS, *OFFICIAL))}; {name!r} has no official files")
     if name in TASKS:
         return TASKS[name](split_seed=split_seed)
+    if name.endswith(TEXT) and name.removesuffix(TEXT) in TASKS:
+        return generation.worded(load(name.removesuffix(TEXT), glue_dir=official, split_seed=split_seed))
     if path.exists():
         return files.load(path, split_seed=split_seed)
     if isinstance(name_or_file, Path) or "/" in name or path.suffix.lower() in FORMATS:

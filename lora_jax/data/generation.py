@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from lora_jax.data.columns import Columns, examples, require
 from lora_jax.data.tables import Table, refuse
-from lora_jax.data.tasks import Task
+from lora_jax.data.tasks import Examples, Task
 
 DATA_TO_TEXT = ("bleu", "nist", "meteor", "rouge_l", "cider")
 
@@ -24,6 +26,24 @@ def task(name: str, metrics: tuple[str, ...], tables: Mapping[str, Table], origi
         k: table._replace(columns=table.columns | {"label": ["0"] * len(table.rows)}) for k, table in tables.items()
     }
     return Task(name, (), metrics, examples(labelled, Columns("source", "target"), {"0": 0}), origin, generates=True)
+
+
+def worded(task: Task) -> Task:
+    """A classification as text: the class's name is written after the text or texts, as GPT-3 was tuned (LoRA, section D.3).
+
+    Raises ValueError for a task without classes.
+    """
+    if task.generates or not task.labels:
+        raise ValueError(f"{task.name}: expected a task with classes, whose names are words to be written")
+
+    def text(part: Examples) -> Examples:
+        sources = part.text if part.pair is None else [f"{a}\n{b}" for a, b in zip(part.text, part.pair, strict=True)]
+        return Examples(sources, [task.labels[int(label)] for label in part.label], np.zeros_like(part.label))
+
+    splits = {name: text(part) for name, part in task.splits.items()}
+    if "test" not in splits:  # GLUE's test labels are not public: validation is what is written and scored
+        splits["test"] = splits["validation"]
+    return Task(f"{task.name}-text", (), ("exact_match",), splits, task.source, generates=True)
 
 
 def home(name: str, data_dir: str | Path | None, expected: str, *, folders: Sequence[str] = ()) -> Path:

@@ -1,0 +1,139 @@
+"""LoRA Table 4 in kind: the adaptation methods on GPT-3's tasks, all of them as text that is written.
+
+Paper: Hu et al. 2021 (arXiv 2106.09685v2), section 5.5, Table 4: GPT-3 175B on WikiSQL (a question and a table's columns into SQL,
+exact match), MNLI (the class as a word) and SAMSum (a dialogue into its summary). Ours by default is SmolLM2-135M on its own 4-bit
+weights, on those of the three whose data is given: compare the order, not the numbers.
+
+    python experiments/gpt3_tables.py --data-dir DIR                  # a task's files, or folders wikisql, mnli, samsum
+    python experiments/gpt3_tables.py --tasks wikisql --methods none lora full bitfit adapter_h prefix
+    python experiments/gpt3_tables.py                                 # no data: film reviews, the opinion as a word
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from tyro.conf import OmitArgPrefixes
+
+from lora_jax import command, data, paper, results, study, trial, writing
+from lora_jax.verdicts import Verdict
+
+NAME = "gpt3_tables"
+TASKS = ("wikisql", "mnli-text", "samsum")
+EVERY = ("none", "full", "bitfit", "prefix", "adapter_h", "lora")
+QUICK = replace(
+    trial.NLG, rows=768, validation_rows=128, test_sources=96, max_length=320, beam=1, no_repeat=0, label_smoothing=0.0
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every flag has the value of the preset unless given."""
+
+    preset: Literal["smoke", "quick", "full"] = "quick"
+    """smoke: tiny random model, no network. quick: 768 rows of each task. full: all rows, every method, 3 seeds."""
+    out: Path = Path("results")
+    """Folder of the rows and of what is drawn from them."""
+    dry_run: bool = False
+    """Only say what would run."""
+    tasks: tuple[str, ...] = TASKS
+    """Tasks; those whose data cannot be had are named and left out."""
+    methods: tuple[str, ...] = ("none", "lora")
+    """Adaptation methods; none is the pretrained model as it is."""
+    targets: str = "query,value"
+    """LoRA's matrices."""
+    rank: int = 8
+    """LoRA's rank."""
+    seeds: tuple[int, ...] = (0,)
+    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=lambda: QUICK)
+
+
+PRESETS = {
+    "smoke": Config("smoke", Path("results/smoke"), tasks=("tiny-nlg",), setup=trial.NLG_SMOKE),
+    "quick": Config(),
+    "full": Config(
+        "full",
+        methods=EVERY,
+        seeds=(0, 1, 2),
+        setup=replace(QUICK, rows=0, validation_rows=0, test_sources=0, learning_rate=2e-4),
+    ),
+}
+
+
+def cells(config: Config) -> list[study.Row]:
+    """One cell for each task that can be had, method and seed."""
+    return [
+        cell
+        for task in had(config)
+        for cell in writing.cells(
+            {**asdict(replace(config.setup, data=task)), "targets": config.targets, "rank": config.rank},
+            config.methods,
+            config.seeds,
+        )
+    ]
+
+
+def had(config: Config) -> list[str]:
+    """The tasks whose data can be had; film reviews if there are none."""
+    found = []
+    for task in config.tasks:
+        try:
+            data.load(task, data_dir=config.setup.data_dir if task in TASKS else None)
+            found.append(task)
+        except (OSError, ValueError) as error:
+            if task not in TASKS:
+                raise
+            print(f"{task} is left out: {error}", file=sys.stderr)
+    if not found:
+        print(f"Instead: {trial.FALLBACK}, the opinion of a film review in a word", file=sys.stderr)
+    return found or [trial.FALLBACK]
+
+
+HEADER = """# GPT-3's tasks
+
+LoRA's Table 4 in kind. Made by `python experiments/gpt3_tables.py` from the rows of `gpt3_tables.jsonl`. The paper's model has 175
+billion parameters and learnt from all rows: **compare the order, not the values**. SQL counts as right when it is the wanted
+text but for case, spacing and quotes; the paper's is scored likewise by its text.
+"""
+COLUMNS = {"wikisql": ["WikiSQL"], "mnli-text": ["MNLI-m"], "samsum": ["SAMSum-R1", "SAMSum-R2", "SAMSum-RL"]}
+
+
+def render(rows: list[study.Row], out: Path) -> list[Path]:
+    """Draw out/gpt3_tables.md, .csv and .png from the rows alone."""
+    groups = study.groups(rows, but=writing.VARIED)
+    tables, apart = [writing.summary(group) for group in groups], study.apart(groups)
+    parts = zip(groups, tables, apart, strict=True)
+    sections = [writing.section(group, table, of, published(group[0]["config"]["data"])) for group, table, of in parts]
+    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, apart, strict=True)])
+    markdown = "\n".join([HEADER, *sections])
+    return results.render(out / NAME, markdown=markdown, table=every, figure=writing.curves(groups[0]))
+
+
+def published(task: str) -> str:
+    """The columns of the paper's Table 4 for a task; nothing for another."""
+    if task not in COLUMNS:
+        return ""
+    found: Any = paper.table("lora_table4_gpt3")
+    wide = found.pivot_table(index=["method", "trainable_params"], columns="task", values="value", sort=False)
+    wide = wide[COLUMNS[task]].reset_index().rename_axis(columns=None)
+    shown = results.markdown(wide, align=dict.fromkeys(wide.columns[1:], "right"))
+    return f"The paper's Table 4, GPT-3 175B:\n\n{shown}\n"
+
+
+def verdicts(rows: list[study.Row]) -> list[Verdict]:
+    """The effects of Table 4: LoRA's WikiSQL is above that of each other method."""
+    wikisql = [row for row in rows if row["config"]["data"] == "wikisql"]
+    return writing.verdicts(wikisql, "test/exact_match", "LoRA Table 4", "LoRA's WikiSQL")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing and draw everything."""
+    config = command.line(Config, PRESETS, __doc__, arguments)
+    study.run(NAME, config.out, cells(config), writing.label, render, dry_run=config.dry_run)
+
+
+if __name__ == "__main__":
+    command.script(main)

@@ -1,0 +1,122 @@
+"""LoRA Tables 3, 13 and 14: which adaptation method writes best from data?
+
+Trains a language model to put meaning representations into words with each method, writes the test set's by beam search, and scores
+what it wrote against all references. Paper: Hu et al. 2021 (arXiv 2106.09685v2), section 5.4, Tables 3 (E2E), 13 (DART), 14
+(WebNLG), with GPT-2 medium and large and the values of Table 11. Ours by default is SmolLM2-135M on its own 4-bit weights (full
+fine-tuning: on the arrays these stand for), 2,048 of 42,061 rows, 96 of 630 test sources: compare the order, not the numbers.
+
+    python experiments/nlg.py --data-dir e2e-dataset.zip              # quick: the model as it is, and LoRA
+    python experiments/nlg.py --methods none lora full top adapter_l adapter_h prefix   # all of the paper's
+    python experiments/nlg.py --preset paper                          # GPT-2 medium, E2E from the hub: a GPU and some hours
+    python experiments/nlg.py --preset paper --model gpt2-large --data webnlg --data-dir DIR
+    python experiments/nlg.py --data pairs.csv                        # your own: columns source and target
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from tyro.conf import OmitArgPrefixes
+
+from lora_jax import command, paper, results, study, trial, writing
+from lora_jax.verdicts import Verdict
+
+NAME = "nlg"
+EVERY = ("none", "full", "top", "adapter_l", "adapter_h", "prefix", "lora")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every flag has the value of the preset unless given."""
+
+    preset: Literal["smoke", "quick", "full", "paper"] = "quick"
+    """smoke: tiny random model, no network. quick: 2,048 rows. full: all rows, every method. paper: Table 11, GPT-2 medium."""
+    out: Path = Path("results")
+    """Folder of the rows and of what is drawn from them."""
+    dry_run: bool = False
+    """Only say what would run."""
+    keep: bool = True
+    """Keep what each cell learns in OUT/adapters."""
+    methods: tuple[str, ...] = ("none", "lora")
+    """Adaptation methods; none is the pretrained model as it is."""
+    targets: str = "query,value"
+    """LoRA's matrices."""
+    rank: int = 4
+    """LoRA's rank."""
+    seeds: tuple[int, ...] = (0,)
+    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=lambda: trial.NLG)
+
+
+FULL = replace(trial.NLG, rows=0, validation_rows=0, test_sources=0, epochs=5, batch=8, learning_rate=2e-4, dropout=0.1)
+PRESETS = {
+    "smoke": Config("smoke", Path("results/smoke"), setup=trial.NLG_SMOKE),
+    "quick": Config(),
+    "full": Config("full", methods=EVERY, setup=FULL),
+    "paper": Config("paper", methods=EVERY, seeds=(0, 1, 2), setup=replace(FULL, model="gpt2-medium", warmup=0.019)),
+}  # 500 steps of warm-up are 1.9 % of E2E's 26,290
+
+
+def cells(config: Config) -> list[study.Row]:
+    """One cell for each method and seed; in the paper preset all with one learning rate."""
+    paper_ = config.preset == "paper"
+    setup = asdict(table11(config.setup) if paper_ else config.setup)
+    setup |= {"targets": config.targets, "rank": config.rank}
+    return writing.cells(setup, config.methods, config.seeds, **({"rates": {}} if paper_ else {}))
+
+
+def table11(setup: trial.Setup) -> trial.Setup:
+    """What Table 11 has apart for each data set: DART goes without dropout, decay, smoothing; E2E's length penalty is 0.9."""
+    if setup.data == "e2e":
+        return setup
+    own = {"weight_decay": 0.0, "dropout": 0.0, "label_smoothing": 0.0} if setup.data == "dart" else {}
+    return replace(setup, length_penalty=0.8, **own)
+
+
+HEADER = """# Text from data
+
+The question of LoRA's Tables 3, 13 and 14: which adaptation method writes best? Made by `python experiments/nlg.py` from the rows
+of `nlg.jsonl`. The paper's models are GPT-2 medium and large, trained on all rows for five epochs: **compare the order, not the
+values**.
+"""
+TABLES = {"e2e": "lora_table3_e2e", "dart": "lora_table13_dart", "webnlg": "lora_table14_webnlg"}
+
+
+def render(rows: list[study.Row], out: Path) -> list[Path]:
+    """Draw out/nlg.md, .csv and .png from the rows alone: scores, the paper's, what was written, training losses."""
+    groups = study.groups(rows, but=writing.VARIED)
+    tables, apart = [writing.summary(group) for group in groups], study.apart(groups)
+    parts = zip(groups, tables, apart, strict=True)
+    sections = [writing.section(group, table, of, published(group[0]["config"]["data"])) for group, table, of in parts]
+    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, apart, strict=True)])
+    markdown = "\n".join([HEADER, *sections])
+    return results.render(out / NAME, markdown=markdown, table=every, figure=writing.curves(groups[0]))
+
+
+def published(task: str) -> str:
+    """The paper's table for the data; nothing for other data."""
+    if task not in TABLES:
+        return ""
+    found: Any = paper.table(TABLES[task])
+    found = found.assign(metric=found.metric + (" " + found.split if "split" in found else ""))
+    index = ["model", "method", "trainable_params"]
+    wide = found.pivot_table(index=index, columns="metric", values="value", sort=False).reset_index()
+    shown = results.markdown(wide.rename_axis(columns=None), align=dict.fromkeys(wide.columns[2:], "right"))
+    return f"The paper's Table {found.table.iloc[0]}:\n\n{shown}\n"
+
+
+def verdicts(rows: list[study.Row]) -> list[Verdict]:
+    """The effects of Table 3: LoRA's BLEU is above that of each other method."""
+    return writing.verdicts(rows, "test/bleu", "LoRA Table 3", "LoRA's BLEU on E2E")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing and draw everything."""
+    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = replace(config, setup=trial.had(config.setup))
+    study.run(NAME, config.out, cells(config), writing.label, render, dry_run=config.dry_run, keep=config.keep)
+
+
+if __name__ == "__main__":
+    command.script(main)

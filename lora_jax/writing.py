@@ -1,0 +1,182 @@
+"""Studies of methods on tasks that generate text: their cells, and what is drawn from their rows.
+
+LoRA's Tables 3, 4, 13 and 14 are such: a line for each method, its parameters, the scores of what it wrote.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lora_jax import plots, results, study, text_metrics, trial
+from lora_jax.progress import clock
+from lora_jax.study import Row
+from lora_jax.verdicts import Verdict, effect
+
+NAMES = {
+    "none": "as pretrained", "full": "full fine-tuning", "top": "FT-Top2", "bitfit": "BitFit", "adapter_l": "Adapter^L",
+    "adapter_h": "Adapter^H", "prefix": "PreLayer", "lora": "LoRA",
+}  # fmt: skip
+RATES = {  # relative to LoRA's: weights that are there already take small steps, activations out of nowhere large ones
+    "full": 0.05, "top": 0.1, "bitfit": 1.0, "prefix": 5.0,
+}  # fmt: skip
+VARIED = ("method", "learning_rate", "quantize", "seed", "rank", "targets")
+SHARES = ("bleu", "meteor", "rouge_l", "rouge_1", "rouge_2", "chrf", "ter", "exact_match")  # shown in %
+SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
+
+
+def cells(setup: Row, methods: Sequence[str], seeds: Sequence[int], *, rates: Mapping[str, float] = RATES) -> list[Row]:
+    """One cell for each method and seed, its learning rate `setup`'s times the method's. What must learn every weight gets them as
+    arrays.
+
+    Raises:
+        ValueError: `setup` names another method than the default, which --methods would hide.
+    """
+    if setup["method"] != trial.SETUP.method:
+        raise ValueError(f"--method: expected the methods as --methods, got --method {setup['method']}")
+    made = []
+    for seed in seeds:
+        for method in methods:
+            every = method in ("full", "bitfit") and setup["quantize"] == "none"
+            own = {
+                "method": method,
+                "learning_rate": setup["learning_rate"] * rates.get(method, 1.0),
+                "quantize": "float" if every else setup["quantize"],
+                "seed": 0 if method == trial.NONE else seed,
+            }
+            made.append({**setup, **own})
+    return made
+
+
+def label(cell: Row) -> str:
+    """The cell in a line of progress."""
+    return f"{cell['data']} {cell['method']} seed={cell['seed']}"
+
+
+def names(row: Row) -> list[str]:
+    """The metrics of a row: validation's loss, then those of what was written."""
+    return ["validation/loss", *(name for name in row["metrics"] if not name.startswith("validation/"))]
+
+
+def summary(group: Sequence[Row]) -> pd.DataFrame:
+    """A line for each setting of a method: parameters, the metrics' means over seeds and their standard errors, speed, time."""
+    by: dict[Any, list[Row]] = {}
+    for row in group:
+        by.setdefault(tuple(row["config"][name] for name in ("method", "learning_rate", "rank", "targets")), []).append(
+            row
+        )
+    lines = []
+    for (method, rate, rank, targets), rows in by.items():
+        config, own = rows[0]["config"], method == "lora"
+        line = {"data": config["data"], "model": config["model"], "method": method, "learning_rate": rate}
+        line |= {"rank": rank if own else None, "targets": targets if own else None}
+        line |= {"parameters": rows[0]["parameters"]["adapter"], "seeds": len(rows)}
+        for name in names(rows[0]):
+            values = np.array([row["metrics"][name] for row in rows], float) * (
+                100 if name.split("/")[1] in SHARES else 1
+            )
+            error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+            line |= {name: values.mean(), f"{name} error": error}
+        line["tokens per second"] = np.mean([row["tokens_per_second"] for row in rows])
+        lines.append(line | {"seconds": np.mean([row["seconds"] for row in rows])})
+    order = {name: i for i, name in enumerate(NAMES)}
+    return pd.DataFrame(sorted(lines, key=lambda line: order.get(line["method"], len(order))))
+
+
+def section(group: Sequence[Row], table: pd.DataFrame, apart: str, published: str) -> str:
+    """One group of rows, alike in all but the method and its settings: the scores, the paper's beside them, examples."""
+    config, first = group[0]["config"], group[0]
+    sources = ", ".join(
+        f"{n:,} sources of {split}" for split, n in first["examples"].items() if split in first["written"]
+    )
+    settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in (*VARIED, "data_source", "data_dir"))
+    learnt = [line for line in zip(table.method, table.learning_rate, strict=True) if line[0] != trial.NONE]
+    return (
+        f"## {config['data']}, {config['model']}{apart}\n\n"
+        f"{SMOKE if config['model'].startswith('tiny') else ''}"
+        f"Trained on {first['examples']['train']:,} rows, epochs: {config['epochs']}; scored on {sources}, each with all its "
+        f"references; seeds {sorted({row['config']['seed'] for row in group})}. Loss in nats a token of the target, without "
+        f"smoothing; shares in %, ± is the standard error over seeds.{notes(first)}\n\n"
+        f"{_scores(group, table)}\n{published}{_examples(group)}\n"
+        f"<details><summary>Settings</summary>\n\n{settings}\n\n"
+        f"Learning rates: {', '.join(f'{name} {rate:g}' for name, rate in learnt)}\n\n"
+        f"Data: {config['data_source']}\n\n</details>\n"
+    )
+
+
+def _scores(group: Sequence[Row], table: pd.DataFrame) -> str:
+    shown = {"method": [NAMES.get(name, name) for name in table.method]}
+    shown["parameters"] = [f"{size:,}" for size in table.parameters]
+    for name in names(group[0]):
+        digits = 3 if name.endswith("loss") else 2 if name.split("/")[1] in ("nist", "cider") else 1
+        shown[name] = [
+            f"{mean:.{digits}f}" + ("" if np.isnan(error) else f" ± {error:.{digits}f}")
+            for mean, error in zip(table[name], table[f"{name} error"], strict=True)
+        ]
+    shown["training tokens/s"] = [f"{speed:,.0f}" if speed else "" for speed in table["tokens per second"]]
+    shown["time"] = [clock(seconds) for seconds in table.seconds]
+    return results.markdown(pd.DataFrame(shown), align=dict.fromkeys([*shown][1:], "right"))
+
+
+def notes(row: Row) -> str:
+    """In what a metric is not the papers' own, and why one is missing."""
+    asked = dict.fromkeys(name.split("/")[1] for name in names(row))
+    said = [f"{name}: {text}" for name in asked if (text := text_metrics.note(name))]
+    lost = {name: why for written in row["written"].values() for name, why in written["missing"].items()}
+    return "".join(f" {text}." for text in [*said, *(f"{name} is missing: {why}" for name, why in lost.items())])
+
+
+def _examples(group: Sequence[Row], most: int = 3) -> str:
+    """What the first seed's models wrote for the first sources, beside a reference."""
+    rows = {row["config"]["method"]: row for row in reversed(group)}
+    order = [*(name for name in NAMES if name in rows), *(name for name in rows if name not in NAMES)]
+    written = [next(iter(rows[name]["written"].values()))["examples"][:most] for name in order]
+    parts = ["What was written for the first sources of the test set:\n"]
+    for each in zip(*written, strict=True):
+        lines = [("source", each[0]["source"])]
+        lines += [(NAMES.get(name, name), one["output"]) for name, one in zip(order, each, strict=True)]
+        lines.append((f"a reference of {len(each[0]['references'])}", each[0]["references"][0]))
+        parts.append(results.markdown(pd.DataFrame([(k, plain(v)) for k, v in lines], columns=["", "text"])))
+    return "\n".join(parts)
+
+
+def plain(text: str, most: int = 400) -> str:
+    """A text in one line of a table, whatever a model has written."""
+    line = "".join(c if c.isprintable() else " / " if c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    line = line.replace("<", "&lt;").replace("*", "\\*")
+    return line if len(line) <= most else f"{line[:most]} …"
+
+
+def verdicts(rows: Sequence[Row], metric: str, where: str, what: str) -> list[Verdict]:
+    """The paper's effect in the largest group: LoRA's score, `what`, is above that of each other method."""
+    rows = [row for row in rows if metric in row["metrics"]]
+    if not rows:
+        return []
+    table: Any = summary(study.groups(rows, but=VARIED)[0]).drop_duplicates("method").set_index("method")
+    if "lora" not in table.index:
+        return []
+    ours, found = table.loc["lora"], []
+    for method in (name for name in NAMES if name in table.index and name not in ("lora", trial.NONE)):
+        other = table.loc[method]
+        error = float(np.hypot(ours[f"{metric} error"], other[f"{metric} error"]))
+        said = f"{ours[metric]:.1f} against {other[metric]:.1f} ± {error:.1f} %"
+        found.append(
+            Verdict(
+                where, f"{what} is above that of {NAMES[method]}", said, effect(ours[metric] - other[metric], error)
+            )
+        )
+    return found
+
+
+def curves(group: Sequence[Row]) -> Any:
+    """Training loss against steps for each method that trained: means of neighbouring steps, label smoothing included."""
+    trained = {row["config"]["method"]: row for row in reversed(group) if row["curve"]}
+    if not trained:
+        return None
+    series = {
+        NAMES.get(n, n): ([x for x, _ in row["curve"]], [y for _, y in row["curve"]], None)
+        for n, row in trained.items()
+    }
+    title = f"{group[0]['config']['model']}, {group[0]['config']['data']}"
+    return plots.curves(series, title=title, xlabel="step", ylabel="training loss, nats a token")
