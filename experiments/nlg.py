@@ -5,7 +5,7 @@ what it wrote against all references. Paper: Hu et al. 2021 (arXiv 2106.09685v2)
 (WebNLG), with GPT-2 medium and large and the values of Table 11. Ours by default is SmolLM2-135M on its own 4-bit weights (full
 fine-tuning: on the arrays these stand for), 2,048 of 42,061 rows, 96 of 630 test sources: compare the order, not the numbers.
 
-    python experiments/nlg.py --data-dir e2e-dataset.zip              # quick: the model as it is, and LoRA
+    python experiments/nlg.py --data-dir e2e-dataset.zip              # quick: as it is, fine-tuned, LoRA: 20 min
     python experiments/nlg.py --methods none lora full top adapter_l adapter_h prefix   # all of the paper's
     python experiments/nlg.py --preset paper                          # GPT-2 medium, E2E from the hub: a GPU and some hours
     python experiments/nlg.py --preset paper --model gpt2-large --data webnlg --data-dir DIR
@@ -39,7 +39,7 @@ class Config:
     """Only say what would run."""
     keep: bool = True
     """Keep what each cell learns in OUT/adapters."""
-    methods: tuple[str, ...] = ("none", "lora")
+    methods: tuple[str, ...] = ("none", "full", "lora")
     """Adaptation methods; none is the pretrained model as it is."""
     targets: str = "query,value"
     """LoRA's matrices."""

@@ -221,7 +221,7 @@ PAPER_NAMES = {"validation/loss": "val_loss", "test/bleu": "BLEU", "test/nist": 
                "test/rouge_l": "ROUGE_L", "test/cider": "CIDEr"}  # fmt: skip
 
 
-def written(group: list[study.Row]) -> pd.DataFrame:
+def written(group: list[study.Row]) -> Any:
     """A line for each rank: parameters, the scores of what was written, and those of the paper's Table 18 on E2E."""
     found: Any = paper.table("lora_table18_gpt2_rank")
     theirs = found.pivot_table(index="r", columns="metric", values="value")
@@ -234,7 +234,7 @@ def written(group: list[study.Row]) -> pd.DataFrame:
     return table
 
 
-def written_section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
+def written_section(group: list[study.Row], table: Any, apart: str) -> str:
     """The table of one group of rows of a language model."""
     config = group[0]["config"]
     metrics = writing.names(group[0])

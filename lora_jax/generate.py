@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lora_jax import parallel, precision, quant, tree
+from lora_jax import language, parallel, precision, quant, tree
 from lora_jax.layers import Linear, dense, fold, stacks
 from lora_jax.models.decoder import Decoder
 
@@ -87,8 +87,7 @@ def generate(
     check(how)
     check_prompts(model, prompts, how.new)
     began, steps = time.monotonic(), 0
-    # The cores of a CPU share the reading of the weights, which is most of a step; as devices each would read them all.
-    mesh = parallel.mesh(1 if jax.default_backend() == "cpu" else batch)
+    mesh = language.mesh(batch)
     ready = parallel.copied(prepared(model, compute), mesh)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: dict[int, list[int]] = {}
@@ -97,7 +96,7 @@ def generate(
         tokens, start = _padded([prompts[i] for i in rows], batch, model.config.positions - how.new)
         key = jax.random.fold_in(jax.random.key(seed), at) if how.temperature else None
         tokens, start = parallel.spread((tokens, start), mesh)
-        texts, took = _texts(ready, tokens, start, key, how=how, end=end)
+        texts, took = _texts(ready, tokens, start, key, how=how, end=end, compute=compute)
         steps += int(took)
         found |= {i: _until(text, end) for i, text in zip(rows, np.asarray(texts), strict=False)}
         report(len(found))
@@ -153,12 +152,11 @@ def _until(tokens: np.ndarray, end: int) -> list[int]:
     return tokens[: stop[0] if len(stop) else None].tolist()
 
 
-@partial(jax.jit, static_argnames=("how", "end"))
-def _texts(model, tokens, start, key, *, how: Decoding, end: int):
+@partial(jax.jit, static_argnames=("how", "end", "compute"))
+def _texts(model, tokens, start, key, *, how: Decoding, end: int, compute: str):
     """(new tokens [B, new], filled up with `end`; steps taken)."""
     rows, width = tokens.shape
-    dtype = jnp.result_type(model.blocks[0].attention.value.kernel)
-    cache = model.cache(rows, width + how.new, dtype)
+    cache = model.cache(rows, width + how.new, compute)
     x, cache = model.extend(tokens, cache, 0, start)
     logits = _logits(model, x)
     if how.beam > 1:

@@ -203,6 +203,8 @@ def layers(blocks: Any) -> int:
 
 def without_last(blocks: Any) -> tuple[Any, Any]:
     """All layers but the last, and the last alone."""
+    if isinstance(blocks, tuple):
+        return blocks[:-1], blocks[-1]
     stack = blocks.last if isinstance(blocks, Stacks) else blocks
     most, last = jax.tree.map(lambda leaf: leaf[:-1], stack), jax.tree.map(lambda leaf: leaf[-1], stack)
     return (Stacks(blocks.first, most) if isinstance(blocks, Stacks) else most), last

@@ -142,7 +142,7 @@ def loss(logits: Float[Array, "B C"], label: Array, smoothing: float) -> Float[A
     return optax.softmax_cross_entropy(logits, wanted)
 
 
-def objective(model: Any, batch: data.Batch, key: Key[Array, ""], static: Static) -> tuple[Array, Array]:
+def objective(model: Any, batch: Any, key: Key[Array, ""], static: Static) -> tuple[Array, Array]:
     """The losses of a batch, summed, and of how much: rows or, of a language model, tokens."""
     random = {"rate": static.hidden_dropout, "key": key}
     if isinstance(model, Decoder):
@@ -240,7 +240,8 @@ def fit(
         Diverged: the loss is not finite; says step and learning rate.
     """
     check(settings)
-    fixed, mesh = static(settings), parallel.mesh(settings.batch // settings.accumulate)
+    shared = language.mesh if isinstance(model, Decoder) else parallel.mesh
+    fixed, mesh = static(settings), shared(settings.batch // settings.accumulate)
     trainable, whole = tree.split(model, mask)
     frozen = parallel.copied(precision.in_dtype(whole, settings.compute), mesh)  # once, not in every step
     at = _restored(resume, _start(parallel.copied(trainable, mesh), fixed, mesh))

@@ -135,7 +135,7 @@ def _task(name: str, glue_dir: str | None, data_dir: str | None, rows: int, vali
 
 
 @lru_cache(maxsize=2)
-def _encoded(model: str, max_length: int, end: int | None, loss_on: str, *of_task: Any) -> tuple[dict, dict]:
+def _encoded(model: str, max_length: int, end: Any, loss_on: str, *of_task: Any) -> tuple[dict, dict]:
     """The splits encoded by the model's tokenizer, and the sources of those that are not."""
     task, tokenizer = _task(*of_task), models.tokenizer(model)
     if not task.generates:

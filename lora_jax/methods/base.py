@@ -1,8 +1,8 @@
 """What an adaptation method is, and what holds for every method.
 
 A method is a value: `adapt` puts its layers into a model, `trainable` names, by regex, the leaves that learn. An adapter layer
-wraps the layer it adapts: it holds it as `base`, gives the plain layer with itself folded in by `merged()`, and says by
-`parameters()` how many numbers it really learns.
+wraps the layer it adapts: it holds it as `base`, and says by `parameters()` how many numbers it really learns. If it can be
+folded into that layer, it gives the plain layer with itself in it by `merged()`.
 """
 
 import hashlib
@@ -11,9 +11,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from flax import nnx
 from jaxtyping import Key
 
 from lora_jax import quant, tree
+from lora_jax.layers import Stacks, layers
+from lora_jax.methods.stacks import divided, joined
 
 HEAD = r"^head/"  # the task's own head: it always learns, and is counted apart
 
@@ -63,8 +66,10 @@ def counts(model: Any, method: Method) -> Counts:
 
 
 def adapters(model: Any) -> dict[str, Any]:
-    """The adapter layers by path."""
-    return {path: node for path, node in tree.nodes(model).items() if hasattr(node, "merged")}
+    """The adapter layers by path, those that cannot be merged too."""
+    return {
+        path: node for path, node in tree.nodes(model).items() if isinstance(node, nnx.Module) and hasattr(node, "base")
+    }
 
 
 MERGES = ("dequantized", "original", "requantized")
@@ -73,6 +78,8 @@ MERGES = ("dequantized", "original", "requantized")
 def merge(model: Any, *, into: str = "dequantized", original: Any = None) -> Any:
     """The model with every adapter folded into the kernel it adapts: the same function at the base's own cost.
 
+    Adapters that are no matrix, of Adapter^H, Adapter^L and a prefix, cannot be folded and stay in place. Layers that `top` took
+    apart are one stack again, if they are stored alike.
     Adapters are not lost: models never change, so the unmerged one is the value passed in.
 
     Args:
@@ -90,8 +97,10 @@ def merge(model: Any, *, into: str = "dequantized", original: Any = None) -> Any
         given = "none" if original is None else "one"
         raise ValueError(f"original: expected with into='original' and only there, got {given} with into={into!r}")
     if into == "original":
-        model = _exchanged(model, tree.leaves(original))
-    return tree.replace(model, {path: _merged(layer, into) for path, layer in adapters(model).items()})
+        apart = isinstance(getattr(model, "blocks", None), Stacks)
+        model = _exchanged(model, tree.leaves(divided(original, layers(model.blocks.last)) if apart else original))
+    folded = {path: _merged(each, into) for path, each in adapters(model).items() if hasattr(each, "merged")}
+    return joined(tree.replace(model, folded))
 
 
 def _merged(layer: Any, into: str) -> Any:
@@ -116,7 +125,9 @@ def _exchanged(model: Any, originals: dict[str, Any]) -> Any:
 
 def unload(model: Any) -> Any:
     """The model without its adapters: the base layers, bit for bit, for they were kept and not subtracted from."""
-    return tree.replace(model, {path: layer.base for path, layer in adapters(model).items()})
+    while found := adapters(model):  # there may be adapters inside of one, as LoRA in a prefix's attention
+        model = tree.replace(model, {path: layer.base for path, layer in found.items()})
+    return joined(model)
 
 
 def targets(model: Any, pattern: str, *, setting: str = "targets") -> dict[str, Any]:

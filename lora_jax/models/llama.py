@@ -81,14 +81,24 @@ def _wrong(config: dict[str, Any], heads: int, groups: int, head_width: int, wid
         wrong.append(f"hidden_size {width} is no multiple of num_attention_heads {heads}")
     if head_width % 2:
         wrong.append(f"head_dim {head_width} is odd, and rotary embedding turns pairs")
-    if (share := config.get("partial_rotary_factor", 1.0)) != 1.0:
+    scaling = _scaling(config)
+    if (share := scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))) != 1.0:
         wrong.append(f"partial_rotary_factor is {share}, expected 1.0")
     if (window := _window(config)) and window < config["max_position_embeddings"]:
         wrong.append(f"sliding_window is {window}, expected none or all of max_position_embeddings")
-    kind = _scaling(config).get("rope_type", "default")
-    if kind not in ("default", "linear", "llama3"):
-        wrong.append(f"the rope_type of rope_scaling is {kind!r}, expected one of default, linear, llama3")
+    kind = scaling["rope_type"]
+    if kind not in SCALINGS:
+        wrong.append(f"the rope_type of rope_scaling is {kind!r}, expected one of {', '.join(SCALINGS)}")
+    elif absent := [name for name in SCALINGS[kind] if scaling.get(name) is None]:
+        wrong.append(f"rope_scaling is {kind!r} without {', '.join(absent)}")
     return wrong
+
+
+SCALINGS = {  # rope_type -> what has to be said with it
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
 
 
 def _window(config: dict[str, Any]) -> int | None:

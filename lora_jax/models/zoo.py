@@ -84,7 +84,7 @@ class Files(NamedTuple):
         return found[0] if len(found) == 1 and "config.json" not in self.names else None
 
     def _file(self) -> gguf.File:
-        return _gguf(self.weights())
+        return _gguf(self.weights)
 
     def tokenizer(self) -> Tokenizer:
         """From tokenizer.json; else GGUF's; else BERT's WordPiece from vocab.txt; else byte-level BPE from vocab.json, merges.txt.
@@ -243,8 +243,8 @@ def _wheel(wheel: Wheel) -> Files:
 
 
 @lru_cache(maxsize=1)
-def _gguf(source: Path | bytes) -> gguf.File:
-    return gguf.read(source)  # config, tensors and tokenizer ask one after the other
+def _gguf(weights: Callable[[], Path | bytes]) -> gguf.File:
+    return gguf.read(weights())  # config, tensors and tokenizer ask one after the other
 
 
 def _hub(name: str, revision: str | None) -> Files:

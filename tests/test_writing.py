@@ -1,0 +1,133 @@
+"""Studies of generated text: their cells, what is drawn from hand-made rows, and settings that do not go together."""
+
+import math
+from dataclasses import asdict, replace
+
+import pytest
+
+from lora_jax import data, trial, writing
+from lora_jax.data import generation
+
+
+def row(method="lora", seed=0, bleu=0.5, **facts):
+    config = {
+        **asdict(trial.NLG_SMOKE),
+        "method": method,
+        "seed": seed,
+        "rank": 4,
+        "targets": "query,value",
+        "data_source": "x",
+    }
+    example = {"source": "name : A | food : b", "output": f"{method} says\n*A*", "references": ["A has b", "b at A"]}
+    metrics = {"validation/loss": 2.0, "validation/perplexity": math.e**2, "test/bleu": bleu, "test/nist": 5.0}
+    return {
+        "config": config, "metrics": metrics, "parameters": {"adapter": 1000, "head": 0}, "tokens_per_second": 100.0,
+        "seconds": 60.0, "examples": {"train": 32, "validation": 16, "test": 4}, "curve": [[1, 3.0], [2, 2.0]],
+        "written": {"test": {"examples": [example], "missing": {}, "outputs": [example["output"]]}}, **facts,
+    }  # fmt: skip
+
+
+SETUP = {**asdict(trial.NLG), "targets": "query,value", "rank": 4}
+
+
+class TestCells:
+    def test_each_method_has_its_rate_and_what_learns_every_weight_has_arrays(self):
+        made = writing.cells(SETUP, ("lora", "full", "prefix"), (0, 1))
+        assert [(c["method"], c["seed"], c["quantize"]) for c in made[:3]] == [
+            ("lora", 0, "none"),
+            ("full", 0, "float"),
+            ("prefix", 0, "none"),
+        ]
+        rates = [cell["learning_rate"] / SETUP["learning_rate"] for cell in made]
+        assert rates == pytest.approx([1, 0.05, 5] * 2)
+
+    def test_what_trains_nothing_has_no_seed(self):
+        assert {cell["seed"] for cell in writing.cells(SETUP, ("none",), (0, 1, 2))} == {0}
+
+    def test_a_hidden_method_is_refused(self):
+        with pytest.raises(ValueError, match="--method: expected the methods as --methods, got --method full"):
+            writing.cells({**SETUP, "method": "full"}, ("lora",), (0,))
+
+
+class TestTable:
+    def test_means_and_errors_over_seeds(self):
+        table = writing.summary([row(seed=0, bleu=0.4), row(seed=1, bleu=0.6), row("none", bleu=0.1)])
+        assert list(table.method) == ["none", "lora"] and list(table.seeds) == [1, 2]
+        assert table["test/bleu"].tolist() == pytest.approx([10, 50])
+        assert table["test/bleu error"][1] == pytest.approx(10) and math.isnan(table["test/bleu error"][0])
+        assert table["test/nist"].tolist() == [5, 5], "in its own unit"
+
+    def test_a_section_has_scores_and_examples_in_one_line_each(self):
+        group = [row(), row("none", curve=[])]
+        text = writing.section(group, writing.summary(group), "", "PUBLISHED\n")
+        assert "| LoRA          |      1,000 |" in text and "PUBLISHED" in text
+        assert "lora says / \\*A\\*" in text and "a reference of 2" in text and "smoke run" in text
+        assert "4 sources of test" in text
+
+    def test_a_missing_metric_says_why(self):
+        lost = row(written={"test": {"examples": [], "missing": {"meteor": "there is no java"}}})
+        assert writing.notes(lost).endswith("meteor is missing: there is no java.")
+
+    def test_only_what_trained_has_a_curve(self):
+        assert writing.curves([row("none", curve=[])]) is None
+        (axes,) = writing.curves([row(), row("none", curve=[])]).axes
+        assert [line.get_label() for line in axes.lines] == ["LoRA"]
+
+    @pytest.mark.parametrize(("text", "shown"), [("a\nb", "a / b"), ("\x06a", "\\x06a"), ("x" * 500, "x" * 400 + " …")])
+    def test_a_text_is_one_line(self, text, shown):
+        assert writing.plain(text) == shown
+
+
+def test_verdicts_hold_lora_against_each_method_to_the_error_of_seeds():
+    rows = [row("lora", s, b) for s, b in ((0, 0.6), (1, 0.62))] + [row("top", s, b) for s, b in ((0, 0.5), (1, 0.52))]
+    (found,) = writing.verdicts([*rows, row("none")], "test/bleu", "LoRA Table 3", "LoRA's BLEU")
+    assert found.verdict == "seen" and found.ours == "61.0 against 51.0 ± 1.4 %" and "FT-Top2" in found.published
+    assert writing.verdicts(rows[2:], "test/bleu", "", "") == [] == writing.verdicts(rows, "test/ter", "", "")
+
+
+class TestBench:
+    def cell(self, **changes):
+        return {**asdict(replace(trial.NLG_SMOKE, **changes)), "targets": "query,value", "rank": 2, "seed": 0}
+
+    @pytest.mark.parametrize(
+        ("changes", "text"),
+        [
+            ({"model": "tiny"}, "data: tiny-nlg is text to be generated, for a language model; tiny is an encoder"),
+            (
+                {"data": "tiny"},
+                "data: tiny has labels, for an encoder; tiny-llama is a language model, which learns from e2e, ",
+            ),
+            ({"max_length": 300}, "max_length: tiny-llama has positions for 256 tokens, got 300"),
+            ({"max_length": 40}, "rows are longer than max_length 40"),
+            ({"new_tokens": 250}, "longer than 6 tokens"),
+        ],
+    )
+    def test_what_does_not_go_together_is_told(self, changes, text):
+        if "max_length" not in changes:
+            changes = {**changes, "max_length": 64 if changes.get("model") == "tiny" else 128}
+        with pytest.raises(ValueError) as error:
+            trial.bench(self.cell(**changes))
+        assert text in str(error.value)
+
+    def test_the_loss_can_be_on_everything(self):
+        target, every = (trial.bench(self.cell(loss_on=on)).encoded["train"] for on in ("target", "all"))
+        assert 0 < target.segments.mean() < 1 == every.segments.mean()
+        assert (target.tokens == every.tokens).all()
+
+    def test_where_e2e_cannot_be_had_another_task_is_taken_and_named(self, monkeypatch, capsys):
+        def gone(*_, **__):
+            raise ConnectionError("no hub")
+
+        monkeypatch.setattr(data, "load", gone)
+        assert trial.had(trial.NLG).data == trial.FALLBACK
+        assert "no hub\nInstead: rotten-tomatoes-text" in capsys.readouterr().err
+        given = replace(trial.NLG, data_dir="folder")
+        assert trial.had(given) is given and trial.had(trial.SETUP) is trial.SETUP
+
+
+def test_a_classification_in_words():
+    task = data.load("tiny-text")
+    assert task.generates and task.metrics == ("exact_match",) and set(task.splits["train"].pair) == {"kind", "unkind"}
+    assert task.splits["train"].text == data.load("tiny").splits["train"].text
+    with pytest.raises(ValueError, match="tiny-nlg: expected a task with classes"):
+        generation.worded(data.load("tiny-nlg"))
