@@ -11,6 +11,7 @@ is a sentence encoder of 22.7 M parameters on film reviews: what can be compared
     python experiments/rank_sweep.py --preset paper --dry-run         # RoBERTa-base, MNLI and SST-2, the values of Table 9
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -333,4 +334,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.script(main)
+    command.script(main, cores=not any(word.partition("=")[0] == "--task" for word in sys.argv))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lora_jax import language, parallel, precision, quant, tree
+from lora_jax import parallel, precision, quant, tree
 from lora_jax.layers import Linear, dense, fold, stacks
 from lora_jax.models.decoder import Decoder
 
@@ -87,7 +87,7 @@ def generate(
     check(how)
     check_prompts(model, prompts, how.new)
     began, steps = time.monotonic(), 0
-    mesh = language.mesh(batch)
+    mesh = parallel.mesh(batch)
     ready = parallel.copied(prepared(model, compute), mesh)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: dict[int, list[int]] = {}

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from lora_jax import data, parallel, precision, quant
@@ -119,12 +118,6 @@ def _chunks(x, kernel, labels, weight, smoothing, *, of_x: bool, of_kernel: bool
     return total, dx, None if dkernel is None else dkernel.astype(kernel.dtype)
 
 
-def mesh(rows: int) -> Mesh:
-    """The devices that share so many rows of a language model. Of a CPU one: its cores share each product, and what is read, the
-    weights and the vocabulary, is read once; as devices of their own they took 1.1 to 1.2 times as long for a step."""
-    return parallel.mesh(1 if jax.default_backend() == "cpu" else rows)
-
-
 @partial(jax.jit, static_argnames="compute")
 def _loss(model, batch, compute):
     return loss(model, batch, compute=compute)
@@ -134,9 +127,9 @@ def evaluate(
     model: Decoder, encoded: data.Encoded, *, size: int, widths: Sequence[int], pad: int, compute: str
 ) -> dict[str, float]:
     """{"loss": nats a token, "perplexity"} over the tokens that the loss is about, without smoothing or dropout."""
-    devices = mesh(size)
-    model = parallel.copied(precision.in_dtype(model, compute), devices)
+    mesh = parallel.mesh(size)
+    model = parallel.copied(precision.in_dtype(model, compute), mesh)
     batches = data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
-    sums = [_loss(model, parallel.spread(batch, devices), compute) for batch in batches]
+    sums = [_loss(model, parallel.spread(batch, mesh), compute) for batch in batches]
     total, count = np.sum(np.asarray(sums, float), axis=0)
     return {"loss": float(total / count), "perplexity": float(np.exp(total / count))}

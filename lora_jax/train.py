@@ -240,8 +240,7 @@ def fit(
         Diverged: the loss is not finite; says step and learning rate.
     """
     check(settings)
-    shared = language.mesh if isinstance(model, Decoder) else parallel.mesh
-    fixed, mesh = static(settings), shared(settings.batch // settings.accumulate)
+    fixed, mesh = static(settings), parallel.mesh(settings.batch // settings.accumulate)
     trainable, whole = tree.split(model, mask)
     frozen = parallel.copied(precision.in_dtype(whole, settings.compute), mesh)  # once, not in every step
     at = _restored(resume, _start(parallel.copied(trainable, mesh), fixed, mesh))

@@ -79,6 +79,8 @@ def summary(group: Sequence[Row]) -> pd.DataFrame:
             error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
             line |= {name: values.mean(), f"{name} error": error}
         line["tokens per second"] = np.mean([row["tokens_per_second"] for row in rows])
+        speeds = [written["tokens_per_second"] for row in rows for written in row["written"].values()]
+        line["written tokens per second"] = np.mean(speeds)
         lines.append(line | {"seconds": np.mean([row["seconds"] for row in rows])})
     order = {name: i for i, name in enumerate(NAMES)}
     return pd.DataFrame(sorted(lines, key=lambda line: order.get(line["method"], len(order))))
@@ -115,6 +117,7 @@ def _scores(group: Sequence[Row], table: pd.DataFrame) -> str:
             for mean, error in zip(table[name], table[f"{name} error"], strict=True)
         ]
     shown["training tokens/s"] = [f"{speed:,.0f}" if speed else "" for speed in table["tokens per second"]]
+    shown["written tokens/s"] = [f"{speed:,.0f}" for speed in table["written tokens per second"]]
     shown["time"] = [clock(seconds) for seconds in table.seconds]
     return results.markdown(pd.DataFrame(shown), align=dict.fromkeys([*shown][1:], "right"))
 

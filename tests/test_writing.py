@@ -19,11 +19,12 @@ def row(method="lora", seed=0, bleu=0.5, **facts):
         "data_source": "x",
     }
     example = {"source": "name : A | food : b", "output": f"{method} says\n*A*", "references": ["A has b", "b at A"]}
+    written = {"examples": [example], "missing": {}, "outputs": [example["output"]], "tokens_per_second": 50.0}
     metrics = {"validation/loss": 2.0, "validation/perplexity": math.e**2, "test/bleu": bleu, "test/nist": 5.0}
     return {
         "config": config, "metrics": metrics, "parameters": {"adapter": 1000, "head": 0}, "tokens_per_second": 100.0,
         "seconds": 60.0, "examples": {"train": 32, "validation": 16, "test": 4}, "curve": [[1, 3.0], [2, 2.0]],
-        "written": {"test": {"examples": [example], "missing": {}, "outputs": [example["output"]]}}, **facts,
+        "written": {"test": written}, **facts,
     }  # fmt: skip
 
 
@@ -65,7 +66,9 @@ class TestTable:
         assert "4 sources of test" in text
 
     def test_a_missing_metric_says_why(self):
-        lost = row(written={"test": {"examples": [], "missing": {"meteor": "there is no java"}}})
+        lost = row(
+            written={"test": {"examples": [], "missing": {"meteor": "there is no java"}, "tokens_per_second": 1.0}}
+        )
         assert writing.notes(lost).endswith("meteor is missing: there is no java.")
 
     def test_only_what_trained_has_a_curve(self):
