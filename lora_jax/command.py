@@ -15,8 +15,8 @@ from lora_jax import parallel, wheels
 def script(main: Callable[[], None], *, cores: bool = True) -> None:
     """Run an experiment's main: compiled programs are kept between runs, and an error is one message, not a trace.
 
-    With `cores` each core of a CPU is a device, which pays for encoders. A language model's step takes 1.1 to 1.2 times as long so, for
-    each device reads, and dequantises, all the weights; and a token of generation 1.5 times.
+    With `cores` each core of a CPU is a device, which pays for encoders. A language model's step takes 1.1 to 1.2 times as long so,
+    for each device reads, and dequantises, all the weights; and a token of generation 1.5 times.
     """
     jax.config.update("jax_compilation_cache_dir", str(wheels.cache() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -30,8 +30,8 @@ def test_by_hand():
 @pytest.mark.parametrize("norm, activation", [(True, "relu"), (False, "silu")])
 def test_against_float64(norm, activation):
     parts = [drawn(*shape, seed=i) for i, shape in enumerate([(5, 8), (8,), (8, 3), (3,), (3, 8), (8,), (8,), (8,)])]
-    kernel, bias, down, small, up, large, scale, shift = (np.float64(part) for part in parts)
-    x = np.float64(drawn(4, 5, seed=9))
+    kernel, bias, down, small, up, large, scale, shift = (np.asarray(part, np.float64) for part in parts)
+    x = np.asarray(drawn(4, 5, seed=9), np.float64)
     y = seen = x @ kernel + bias
     if norm:
         seen = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5) * scale + shift

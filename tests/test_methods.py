@@ -234,7 +234,7 @@ def test_a_model_that_was_not_adapted_has_nothing_to_learn(base):
         methods.mask(base, methods.lora())
 
 
-SIZES = dict(layers=3, width=16, heads=2, ffn=24, vocabulary=50, positions=16, epsilon=1e-5)
+SIZES: dict[str, Any] = dict(layers=3, width=16, heads=2, ffn=24, vocabulary=50, positions=16, epsilon=1e-5)
 DECODERS = {
     "gpt2": (gpt2, gpt2.Config(**SIZES, activation="gelu_new")),
     "llama": (llama, llama.Config(

@@ -1,6 +1,7 @@
 """Prefixes: they are tokens in front of the text. What is learnt of them is what such tokens are at each layer."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from lora_jax.methods.prefix import read_by_attention
 from lora_jax.models import gpt2, llama
 
 KEY = jax.random.key(0)
-SIZES = dict(layers=3, width=16, heads=2, ffn=24, vocabulary=50, positions=16, epsilon=1e-5)
+SIZES: dict[str, Any] = dict(layers=3, width=16, heads=2, ffn=24, vocabulary=50, positions=16, epsilon=1e-5)
 GPT2 = gpt2.Config(**SIZES, activation="gelu_new")
 compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # half the time to compile
 LLAMA = llama.Config(
@@ -41,6 +42,13 @@ def test_a_prefix_of_what_words_are_at_each_layer_is_those_words_in_front(module
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
     without, _ = extend(base, text, base.cache(2, 8 - words), 0, began)
     assert np.abs(without - wanted).max() > 0.1
+
+
+def test_it_starts_as_tokens_that_there_are(tiny):
+    first = methods.prefix(4).adapt(KEY, tiny()).blocks.attention.prefix[0]
+    every = jnp.repeat(jnp.arange(50)[:, None], 4, axis=1)
+    distance = np.abs(tiny().embed(every, jnp.zeros_like(every)) - first).max(-1)  # [V, P]
+    assert (distance.min(0) < 1e-5).all() and len(set(distance.argmin(0))) > 1
 
 
 def test_an_encoder_s_block_reads_it_as_tokens_in_front(tiny, batch):
