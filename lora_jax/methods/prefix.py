@@ -46,8 +46,8 @@ def prefix(prefix_length: int = 10) -> base.Method:
     They are what attention reads: after the norm, where a block begins with one. They have no positions, so those of the text
     stay what they were, and rotary embedding does not turn their keys. Unlike other methods this one cannot start at the pretrained
     model: it starts at the model with that many random tokens in front. From random numbers it learns less, as Li and Liang found:
-    MiniLM on 1,000 rows of rotten-tomatoes, three epochs at a rate of 0.01, scored 67 %, from N(0, 0.02²), N(0, 0.3²) and N(0, 1)
-    60, 64 and 54 %. Their reparametrising MLP is left out.
+    MiniLM on 1,000 rows of rotten-tomatoes (three epochs at a rate of 0.01, seed 0) scored 67 % on test from words (ids 1,000 to
+    28,000), and 60, 64 and 54 % from N(0, 0.02²), N(0, 0.3²) and N(0, 1). Their reparametrising MLP is left out.
 
     Raises:
         ValueError: `prefix_length` is no integer >= 1; from `adapt`: it is more than the model has positions, or `blocks/attention`

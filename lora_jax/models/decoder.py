@@ -111,10 +111,16 @@ class Decoder(nnx.Module):
         return jnp.cos(turned), jnp.sin(turned)
 
     def head(self) -> Any:
-        """The kernel [D, V] of the logits: the head's or, tied, the token embedding's as its adapter makes it."""
+        """The kernel [D, V] of the logits: the head's or, tied, the token embedding's; adapted, as its adapter makes it.
+
+        Raises:
+            ValueError: the adapter cannot be folded into the matrix.
+        """
         layer, name = (self.embed.tokens, "embedding") if self.lm_head is None else (self.lm_head, "kernel")
         while not hasattr(layer, name):
-            layer = quant.dequantized(layer).merged() if hasattr(layer, "merged") else layer.base
+            if not hasattr(layer, "merged"):
+                raise ValueError(f"the head: expected an adapter that can be merged, got {type(layer).__name__}")
+            layer = quant.dequantized(layer).merged()
         kernel = getattr(layer, name).get_value()
         return kernel.T if name == "embedding" else kernel
 
