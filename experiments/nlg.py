@@ -37,8 +37,8 @@ class Config:
     """Folder of the rows and of what is drawn from them."""
     dry_run: bool = False
     """Only say what would run."""
-    keep: bool = True
-    """Keep what each cell learns in OUT/adapters."""
+    keep: bool = False
+    """Keep what each cell learns in OUT/adapters: a megabyte with LoRA, 540 with full fine-tuning."""
     methods: tuple[str, ...] = ("none", "full", "lora")
     """Adaptation methods; none is the pretrained model as it is."""
     targets: str = "query,value"

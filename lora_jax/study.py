@@ -124,7 +124,9 @@ def plan(cells: Sequence[Row], missing: Sequence[Row], counts: Sequence[methods.
     for cell in missing:
         shared = trial.bench(cell)
         tokens = {split: int(encoded.offsets[-1]) for split, encoded in shared.encoded.items()}
-        took += estimate.seconds(shared.model, tokens, cell["epochs"], cell["compute"])
+        tokens |= {split: len(rows) * cell["beam"] * cell["new_tokens"] for split, rows in shared.prompts.items()}
+        epochs = 0 if cell["method"] == trial.NONE else cell["epochs"]
+        took += estimate.seconds(shared.model, tokens, epochs, cell["compute"])
     return "\n".join([*lines, f"about {clock(took)} for {len(missing)} cells on this machine"])
 
 
