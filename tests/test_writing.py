@@ -3,9 +3,12 @@
 import math
 from dataclasses import asdict, replace
 
+import gpt3_tables
+import nlg
 import pytest
+import rank_sweep
 
-from lora_jax import data, trial, writing
+from lora_jax import data, paper, trial, writing
 from lora_jax.data import generation
 
 
@@ -134,3 +137,43 @@ def test_a_classification_in_words():
     assert task.splits["train"].text == data.load("tiny").splits["train"].text
     with pytest.raises(ValueError, match="tiny-nlg: expected a task with classes"):
         generation.worded(data.load("tiny-nlg"))
+
+
+class TestPaper:
+    @pytest.mark.parametrize("task", ["E2E", "WebNLG", "DART"])
+    def test_the_paper_preset_has_the_values_of_table_11(self, task):
+        table = paper.table("lora_table11_gpt2_hparams").query("dataset == @task")
+        printed = dict(zip(table.hparam, table.value, strict=True))
+        preset = nlg.PRESETS["paper"]
+        cell = nlg.cells(replace(preset, setup=replace(preset.setup, data=task.lower())))[-1]
+        ours = {
+            "weight_decay": "weight_decay", "dropout_prob": "dropout", "batch_size": "batch", "epochs": "epochs",
+            "label_smooth": "label_smoothing", "learning_rate": "learning_rate", "lora_alpha": "alpha", "beam_size": "beam",
+            "length_penalty": "length_penalty", "no_repeat_ngram_size": "no_repeat",
+        }  # fmt: skip
+        assert cell["method"] == "lora" and cell["rank"] == 4
+        assert {name: cell[field] for name, field in ours.items()} == {name: float(printed[name]) for name in ours}
+
+    def test_every_published_table_is_shown_whole(self):
+        assert nlg.published("e2e").count("\n| GPT-2") == 12 and "68.2" in nlg.published("e2e")
+        assert "BLEU unseen" in nlg.published("webnlg") and "TER" in nlg.published("dart")
+        assert nlg.published("mine") == ""
+        assert "73.8" in gpt3_tables.published("wikisql") and "SAMSum-RL" in gpt3_tables.published("samsum")
+
+    def test_tasks_without_data_are_named_and_left_out(self, tmp_path, capsys):
+        (tmp_path / "empty").mkdir()
+        config = gpt3_tables.PRESETS["quick"]
+        config = replace(config, tasks=("wikisql", "samsum"), setup=replace(config.setup, data_dir=str(tmp_path)))
+        assert {cell["data"] for cell in gpt3_tables.cells(config)} == {trial.FALLBACK}
+        said = capsys.readouterr().err
+        assert (
+            "wikisql is left out: " in said and "samsum is left out: " in said and f"Instead: {trial.FALLBACK}" in said
+        )
+
+    def test_a_rank_sweep_of_a_task_that_writes_takes_a_language_model_s_settings(self):
+        config = replace(rank_sweep.PRESETS["smoke"], task="tiny-nlg", setup=replace(trial.SMOKE, learning_rate=0.5))
+        cells = rank_sweep.cells(rank_sweep.generating(config))
+        assert {(c["model"], c["data"], c["targets"], c["learning_rate"]) for c in cells} == {
+            ("tiny-llama", "tiny-nlg", "query,value", 0.5)
+        }
+        assert rank_sweep.generating(rank_sweep.PRESETS["quick"]) is rank_sweep.PRESETS["quick"]
