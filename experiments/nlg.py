@@ -3,9 +3,11 @@
 Trains a language model to put meaning representations into words with each method, writes the test set's by beam search, and scores
 what it wrote against all references. Paper: Hu et al. 2021 (arXiv 2106.09685v2), section 5.4, Tables 3 (E2E), 13 (DART), 14
 (WebNLG), with GPT-2 medium and large and the values of Table 11. Ours by default is SmolLM2-135M on its own 4-bit weights (full
-fine-tuning: on the arrays these stand for), 2,048 of 42,061 rows, 96 of 630 test sources: compare the order, not the numbers.
+fine-tuning: on the arrays these stand for), 2,048 of 42,061 rows, 96 of 630 test sources: compare the order, not the numbers. The
+quick preset's size: 110,000 tokens a training at 350 tokens/s with LoRA, 170 with full fine-tuning, and 1.5 minutes to write: 25
+minutes on two cores of their own.
 
-    python experiments/nlg.py --data-dir e2e-dataset.zip              # quick: as it is, fine-tuned, LoRA: 20 min
+    python experiments/nlg.py --data-dir e2e-dataset.zip              # quick: as it is, fine-tuned, LoRA
     python experiments/nlg.py --methods none lora full top adapter_l adapter_h prefix   # all of the paper's
     python experiments/nlg.py --preset paper                          # GPT-2 medium, E2E from the hub: a GPU and some hours
     python experiments/nlg.py --preset paper --model gpt2-large --data webnlg --data-dir DIR

@@ -55,8 +55,10 @@ def label(cell: Row) -> str:
 
 
 def names(row: Row) -> list[str]:
-    """The metrics of a row: validation's loss, then those of what was written."""
-    return ["validation/loss", *(name for name in row["metrics"] if not name.startswith("validation/"))]
+    """The metrics of a row: validation's loss, then those of what was written, as papers order them."""
+    order = list(text_metrics.METRICS)
+    written = [name for name in row["metrics"] if not name.startswith("validation/")]
+    return ["validation/loss", *sorted(written, key=lambda name: (name.split("/")[0], order.index(name.split("/")[1])))]
 
 
 def summary(group: Sequence[Row]) -> pd.DataFrame:
