@@ -37,13 +37,14 @@ class Generated(NamedTuple):
     """What followed each prompt, without the end token, and how long it took, compilation included."""
 
     tokens: list[list[int]]
+    ended: int  # of the texts; the others were cut at `Decoding.new`
     steps: int
     seconds: float
 
     @property
     def tokens_per_second(self) -> float:
         """New tokens, those that ended a text included."""
-        return (sum(map(len, self.tokens)) + len(self.tokens)) / self.seconds
+        return (sum(map(len, self.tokens)) + self.ended) / self.seconds
 
 
 def check(how: Decoding) -> None:
@@ -100,7 +101,8 @@ def generate(
         steps += int(took)
         found |= {i: _until(text, end) for i, text in zip(rows, np.asarray(texts), strict=False)}
         report(len(found))
-    return Generated([found[i] for i in range(len(prompts))], steps, time.monotonic() - began)
+    ended = sum(len(text) < how.new for text in found.values())
+    return Generated([found[i] for i in range(len(prompts))], ended, steps, time.monotonic() - began)
 
 
 def prepared(model: Decoder, compute: str) -> Decoder:
