@@ -131,6 +131,8 @@ class TestGGUF:
         assert not quant.values(arrays)
         np.testing.assert_allclose(arrays.blocks.mlp.up.kernel[0], stored["blk.0.ffn_up"].T, rtol=1e-6)
         np.testing.assert_allclose(arrays.embed.tokens.embedding, stored["token_embd"], rtol=1e-6)
+        again = zoo.load(path, quantize="nf4")[0].blocks.mlp.up.kernel.get_value()
+        assert again.kind == "nf4", "another type that is asked for"
         with_float = zoo.load(path, quantize="float", dtype="bfloat16")[0]
         assert {leaf.dtype for leaf in jax.tree.leaves(with_float)} == {jnp.dtype("bfloat16")}
 

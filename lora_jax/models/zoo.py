@@ -132,7 +132,7 @@ def load(
     `labels` is the number of an encoder's classes, 1 for regression. All leaves are stored in `dtype`. Leaves of the head that the
     checkpoint lacks are drawn from `key` (default: seed 0); nothing else is ever initialised at random. With `quantize`, a
     name in `quant.SPECS` or a Spec, the blocks' matrices are quantised one by one as they are read. Matrices that a
-    checkpoint has in few bits (bitsandbytes, GGUF) stay as they are, or with "float" become arrays.
+    checkpoint has in few bits (bitsandbytes, GGUF) stay as they are, or become arrays with "float", or another type that is named.
 
     Raises ValueError for an architecture that is not in `FAMILIES`, for a checkpoint or a tokenizer that does not fit
     the model, and what `files` raises.
@@ -158,7 +158,7 @@ def load(
         tree.find(abstract, how.paths)  # a pattern that matches nothing is an error before anything is read
     arrays = safetensors.load(
         bitsandbytes.collected(found.tensors()), family.rules(config), tree.leaves(abstract),
-        ignore=family.IGNORE, dtype=dtype, convert=how or (_array if quantize == FLOAT else lambda path, numbers: numbers),
+        ignore=family.IGNORE, dtype=dtype, convert=_stored(how, quantize),
     )  # fmt: skip
     pretrained = {path: jax.tree.map(jnp.asarray, arrays.pop(path)) for path in list(arrays)}
     absent = [path for path in tree.leaves(abstract) if path not in pretrained]
@@ -175,8 +175,16 @@ def tokenizer(name_or_path: str | Path, *, revision: str | None = None) -> Token
     return files(name_or_path, revision=revision).tokenizer()
 
 
-def _array(path: str, numbers: Any) -> Any:
-    return numbers.dequantize() if quant.is_quantized(numbers) else numbers
+def _stored(how: quant.Spec | None, quantize: Any) -> Callable[[str, Any], Any]:
+    """What becomes of what is read: that in few bits already stays so unless another type, or "float", is asked for."""
+
+    def convert(path: str, numbers: Any) -> Any:
+        if quant.is_quantized(numbers):
+            other = how is not None and re.search(how.paths, path) and numbers.kind != how.kind
+            numbers = numbers.dequantize() if other or quantize == FLOAT else numbers
+        return how(path, numbers) if how else numbers
+
+    return convert
 
 
 def _initial(init: Callable[[jax.Array], Any], key: jax.Array, paths: list[str], dtype: str) -> dict[str, jax.Array]:
