@@ -95,8 +95,8 @@ def had(config: Config) -> list[str]:
 HEADER = """# GPT-3's tasks
 
 LoRA's Table 4 in kind. Made by `python experiments/gpt3_tables.py` from the rows of `gpt3_tables.jsonl`. The paper's model has 175
-billion parameters and learnt from all rows: **compare the order, not the values**. SQL counts as right when it is the wanted
-text but for case, spacing and quotes; the paper's is scored likewise by its text.
+billion parameters and learnt from all rows: **compare the order, not the values**. SQL counts as right when it is the wanted text
+but for case, spacing and quotes; the paper reports logical-form accuracy.
 """
 COLUMNS = {"wikisql": ["WikiSQL"], "mnli-text": ["MNLI-m"], "samsum": ["SAMSum-R1", "SAMSum-R2", "SAMSum-RL"]}
 
