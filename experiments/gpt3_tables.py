@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
 from lora_jax import command, data, paper, results, study, trial, writing
@@ -103,13 +102,7 @@ COLUMNS = {"wikisql": ["WikiSQL"], "mnli-text": ["MNLI-m"], "samsum": ["SAMSum-R
 
 def render(rows: list[study.Row], out: Path) -> list[Path]:
     """Draw out/gpt3_tables.md, .csv and .png from the rows alone."""
-    groups = study.groups(rows, but=writing.VARIED)
-    tables, apart = [writing.summary(group) for group in groups], study.apart(groups)
-    parts = zip(groups, tables, apart, strict=True)
-    sections = [writing.section(group, table, of, published(group[0]["config"]["data"])) for group, table, of in parts]
-    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, apart, strict=True)])
-    markdown = "\n".join([HEADER, *sections])
-    return results.render(out / NAME, markdown=markdown, table=every, figure=writing.curves(groups[0]))
+    return writing.draw(rows, out / NAME, HEADER, published)
 
 
 def published(task: str) -> str:

@@ -3,7 +3,8 @@
 LoRA's Tables 3, 4, 13 and 14 are such: a line for each method, its parameters, the scores of what it wrote.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,16 @@ def summary(group: Sequence[Row]) -> pd.DataFrame:
         lines.append(line | {"seconds": np.mean([row["seconds"] for row in rows])})
     order = {name: i for i, name in enumerate(NAMES)}
     return pd.DataFrame(sorted(lines, key=lambda line: order.get(line["method"], len(order))))
+
+
+def draw(rows: Sequence[Row], stem: Path, header: str, published: Callable[[str], str]) -> list[Path]:
+    """stem.md, .csv and .png from the rows alone: scores, `published(task)` beside them, what was written, training losses."""
+    groups = study.groups(rows, but=VARIED)
+    tables, apart = [summary(group) for group in groups], study.apart(groups)
+    parts = zip(groups, tables, apart, strict=True)
+    sections = [section(group, table, of, published(group[0]["config"]["data"])) for group, table, of in parts]
+    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, apart, strict=True)])
+    return results.render(stem, markdown="\n".join([header, *sections]), table=every, figure=curves(groups[0]))
 
 
 def section(group: Sequence[Row], table: pd.DataFrame, apart: str, published: str) -> str:
