@@ -63,16 +63,19 @@ PRESETS = {
 
 
 def cells(config: Config) -> list[study.Row]:
-    """One cell for each task that can be had, method and seed."""
-    return [
-        cell
-        for task in had(config)
-        for cell in writing.cells(
-            {**asdict(replace(config.setup, data=task)), "targets": config.targets, "rank": config.rank},
-            config.methods,
-            config.seeds,
-        )
-    ]
+    """One cell for each task that can be had, method and seed.
+
+    Raises:
+        ValueError: a task was given as --data.
+    """
+    if config.setup.data != PRESETS[config.preset].setup.data:
+        raise ValueError(f"--data: expected the tasks as --tasks, got --data {config.setup.data}")
+    made = []
+    for task in had(config):
+        own = {"data": task, "data_dir": config.setup.data_dir if task in TASKS else None}
+        setup = asdict(config.setup) | own | {"targets": config.targets, "rank": config.rank}
+        made += writing.cells(setup, config.methods, config.seeds)
+    return made
 
 
 def had(config: Config) -> list[str]:
@@ -86,9 +89,7 @@ def had(config: Config) -> list[str]:
             if task not in TASKS:
                 raise
             print(f"{task} is left out: {error}", file=sys.stderr)
-    if not found:
-        print(f"Instead: {trial.FALLBACK}, the opinion of a film review in a word", file=sys.stderr)
-    return found or [trial.FALLBACK]
+    return found or [trial.instead(config.setup)]
 
 
 HEADER = """# GPT-3's tasks

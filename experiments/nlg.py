@@ -50,13 +50,12 @@ class Config:
     setup: OmitArgPrefixes[trial.Setup] = field(default_factory=lambda: trial.NLG)
 
 
-FULL = replace(trial.NLG, rows=0, validation_rows=0, test_sources=0, epochs=5, batch=8, learning_rate=2e-4, dropout=0.1)
 PRESETS = {
     "smoke": Config("smoke", Path("results/smoke"), setup=trial.NLG_SMOKE),
     "quick": Config(),
-    "full": Config("full", methods=EVERY, setup=FULL),
-    "paper": Config("paper", methods=EVERY, seeds=(0, 1, 2), setup=replace(FULL, model="gpt2-medium", warmup=0.019)),
-}  # 500 steps of warm-up are 1.9 % of E2E's 26,290
+    "full": Config("full", methods=EVERY, setup=trial.NLG_FULL),
+    "paper": Config("paper", methods=EVERY, seeds=(0, 1, 2), setup=trial.NLG_PAPER),
+}
 
 
 def cells(config: Config) -> list[study.Row]:

@@ -25,7 +25,7 @@ import pandas as pd
 import safetensors.numpy
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, methods, metrics, plots, quant, results, study, train, tree, trial
+from lora_jax import command, labels, methods, metrics, plots, quant, results, study, tree, trial
 from lora_jax.checkpoints import learnt
 
 NAME = "quantized_adapters"
@@ -119,12 +119,12 @@ def evaluate(trained: study.Trained, configs: Sequence[study.Row]) -> list[study
     split = "test" if "test" in shared.encoded else "validation"
     encoded = shared.encoded[split]
     how = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"], "compute": "float32"}
-    before = train.predict(trained.model, encoded, **how)
+    before = labels.predict(trained.model, encoded, **how)
     scores = metrics.score(shared.task.metrics, before, encoded.label)
     rows = []
     for config in configs:
         file, model = shipped(trained, config["stored"])
-        after = train.predict(model, encoded, **how)
+        after = labels.predict(model, encoded, **how)
         score = metrics.score(shared.task.metrics, after, encoded.label)
         found = {f"{split}/{name}": value for name, value in score.items()}
         found |= {f"change/{name}": value - scores[name] for name, value in score.items()}

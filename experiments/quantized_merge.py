@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, methods, metrics, plots, quant, results, study, train, tree, trial
+from lora_jax import command, labels, methods, metrics, plots, quant, results, study, tree, trial
 
 NAME = "quantized_merge"
 WAYS = {
@@ -104,12 +104,12 @@ def evaluate(trained: study.Trained, configs: Sequence[study.Row]) -> list[study
     split = "test" if "test" in shared.encoded else "validation"
     how = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"], "compute": "float32"}
     encoded = shared.encoded[split]
-    before = train.predict(trained.model, encoded, **how)
+    before = labels.predict(trained.model, encoded, **how)
     unmerged = metrics.score(shared.task.metrics, before, encoded.label)
     rows = []
     for config in configs:
         merged = methods.merge(trained.model, into=config["into"], original=original(config))
-        after, each = train.predict(merged, encoded, **how), layers(trained.model, merged)
+        after, each = labels.predict(merged, encoded, **how), layers(trained.model, merged)
         found = {
             f"{split}/{name}": value for name, value in metrics.score(shared.task.metrics, after, encoded.label).items()
         }

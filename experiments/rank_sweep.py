@@ -11,7 +11,6 @@ is a sentence encoder of 22.7 M parameters on film reviews: what can be compared
     python experiments/rank_sweep.py --preset paper --dry-run         # RoBERTa-base, MNLI and SST-2, the values of Table 9
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, paper, plots, results, study, trial, writing
+from lora_jax import command, paper, plots, results, study, trial, writing_ranks
 from lora_jax.verdicts import Verdict, as_good, effect
 
 NAME = "rank_sweep"
@@ -48,7 +47,7 @@ class Config:
     tasks: tuple[str, ...] = ()
     """Several tasks instead of --data."""
     task: str = ""
-    """A task that generates text, as e2e (Table 18): what else is not given is then a language model's."""
+    """A task that generates text, as e2e (Table 18). The presets are then a language model's, as in nlg.py, with r = 1, 4, 16."""
     setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
 
 
@@ -64,25 +63,13 @@ PRESETS = {
 }
 
 
-def generating(config: Config) -> Config:
-    """With `task`, a language model's settings wherever the preset's were not changed; Table 18 is of query and value alone."""
-    if not config.task:
-        return config
-    preset, smoke = PRESETS[config.preset], config.preset == "smoke"
-    given = {name: value for name, value in asdict(config.setup).items() if value != getattr(preset.setup, name)}
-    setup = replace(trial.NLG_SMOKE if smoke else trial.NLG, **{"data": config.task, **given})
-    if config.preset in ("full", "paper"):
-        setup = replace(setup, **{"rows": 0, "validation_rows": 0, "test_sources": 0, "epochs": 5, **given})
-    targets = (TARGETS[1],) if config.targets == preset.targets else config.targets
-    ranks = RANKS[config.preset] if config.ranks == preset.ranks else config.ranks
-    return replace(config, setup=trial.had(setup), targets=targets, ranks=ranks)
-
-
-RANKS = {
-    "smoke": (1, 2),
-    "quick": (1, 4, 16),
-    "full": (1, 2, 4, 8, 16, 64),
-    "paper": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+WRITING = {  # with --task; Table 18 is of query and value alone
+    "smoke": Config("smoke", Path("results/smoke"), targets=TARGETS[1:2], ranks=(1, 2), setup=trial.NLG_SMOKE),
+    "quick": Config(targets=TARGETS[1:2], ranks=(1, 4, 16), setup=trial.NLG),
+    "full": Config("full", targets=TARGETS[1:2], ranks=(1, 2, 4, 8, 16, 64), setup=trial.NLG_FULL),
+    "paper": Config(
+        "paper", targets=TARGETS[1:2], ranks=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), setup=trial.NLG_PAPER
+    ),
 }
 
 
@@ -106,8 +93,13 @@ GLUE = {
 
 def cells(config: Config) -> list[study.Row]:
     """One cell for each task, seed, set of targets and rank; epochs 0 means Table 9's for the task."""
-    if config.tasks and config.setup.data != trial.SETUP.data:
-        raise ValueError(f"expected --tasks or --data, got both: {', '.join(config.tasks)} and {config.setup.data}")
+    presets = WRITING if config.task else PRESETS
+    data = config.setup.data if config.setup.data != presets[config.preset].setup.data else ""
+    if sum(map(bool, (config.task, config.tasks, data))) > 1:
+        given = ", ".join(filter(None, (config.task, *config.tasks, data)))
+        raise ValueError(f"expected one of --task, --tasks and --data, got {given}")
+    if config.task:
+        config = replace(config, setup=trial.had(replace(config.setup, data=config.task)))
     return [
         {**asdict(config.setup), "data": task, "epochs": config.setup.epochs or table9_epochs(task),
          "targets": targets, "rank": rank, "seed": seed}
@@ -138,10 +130,10 @@ def label(cell: study.Row) -> str:
 def render(rows: list[study.Row], out: Path) -> list[Path]:
     """Draw out/rank_sweep.md, .csv and .png from the rows alone: ours, and the paper's Table 6 beside it."""
     groups = study.groups(rows, but=("targets", "rank", "seed"))
-    tables = [(written if "written" in group[0] else summary)(group) for group in groups]
+    tables = [(writing_ranks.table if "written" in group[0] else summary)(group) for group in groups]
     said = study.apart(groups)
     sections = [
-        (written_section if "written" in each[0][0] else section)(*each)
+        (writing_ranks.section if "written" in each[0][0] else section)(*each)
         for each in zip(groups, tables, said, strict=True)
     ]
     published = "## The paper's Table 6 (GPT-3 175B)\n\n" + "\n".join(
@@ -218,41 +210,6 @@ def section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
     )
 
 
-PAPER_NAMES = {"validation/loss": "val_loss", "test/bleu": "BLEU", "test/nist": "NIST", "test/meteor": "METEOR",
-               "test/rouge_l": "ROUGE_L", "test/cider": "CIDEr"}  # fmt: skip
-
-
-def written(group: list[study.Row]) -> Any:
-    """A line for each rank: parameters, the scores of what was written, and those of the paper's Table 18 on E2E."""
-    found: Any = paper.table("lora_table18_gpt2_rank")
-    theirs = found.pivot_table(index="r", columns="metric", values="value")
-    table = writing.summary(group).sort_values(["targets", "rank"], ignore_index=True)
-    if group[0]["config"]["data"] == "e2e":
-        for ours, name in PAPER_NAMES.items():
-            if ours in table:
-                share = 100 if name in ("METEOR", "ROUGE_L") else 1
-                table[f"paper {name}"] = [share * theirs[name].get(rank, np.nan) for rank in table["rank"]]
-    return table
-
-
-def written_section(group: list[study.Row], table: Any, apart: str) -> str:
-    """The table of one group of rows of a language model."""
-    config = group[0]["config"]
-    metrics = writing.names(group[0])
-    columns = ["targets", "rank", "parameters", *metrics, *(name for name in table if name.startswith("paper "))]
-    digits = {name: 3 if "loss" in name else 2 for name in columns[3:]}
-    settings = ", ".join(
-        f"{k} {v}" for k, v in config.items() if k not in ("targets", "rank", "seed", "data_source", "data_dir")
-    )
-    return (
-        f"## {config['data']}, {config['model']}{apart}\n\n{SMOKE if config['model'].startswith('tiny') else ''}"
-        f"Trained on {group[0]['examples']['train']:,} rows; scored on {group[0]['examples']['test']:,} sources. Loss in nats a "
-        f"token, shares in %. The paper's numbers are GPT-2 medium's (Table 18).{writing.notes(group[0])}\n\n"
-        f"{results.markdown(table[columns], digits=digits)}\n<details><summary>Settings</summary>\n\n{settings}\n\n"
-        f"Data: {config['data_source']}\n\n</details>\n"
-    )
-
-
 ERRORS = {
     "seeds": "standard error over seeds",
     "binomial": "binomial standard error of one seed",
@@ -300,7 +257,7 @@ def figure(group: list[study.Row], table: pd.DataFrame):
         return {targets: (part["rank"], part[score], part[error]) for targets, part in each.items()}
 
     if "written" in group[0]:
-        return written_figure(group, table)
+        return writing_ranks.figure(group, table)
     config, metric = group[0]["config"], study.primary(group[0])
     beside = [plots.Panel(lines(published_table(data), "value", "std"), f"Paper: GPT-3 175B, {data}", "accuracy, %")
               for data in DATASETS]  # fmt: skip
@@ -310,28 +267,12 @@ def figure(group: list[study.Row], table: pd.DataFrame):
     )  # fmt: skip
 
 
-def written_figure(group: list[study.Row], table: Any):
-    """The first score of what was written against r; the paper's Table 18 beside it."""
-    metric = study.primary(group[0])
-    each = {targets: table[table.targets == targets] for targets in dict.fromkeys(table.targets)}
-    lines = {targets: (part["rank"], part[metric], part[f"{metric} error"]) for targets, part in each.items()}
-    name = PAPER_NAMES.get(metric)
-    found: Any = paper.table("lora_table18_gpt2_rank").query("metric == @name")
-    theirs = (
-        [plots.Panel({TARGETS[1]: (found.r, found.value, None)}, "Paper: GPT-2 medium, E2E", f"{name}, %")]
-        if name
-        else []
-    )
-    config = group[0]["config"]
-    title = f"{config['model']}, {config['data']}"
-    return plots.lines_with_errors(lines, title=title, xlabel="rank r", ylabel=f"{metric}, %", beside=theirs)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
-    config = generating(command.line(Config, PRESETS, __doc__, arguments))
+    presets = PRESETS if command.value("--task", arguments) is None else WRITING
+    config = command.line(Config, presets, __doc__, arguments)
     study.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run, keep=config.keep)
 
 
 if __name__ == "__main__":
-    command.script(main, cores=not any(word.partition("=")[0] == "--task" for word in sys.argv))
+    command.script(main, cores=command.value("--task") is None)

@@ -34,16 +34,23 @@ def script(main: Callable[[], None], *, cores: bool = True) -> None:
 def line(config: type, presets: Mapping[str, Any], doc: str | None, arguments: Sequence[str] | None = None) -> Any:
     """The configuration of a preset (`--preset`, default quick), changed by every other flag; exits on a bad one."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    at = [i for i, word in enumerate(given) if word == "--preset" or word.startswith("--preset=")]
-    name = "quick"
-    if at:
-        name = given[at[-1]].partition("=")[2] or (given[at[-1] + 1] if at[-1] + 1 < len(given) else "")
+    asked = value("--preset", given)
+    name = "quick" if asked is None else asked
     if name not in presets:
         sys.exit(f"error: --preset: expected one of {', '.join(presets)}, got {name!r}")
     made = tyro.cli(config, default=presets[name], args=given, description=doc)
     if arguments is None:
         _use_huge_pages()
     return made
+
+
+def value(flag: str, arguments: Sequence[str] | None = None) -> str | None:
+    """What a flag is given on the command line, before that is parsed: the last, "" for nothing, None where it is not there."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    at = [i for i, word in enumerate(given) if word.partition("=")[0] == flag]
+    if not at:
+        return None
+    return given[at[-1]].partition("=")[2] or (given[at[-1] + 1] if at[-1] + 1 < len(given) else "")
 
 
 def _use_huge_pages() -> None:

@@ -1,6 +1,6 @@
 """Text from a language model: greedy, sampled, or by beam search; a batch is one compiled prefill and one compiled loop.
 
-What beams do is transformers' `generate` (early_stopping=False): of 2 K continuations of K beams, those of the best K that end are
+What beams do is transformers' `generate` (early_stopping=False): of the best continuations of K beams, the first K that end are
 hypotheses, scored by the sum of their tokens' log-probabilities over (tokens, the end's included) ** length_penalty; a row is done
 once its best beam, at that length, scores below the worst of K hypotheses.
 """
@@ -8,6 +8,7 @@ once its best beam, at that length, scores below the worst of K hypotheses.
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -50,9 +51,9 @@ class Generated(NamedTuple):
 def check(how: Decoding) -> None:
     """Raises one ValueError that lists every setting outside its range."""
     bounds = {
-        "new": (how.new >= 1, "1 or more tokens"),
-        "beam": (how.beam >= 1, "1 or more"),
-        "no_repeat": (how.no_repeat >= 0, "0 (none) or more"),
+        "new": (_whole(how.new) and how.new >= 1, "1 or more tokens"),
+        "beam": (_whole(how.beam) and how.beam >= 1, "1 or more"),
+        "no_repeat": (_whole(how.no_repeat) and how.no_repeat >= 0, "0 (none) or more"),
         "temperature": (how.temperature >= 0, "0 (the likeliest token) or more"),
         "top_p": (0 < how.top_p <= 1, "in (0, 1]"),
     }
@@ -61,8 +62,31 @@ def check(how: Decoding) -> None:
     ]
     if how.beam > 1 and how.temperature:
         wrong.append(f"temperature: expected 0 with a beam of {how.beam}, which draws nothing, got {how.temperature}")
+    if how.top_p < 1 and not how.temperature:
+        wrong.append(f"top_p: expected 1 with temperature 0, which draws nothing, got {how.top_p}")
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def _whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _checked(model: Decoder, end: Any, batch: Any, compute: Any) -> tuple[int, ...]:
+    """The tokens that end a text. Raises one ValueError for everything that does not go with the model."""
+    if not isinstance(model, Decoder):
+        raise ValueError(f"expected a language model (gpt2, llama), got {type(model).__name__}")
+    ends, known = tuple(end) if isinstance(end, Sequence) else (end,), model.config.vocabulary
+    wrong = []
+    if not ends or not all(_whole(token) and 0 <= token < known for token in ends):
+        wrong.append(f"end: expected token ids in 0 … {known - 1}, got {end!r}")
+    if not _whole(batch) or batch < 1:
+        wrong.append(f"batch: expected 1 or more prompts, got {batch!r}")
+    if compute not in ("float32", "bfloat16"):
+        wrong.append(f"compute: expected float32 or bfloat16, got {compute!r}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return tuple(map(int, ends))
 
 
 def generate(
@@ -70,13 +94,13 @@ def generate(
     prompts: Sequence[Sequence[int]],
     how: Decoding = Decoding(),  # noqa: B008
     *,
-    end: int,
+    end: int | Sequence[int],
     batch: int = 16,
     compute: str = "float32",
     seed: int = 0,
     report: Callable[[int], None] = lambda done: None,
 ) -> Generated:
-    """What the model writes after each prompt, until the token `end` or `how.new` tokens.
+    """What the model writes after each prompt, until the token `end` (or one of several) or `how.new` tokens.
 
     Prompts of like length go together, `batch` at a time, padded on the left. Quantised matrices are dequantised once: each new
     token reads all of them. `report` is told how many prompts are done.
@@ -86,7 +110,8 @@ def generate(
             `how.new` tokens is longer than the model's positions; names the first prompts of each kind.
     """
     check(how)
-    check_prompts(model, prompts, how.new)
+    ends = _checked(model, end, batch, compute)
+    check_prompts(model.config, prompts, how.new)
     began, steps = time.monotonic(), 0
     mesh = parallel.mesh(batch)
     ready = parallel.copied(prepared(model, compute), mesh)
@@ -97,9 +122,9 @@ def generate(
         tokens, start = _padded([prompts[i] for i in rows], batch, model.config.positions - how.new)
         key = jax.random.fold_in(jax.random.key(seed), at) if how.temperature else None
         tokens, start = parallel.spread((tokens, start), mesh)
-        texts, took = _texts(ready, tokens, start, key, how=how, end=end, compute=compute)
+        texts, took = _texts(ready, tokens, start, key, how=how, ends=ends, compute=compute)
         steps += int(took)
-        found |= {i: _until(text, end) for i, text in zip(rows, np.asarray(texts), strict=False)}
+        found |= {i: _until(text, ends) for i, text in zip(rows, np.asarray(texts), strict=False)}
         report(len(found))
     ended = sum(len(text) < how.new for text in found.values())
     return Generated([found[i] for i in range(len(prompts))], ended, steps, time.monotonic() - began)
@@ -108,9 +133,10 @@ def generate(
 def prepared(model: Decoder, compute: str) -> Decoder:
     """The model as generation reads it: single layers, arrays of the dtype of computation, a head that is not transposed.
 
-    `layers.in_order` says why of the head; slices of stacks would be copied for each token.
+    `layers.in_order` says why of the head; slices of stacks would be copied for each token. `generate` takes what this gives as it
+    is: for many calls it need not be made in each.
     """
-    return _prepared(model, compute=compute)
+    return model if isinstance(model.blocks, tuple) else _prepared(model, compute=compute)
 
 
 @partial(jax.jit, static_argnames="compute")
@@ -121,21 +147,32 @@ def _prepared(model, compute):
     return tree.replace(untied, {"blocks": blocks})
 
 
-def check_prompts(model: Decoder, prompts: Sequence[Sequence[int]], new: int) -> None:
-    """Raises ValueError for what `generate` cannot continue by so many tokens; names the first prompt of each kind."""
-    room, known = model.config.positions - new, model.config.vocabulary
+def check_prompts(config: Any, prompts: Sequence[Sequence[int]], new: int) -> None:
+    """Raises ValueError for what a model of that config cannot continue by so many tokens; names the first of each kind."""
+    if isinstance(prompts, str) or any(not _is_ids(prompt) for prompt in prompts):
+        first = next((prompt for prompt in prompts if not _is_ids(prompt)), prompts)
+        raise ValueError(f"expected prompts that are lists of token ids, one list each, got {first!r} for one")
+    room, known = config.positions - new, config.vocabulary
     kinds = {
         "empty": [i for i, prompt in enumerate(prompts) if not len(prompt)],
         f"with token ids outside 0 … {known - 1}": [
             i for i, prompt in enumerate(prompts) if len(prompt) and not 0 <= min(prompt) <= max(prompt) < known
         ],
-        f"longer than {room} tokens ({model.config.positions} positions less {new} new tokens)": [
+        f"longer than {room} tokens ({config.positions} positions less {new} new tokens)": [
             i for i, prompt in enumerate(prompts) if len(prompt) > room
         ],
     }
     said = [f"{len(rows)} {kind} (the first: prompt {rows[0]})" for kind, rows in kinds.items() if rows]
-    if said or not prompts:
+    if said or not len(prompts):
         raise ValueError(f"expected prompts of 1 to {room} tokens that the model has, got {'; '.join(said) or 'none'}")
+
+
+def _is_ids(prompt: Any) -> bool:
+    try:
+        array = np.asarray(prompt)
+    except ValueError:  # rows of several lengths
+        return False
+    return array.ndim == 1 and (not array.size or np.issubdtype(array.dtype, np.integer))
 
 
 def _padded(prompts: list[Sequence[int]], rows: int, room: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,25 +186,29 @@ def _padded(prompts: list[Sequence[int]], rows: int, room: int) -> tuple[np.ndar
     return tokens, np.array([width - len(prompt) for prompt in filled], np.int32)
 
 
-def _until(tokens: np.ndarray, end: int) -> list[int]:
-    stop = np.flatnonzero(tokens == end)
+def _until(tokens: np.ndarray, ends: Sequence[int]) -> list[int]:
+    stop = np.flatnonzero(np.isin(tokens, ends))
     return tokens[: stop[0] if len(stop) else None].tolist()
 
 
-@partial(jax.jit, static_argnames=("how", "end", "compute"))
-def _texts(model, tokens, start, key, *, how: Decoding, end: int, compute: str):
-    """(new tokens [B, new], filled up with `end`; steps taken)."""
+@partial(jax.jit, static_argnames=("how", "ends", "compute"))
+def _texts(model, tokens, start, key, *, how: Decoding, ends: tuple[int, ...], compute: str):
+    """(new tokens [B, new], filled up with the first of `ends`; steps taken)."""
     rows, width = tokens.shape
     cache = model.cache(rows, width + how.new, compute)
     x, cache = model.extend(tokens, cache, 0, start)
     logits = _logits(model, x)
     if how.beam > 1:
-        return _beams(model, tokens, start, cache, logits, how, end)
-    return _one_by_one(model, tokens, start, cache, logits, key, how, end)
+        return _beams(model, tokens, start, cache, logits, how, ends)
+    return _one_by_one(model, tokens, start, cache, logits, key, how, ends)
 
 
 def _logits(model: Decoder, x: Float[Array, "R T D"]) -> Float[Array, "R V"]:
     return dense(x[:, -1], model.head()).astype(jnp.float32)
+
+
+def _is_end(token: Int[Array, "..."], ends: tuple[int, ...]) -> Bool[Array, "..."]:
+    return jnp.isin(token, jnp.array(ends))
 
 
 class _Rows(NamedTuple):
@@ -178,17 +219,17 @@ class _Rows(NamedTuple):
     step: Int[Array, ""]
 
 
-def _one_by_one(model, tokens, start, cache, logits, key, how: Decoding, end: int):
+def _one_by_one(model, tokens, start, cache, logits, key, how: Decoding, ends: tuple[int, ...]):
     rows, width = tokens.shape
-    whole = jnp.concatenate([tokens, jnp.full((rows, how.new), end, tokens.dtype)], 1)
+    whole = jnp.concatenate([tokens, jnp.full((rows, how.new), ends[0], tokens.dtype)], 1)
 
     def step(at: _Rows) -> _Rows:
         logits = _banned(at.logits, at.tokens, start, width + at.step, how.no_repeat)
         token = _choose(logits, fold(key, at.step), how)
-        token = jnp.where(at.done, end, token).astype(at.tokens.dtype)
+        token = jnp.where(at.done, ends[0], token).astype(at.tokens.dtype)
         whole = jax.lax.dynamic_update_slice(at.tokens, token[:, None], (0, width + at.step))
         x, cache = model.extend(token[:, None], at.cache, width + at.step, start)
-        return _Rows(whole, cache, _logits(model, x), at.done | (token == end), at.step + 1)
+        return _Rows(whole, cache, _logits(model, x), at.done | _is_end(token, ends), at.step + 1)
 
     first = _Rows(whole, cache, logits, jnp.zeros(rows, bool), jnp.int32(0))
     last = jax.lax.while_loop(lambda at: (at.step < how.new) & ~at.done.all(), step, first)
@@ -229,11 +270,12 @@ class _Beams(NamedTuple):
     step: Int[Array, ""]
 
 
-def _beams(model, tokens, start, cache, logits, how: Decoding, end: int):
+def _beams(model, tokens, start, cache, logits, how: Decoding, ends: tuple[int, ...]):
     rows, width = tokens.shape
     k, new = how.beam, how.new
+    many = max(2, 1 + len(ends)) * k  # so that K of them go on, whatever ends
     repeat = partial(jnp.repeat, repeats=k, axis=0)
-    whole = jnp.concatenate([tokens, jnp.full((rows, new), end, tokens.dtype)], 1)
+    whole = jnp.concatenate([tokens, jnp.full((rows, new), ends[0], tokens.dtype)], 1)
     starts = repeat(start)
 
     def step(at: _Beams) -> _Beams:
@@ -241,20 +283,20 @@ def _beams(model, tokens, start, cache, logits, how: Decoding, end: int):
         logs = jax.nn.log_softmax(at.logits)
         logs = _banned(logs, at.tokens.reshape(rows * k, -1), starts, index, how.no_repeat)
         sums = (at.scores[..., None] + logs.reshape(rows, k, -1)).reshape(rows, -1)
-        best, flat = jax.lax.top_k(sums, 2 * k)
+        best, flat = jax.lax.top_k(sums, many)
         parent, token = flat // logs.shape[-1], (flat % logs.shape[-1]).astype(tokens.dtype)
         grown = jnp.take_along_axis(at.tokens, parent[..., None], 1)
         grown = jax.lax.dynamic_update_slice(grown, token[..., None], (0, 0, index))
-        ends = (token == end) | (at.step + 1 == new)
+        over = _is_end(token, ends) | (at.step + 1 == new)
 
         length = (at.step + 1.0) ** how.length_penalty
-        counts = ends & (jnp.arange(2 * k) < k) & at.open[:, None]
+        counts = over & (jnp.arange(many) < k) & at.open[:, None]
         every = jnp.concatenate([at.ended_scores, jnp.where(counts, best / length, NEVER)], 1)
         texts = jnp.concatenate([at.ended, grown[..., width:]], 1)
         ended_scores, kept = jax.lax.top_k(every, k)
         ended = jnp.take_along_axis(texts, kept[..., None], 1)
 
-        scores, chosen = jax.lax.top_k(jnp.where(ends, best + NEVER, best), k)
+        scores, chosen = jax.lax.top_k(jnp.where(over, best + NEVER, best), k)
         full = (ended_scores > NEVER / 2).all(1)
         worst = jnp.where(full, ended_scores[:, -1], NEVER)
         still = at.open & (scores[:, 0] / length > worst)
@@ -271,7 +313,7 @@ def _beams(model, tokens, start, cache, logits, how: Decoding, end: int):
         scores=jnp.full((rows, k), NEVER).at[:, 0].set(0.0),  # all beams are the prompt: one goes on
         cache=jax.tree.map(repeat, cache),
         logits=repeat(logits),
-        ended=jnp.full((rows, k, new), end, tokens.dtype),
+        ended=jnp.full((rows, k, new), ends[0], tokens.dtype),
         ended_scores=jnp.full((rows, k), NEVER),
         open=jnp.ones(rows, bool),
         step=jnp.int32(0),

@@ -79,7 +79,7 @@ def run(
 def precheck(cells: Sequence[Row]) -> None:
     """What can be known without model and data; raises one ValueError with everything wrong."""
     if not cells:
-        raise ValueError("no cells: expected at least one value in each list of targets, ranks, seeds")
+        raise ValueError("no cells: expected at least one value in each list (targets, ranks, seeds, methods)")
     problems: dict[str, None] = {}
     for cell in cells:
         for name, least in (("rows", 0), ("validation_rows", 0), ("test_sources", 0), ("max_length", 1), ("seed", 0)):

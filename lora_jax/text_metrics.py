@@ -16,8 +16,6 @@ from lora_jax import overlap
 from lora_jax.meteor import meteor
 from lora_jax.meteor import missing as no_meteor
 
-lower_is_better = frozenset({"ter", "loss", "perplexity"})
-
 _NOTES = {
     "rouge_1": "F1 without stemming",
     "rouge_2": "F1 without stemming",

@@ -1,4 +1,4 @@
-"""Training of an adapted classifier, regressor or language model; evaluation of the first two.
+"""Training of an adapted classifier, regressor or language model.
 
 Only the trainable tree is differentiated and seen by the optimiser. There is one jitted step for each batch width; whatever a
 sweep changes between runs (learning rate, alpha, seed, and ranks padded alike) is data to it, so runs share its compilation.
@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from lora_jax import data, language, parallel, precision, tree
+from lora_jax import data, labels, language, parallel, precision, tree
 from lora_jax.checkpoints import orbax
 from lora_jax.layers import fold
 from lora_jax.models.decoder import Decoder
@@ -134,21 +134,12 @@ def decayed(trainable: Any) -> Any:
     return jax.tree_util.tree_map_with_path(matrix, trainable)
 
 
-def loss(logits: Float[Array, "B C"], label: Array, smoothing: float) -> Float[Array, " B"]:
-    """Each row's loss: squared error for one output, cross-entropy with smoothed labels for more."""
-    if logits.shape[-1] == 1:
-        return (logits[:, 0] - label) ** 2
-    wanted = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, wanted)
-
-
 def objective(model: Any, batch: Any, key: Key[Array, ""], static: Static) -> tuple[Array, Array]:
     """The losses of a batch, summed, and of how much: rows or, of a language model, tokens."""
     random = {"rate": static.hidden_dropout, "key": key}
     if isinstance(model, Decoder):
         return language.loss(model, batch, compute=static.compute, smoothing=static.label_smoothing, **random)
-    logits = model(batch.tokens, batch.segments, batch.length, **random)
-    return jnp.sum(loss(logits, batch.label, static.label_smoothing) * batch.weight), jnp.sum(batch.weight)
+    return labels.loss(model, batch, smoothing=static.label_smoothing, **random)
 
 
 def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""], static: Static) -> tuple[Array, Any]:
@@ -185,26 +176,6 @@ def train_step(trainable, state, frozen, batch: data.Batch, rate: Array, key: Ke
         state = jax.device_put(state, jax.memory.Space.Host)
     trainable = optax.apply_updates(trainable, jax.tree.map(lambda update: -rate * update, updates))
     return trainable, state, value
-
-
-@jax.jit
-def _logits(model, batch: data.Batch):
-    return model(batch.tokens, batch.segments, batch.length)
-
-
-def predict(
-    model: Any, encoded: data.Encoded, *, size: int, widths: Sequence[int], pad: int, compute: str
-) -> np.ndarray:
-    """Logits [N, C] in the order of the examples."""
-    mesh = parallel.mesh(size)
-    model = parallel.copied(precision.in_dtype(model, compute), mesh)
-    pending = [
-        (batch.index, _logits(model, parallel.spread(batch, mesh)))
-        for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
-    ]
-    index = np.concatenate([index for index, _ in pending])
-    logits = np.concatenate([np.asarray(logits) for _, logits in pending])
-    return logits[index >= 0][np.argsort(index[index >= 0])]
 
 
 class _State(NamedTuple):

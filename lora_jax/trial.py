@@ -14,15 +14,28 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lora_jax import data, generate, language, methods, metrics, models, provenance, quant, results, text_metrics, train
+from lora_jax import (
+    data,
+    generate,
+    labels,
+    language,
+    methods,
+    metrics,
+    models,
+    provenance,
+    quant,
+    results,
+    text_metrics,
+    train,
+)
 from lora_jax.models.decoder import Decoder
-from lora_jax.setup import NLG, NLG_SMOKE, SETUP, SMOKE, Setup
+from lora_jax.setup import NLG, NLG_FULL, NLG_PAPER, NLG_SMOKE, SETUP, SMOKE, Setup
 
-__all__ = ["NLG", "NLG_SMOKE", "SETUP", "SMOKE", "Setup"]
+__all__ = ["NLG", "NLG_FULL", "NLG_PAPER", "NLG_SMOKE", "SETUP", "SMOKE", "Setup"]
 
 Row = dict[str, Any]
 NONE = "none"  # the method that trains nothing
-FALLBACK = "rotten-tomatoes-text"
+FALLBACKS = ("rotten-tomatoes-text", "the opinion of a film review in a word"), ("tiny-nlg", "made-up restaurants")
 BEAMS = 80  # rows generated at a time, beams included
 EXAMPLES = 6  # texts that a row has beside their references
 
@@ -49,17 +62,18 @@ def _task(name: str, glue_dir: str | None, data_dir: str | None, rows: int, vali
 
 
 @lru_cache(maxsize=2)
-def _encoded(model: str, max_length: int, end: Any, loss_on: str, *of_task: Any) -> tuple[dict, dict]:
-    """The splits encoded by the model's tokenizer, and the sources of those that are not."""
+def _encoded(model: str, config: Any, max_length: int, loss_on: str, new: int, *of_task: Any) -> tuple[dict, dict]:
+    """The splits encoded by the model's tokenizer, and the sources of those that are not, to be continued by `new` tokens."""
     task, tokenizer = _task(*of_task), models.tokenizer(model)
     if not task.generates:
         return {name: data.encode(tokenizer, part, max_length=max_length) for name, part in task.splits.items()}, {}
     made, sources = {}, {}
     for name, part in task.splits.items():
         if name in ("train", "validation"):
-            made[name] = data.encode_pairs(tokenizer, part, max_length=max_length, end=end)
+            made[name] = data.encode_pairs(tokenizer, part, max_length=max_length, end=config.ends[0])
         else:
             sources[name] = data.prompts(tokenizer, list(data.references(part)), max_length=max_length)
+            generate.check_prompts(config, sources[name], new)
     everywhere = {name: part._replace(segments=np.ones_like(part.segments)) for name, part in made.items()}
     return everywhere if loss_on == "all" else made, sources
 
@@ -82,10 +96,8 @@ def bench(cell: Mapping[str, Any]) -> Bench:
     if cell["max_length"] > (most := network.config.positions - network.config.offset):
         raise ValueError(f"max_length: {cell['model']} has positions for {most} tokens, got {cell['max_length']}")
     _check_kind(cell, task, network)
-    end = network.config.end if task.generates else None
-    encoded, prompts = _encoded(cell["model"], cell["max_length"], end, cell["loss_on"], *of_task)
-    for sources in prompts.values():
-        generate.check_prompts(network, sources, cell["new_tokens"])
+    how = (cell[name] for name in ("max_length", "loss_on", "new_tokens"))
+    encoded, prompts = _encoded(cell["model"], network.config, *how, *of_task)
     return Bench(network, tokenizer, task, encoded, prompts, data.widths(cell["max_length"]), network.config.pad)
 
 
@@ -100,7 +112,7 @@ def _check_kind(cell: Mapping[str, Any], task: data.Task, network: Any) -> None:
             f"data: {cell['data']} has labels, for an encoder; {cell['model']} is a language model, which learns from "
             f"{', '.join(data.OFFICIAL)} or a file with source and target"
         )
-    if writes and network.config.end is None:
+    if writes and not network.config.ends:
         raise ValueError(
             f"model: expected a token that ends a text (eos_token_id in config.json), {cell['model']} has none"
         )
@@ -121,15 +133,22 @@ def settings(cell: Mapping[str, Any]) -> train.Settings:
 
 
 def had(setup: Setup) -> Setup:
-    """The settings with data that can be had: where E2E is neither given nor to be fetched, film reviews; a line says so."""
+    """The settings with data that can be had: where E2E is neither given nor to be fetched, another task."""
     if setup.data != "e2e" or setup.data_dir:
         return setup
     try:
         data.load("e2e")
         return setup
     except ConnectionError as error:
-        print(f"{error}\nInstead: {FALLBACK}, the opinion of a film review in a word", file=sys.stderr)
-        return replace(setup, data=FALLBACK)
+        print(error, file=sys.stderr)
+        return replace(setup, data=instead(setup))
+
+
+def instead(setup: Setup) -> str:
+    """A task that needs nobody's files, for a model of that size; a line says that it is taken."""
+    task, what = FALLBACKS[setup.model == NLG_SMOKE.model]
+    print(f"Instead: {task}, {what}", file=sys.stderr)
+    return task
 
 
 def decoding(cell: Mapping[str, Any]) -> generate.Decoding:
@@ -152,7 +171,7 @@ def write(cell: Mapping[str, Any], model: Any, split: str) -> tuple[dict[str, fl
     shared = bench(cell)
     wanted = data.references(shared.task.splits[split])
     done = generate.generate(
-        methods.merge(model), shared.prompts[split], decoding(cell), end=shared.model.config.end,
+        methods.merge(model), shared.prompts[split], decoding(cell), end=shared.model.config.ends,
         batch=max(1, BEAMS // cell["beam"]), compute=cell["compute"],
     )  # fmt: skip
     texts = [text.strip() for text in shared.tokenizer.decode_batch(done.tokens)]
@@ -169,15 +188,14 @@ def write(cell: Mapping[str, Any], model: Any, split: str) -> tuple[dict[str, fl
 def score(cell: Mapping[str, Any], model: Any, split: str) -> dict[str, float]:
     """The task's metrics of a model, adapted or not, on a split of the cell's data; a language model's loss where it is encoded."""
     shared = bench(cell)
+    how_wide = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"]}
     if shared.task.generates:
         if split in shared.prompts:
             return write(cell, model, split)[0]
-        how_wide = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"]}
         return language.evaluate(model, shared.encoded[split], compute=cell["compute"], **how_wide)
     # Folded into the base, an adapter costs nothing, and all cells share one compiled forward pass. But not into a quantised one.
     model = model if quant.values(model) else methods.merge(model)
-    how_wide = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"]}
-    logits = train.predict(model, shared.encoded[split], compute=cell["compute"], **how_wide)
+    logits = labels.predict(model, shared.encoded[split], compute=cell["compute"], **how_wide)
     return metrics.score(shared.task.metrics, logits, shared.encoded[split].label)
 
 
@@ -199,13 +217,7 @@ def run(
         spent += time.monotonic() - began
         return found
 
-    if cell["method"] == NONE:
-        fitted = train.Fit(adapted, 1, [timed(adapted)], np.zeros(0, np.float32), 0)
-    else:
-        fitted = train.fit(
-            adapted, mask, shared.encoded["train"], settings(cell),
-            seed=cell["seed"], widths=shared.widths, pad=shared.pad, score=timed, report=report, resume=resume,
-        )  # fmt: skip
+    fitted = _fit(cell, adapted, mask, score=timed, report=report, resume=resume)
     scores, written = {"validation": fitted.validation[fitted.best_epoch - 1]}, {}
     for name in (name for name in shared.encoded if name not in ("train", "validation")):
         scores[name] = timed(fitted.model, name)
@@ -232,6 +244,14 @@ def run(
         "provenance": began(),
     }
     return row, fitted.model
+
+
+def _fit(cell: Mapping[str, Any], adapted: Any, mask: Any, *, score: Callable, **options: Any) -> train.Fit:
+    if mask is None:
+        return train.Fit(adapted, 1, [score(adapted)], np.zeros(0, np.float32), 0)
+    shared = bench(cell)
+    where = {"seed": cell["seed"], "widths": shared.widths, "pad": shared.pad}
+    return train.fit(adapted, mask, shared.encoded["train"], settings(cell), **where, score=score, **options)
 
 
 def _size(shared: Bench, split: str) -> int:

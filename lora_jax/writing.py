@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lora_jax import plots, results, study, text_metrics, trial
+from lora_jax import methods as adaptation
+from lora_jax import plots, results, study, text_metrics, tree, trial
 from lora_jax.progress import clock
 from lora_jax.study import Row
 from lora_jax.verdicts import Verdict, effect
@@ -22,6 +23,7 @@ NAMES = {
 RATES = {  # relative to LoRA's: weights that are there already take small steps, activations out of nowhere large ones
     "full": 0.05, "top": 0.1, "bitfit": 1.0, "prefix": 5.0,
 }  # fmt: skip
+SETTINGS = ("method", "learning_rate", "rank", "targets")
 VARIED = ("method", "learning_rate", "quantize", "seed", "rank", "targets")
 SHARES = ("bleu", "meteor", "rouge_l", "rouge_1", "rouge_2", "chrf", "ter", "exact_match")  # shown in %
 SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
@@ -32,10 +34,13 @@ def cells(setup: Row, methods: Sequence[str], seeds: Sequence[int], *, rates: Ma
     arrays.
 
     Raises:
-        ValueError: `setup` names another method than the default, which --methods would hide.
+        ValueError: `setup` names another method than the default, which --methods would hide, or `methods` has one that is none.
     """
     if setup["method"] != trial.SETUP.method:
         raise ValueError(f"--method: expected the methods as --methods, got --method {setup['method']}")
+    there = [trial.NONE, *adaptation.METHODS]
+    if wrong := [method for method in methods if method not in there]:
+        raise ValueError(f"methods: expected some of {tree.near(wrong[0], there)}, got {', '.join(wrong)}")
     made = []
     for seed in seeds:
         for method in methods:
@@ -44,8 +49,10 @@ def cells(setup: Row, methods: Sequence[str], seeds: Sequence[int], *, rates: Ma
                 "method": method,
                 "learning_rate": setup["learning_rate"] * rates.get(method, 1.0),
                 "quantize": "float" if every else setup["quantize"],
-                "seed": 0 if method == trial.NONE else seed,
+                "seed": seed,
             }
+            if method == trial.NONE:  # nothing depends on these
+                own |= {"learning_rate": trial.NLG.learning_rate, "seed": 0}
             made.append({**setup, **own})
     return made
 
@@ -64,16 +71,12 @@ def names(row: Row) -> list[str]:
 
 def summary(group: Sequence[Row]) -> pd.DataFrame:
     """A line for each setting of a method: parameters, the metrics' means over seeds and their standard errors, speed, time."""
-    by: dict[Any, list[Row]] = {}
-    for row in group:
-        by.setdefault(tuple(row["config"][name] for name in ("method", "learning_rate", "rank", "targets")), []).append(
-            row
-        )
     lines = []
-    for (method, rate, rank, targets), rows in by.items():
-        config, own = rows[0]["config"], method == "lora"
-        line = {"data": config["data"], "model": config["model"], "method": method, "learning_rate": rate}
-        line |= {"rank": rank if own else None, "targets": targets if own else None}
+    for called, rows in settings(group).items():
+        config, own = rows[0]["config"], rows[0]["config"]["method"] == "lora"
+        line = {"data": config["data"], "model": config["model"], "method": config["method"], "called": called}
+        line |= {"learning_rate": config["learning_rate"]}
+        line |= {"rank": config["rank"] if own else None, "targets": config["targets"] if own else None}
         line |= {"parameters": rows[0]["parameters"]["adapter"], "seeds": len(rows)}
         for name in names(rows[0]):
             values = np.array([row["metrics"][name] for row in rows], float) * (
@@ -85,8 +88,22 @@ def summary(group: Sequence[Row]) -> pd.DataFrame:
         speeds = [written["tokens_per_second"] for row in rows for written in row["written"].values()]
         line["written tokens per second"] = np.mean(speeds)
         lines.append(line | {"seconds": np.mean([row["seconds"] for row in rows])})
-    order = {name: i for i, name in enumerate(NAMES)}
-    return pd.DataFrame(sorted(lines, key=lambda line: order.get(line["method"], len(order))))
+    return pd.DataFrame(lines)
+
+
+def settings(group: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each setting of a method by what it is called, as papers order methods: "LoRA", or where there are several
+    "LoRA, learning_rate 0.01"."""
+    by: dict[Any, list[Row]] = {}
+    for row in group:
+        by.setdefault(tuple(row["config"][name] for name in SETTINGS), []).append(row)
+    order = list(NAMES)
+    made = {}
+    for key in sorted(by, key=lambda key: order.index(key[0]) if key[0] in order else len(order)):
+        others = [other for other in by if other[0] == key[0]]
+        differ = [i for i in range(1, len(key)) if len({other[i] for other in others}) > 1]
+        made[", ".join([NAMES.get(str(key[0]), str(key[0])), *(f"{SETTINGS[i]} {key[i]}" for i in differ)])] = by[key]
+    return made
 
 
 def draw(rows: Sequence[Row], stem: Path, header: str, published: Callable[[str], str]) -> list[Path]:
@@ -105,7 +122,7 @@ def section(group: Sequence[Row], table: pd.DataFrame, apart: str, published: st
     sources = ", ".join(
         f"{n:,} sources of {split}" for split, n in first["examples"].items() if split in first["written"]
     )
-    settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in (*VARIED, "data_source", "data_dir"))
+    said = ", ".join(f"{k} {v}" for k, v in config.items() if k not in (*VARIED, "data_source", "data_dir"))
     learnt = [line for line in zip(table.method, table.learning_rate, strict=True) if line[0] != trial.NONE]
     return (
         f"## {config['data']}, {config['model']}{apart}\n\n"
@@ -114,14 +131,14 @@ def section(group: Sequence[Row], table: pd.DataFrame, apart: str, published: st
         f"references; seeds {sorted({row['config']['seed'] for row in group})}. Loss in nats a token of the target, without "
         f"smoothing; shares in %, ± is the standard error over seeds.{notes(first)}\n\n"
         f"{_scores(group, table)}\n{published}{_examples(group)}\n"
-        f"<details><summary>Settings</summary>\n\n{settings}\n\n"
+        f"<details><summary>Settings</summary>\n\n{said}\n\n"
         f"Learning rates: {', '.join(f'{name} {rate:g}' for name, rate in learnt)}\n\n"
         f"Data: {config['data_source']}\n\n</details>\n"
     )
 
 
 def _scores(group: Sequence[Row], table: pd.DataFrame) -> str:
-    shown = {"method": [NAMES.get(name, name) for name in table.method]}
+    shown = {"method": list(table.called)}
     shown["parameters"] = [f"{size:,}" for size in table.parameters]
     for name in names(group[0]):
         digits = 3 if name.endswith("loss") else 2 if name.split("/")[1] in ("nist", "cider") else 1
@@ -130,7 +147,7 @@ def _scores(group: Sequence[Row], table: pd.DataFrame) -> str:
             for mean, error in zip(table[name], table[f"{name} error"], strict=True)
         ]
     shown["training tokens/s"] = [f"{speed:,.0f}" if speed else "" for speed in table["tokens per second"]]
-    shown["written tokens/s"] = [f"{speed:,.0f}" for speed in table["written tokens per second"]]
+    shown["written tokens/s, with compilation"] = [f"{speed:,.0f}" for speed in table["written tokens per second"]]
     shown["time"] = [clock(seconds) for seconds in table.seconds]
     return results.markdown(pd.DataFrame(shown), align=dict.fromkeys([*shown][1:], "right"))
 
@@ -145,13 +162,12 @@ def notes(row: Row) -> str:
 
 def _examples(group: Sequence[Row], most: int = 3) -> str:
     """What the first seed's models wrote for the first sources, beside a reference."""
-    rows = {row["config"]["method"]: row for row in reversed(group)}
-    order = [*(name for name in NAMES if name in rows), *(name for name in rows if name not in NAMES)]
-    written = [next(iter(rows[name]["written"].values()))["examples"][:most] for name in order]
+    each_first = {called: rows[0] for called, rows in settings(group).items()}
+    written = [next(iter(row["written"].values()))["examples"][:most] for row in each_first.values()]
     parts = ["What was written for the first sources of the test set:\n"]
     for each in zip(*written, strict=True):
         lines = [("source", each[0]["source"])]
-        lines += [(NAMES.get(name, name), one["output"]) for name, one in zip(order, each, strict=True)]
+        lines += [(called, one["output"]) for called, one in zip(each_first, each, strict=True)]
         lines.append((f"a reference of {len(each[0]['references'])}", each[0]["references"][0]))
         parts.append(results.markdown(pd.DataFrame([(k, plain(v)) for k, v in lines], columns=["", "text"])))
     return "\n".join(parts)
@@ -187,12 +203,9 @@ def verdicts(rows: Sequence[Row], metric: str, where: str, what: str) -> list[Ve
 
 def curves(group: Sequence[Row]) -> Any:
     """Training loss against steps for each method that trained: means of neighbouring steps, label smoothing included."""
-    trained = {row["config"]["method"]: row for row in reversed(group) if row["curve"]}
+    trained = {called: rows[0]["curve"] for called, rows in settings(group).items() if rows[0]["curve"]}
     if not trained:
         return None
-    series: Any = {
-        NAMES.get(n, n): ([x for x, _ in row["curve"]], [y for _, y in row["curve"]], None)
-        for n, row in trained.items()
-    }
+    series: Any = {called: ([x for x, _ in curve], [y for _, y in curve], None) for called, curve in trained.items()}
     title = f"{group[0]['config']['model']}, {group[0]['config']['data']}"
     return plots.curves(series, title=title, xlabel="step", ylabel="training loss, nats a token")

@@ -34,14 +34,16 @@ def padded(prompts: list[list[int]]) -> dict[str, Any]:
     return {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(real)}
 
 
-def theirs_writes(model: Any, prompts: list[list[int]], how: Decoding, end: int | None) -> list[list[int]]:
+def theirs_writes(model: Any, prompts: list[list[int]], how: Decoding, end: int | list[int] | None) -> list[list[int]]:
     given = padded(prompts)
     out = model.generate(
         **given, max_new_tokens=how.new, num_beams=how.beam, do_sample=False, length_penalty=how.length_penalty,
         no_repeat_ngram_size=how.no_repeat, eos_token_id=end, pad_token_id=0,
     )  # fmt: skip
     rows = out[:, given["input_ids"].shape[1] :].tolist()
-    return [row[: row.index(end)] if end in row else row for row in rows]
+    ends = np.array([-1] if end is None else end)
+    stops = [np.flatnonzero(np.isin(row, ends)) for row in rows]
+    return [row[: stop[0]] if len(stop) else row for row, stop in zip(rows, stops, strict=True)]
 
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
@@ -77,6 +79,20 @@ def test_every_token_is_theirs(pair, how):
     found = generate.generate(ours, PROMPTS, how, end=end, batch=2)
     assert found.tokens == wanted
     assert sum(len(text) < NEW for text in wanted) > 0, "none ends: this does not show what an end does"
+
+
+@pytest.mark.parametrize("how", [Decoding(NEW), Decoding(NEW, beam=4, length_penalty=0.9)], ids=str)
+def test_each_of_several_tokens_ends_a_text(pair, how):
+    theirs, ours, end = pair
+    once = {token for text in theirs_writes(theirs, PROMPTS, how, end) for token in text}
+    ends = [
+        49 if 49 not in once else 48,
+        end,
+        *sorted(once - {48, 49})[:2],
+    ]  # the first ends nothing here, the others do
+    wanted = theirs_writes(theirs, PROMPTS, how, ends)
+    assert generate.generate(ours, PROMPTS, how, end=ends, batch=2).tokens == wanted
+    assert wanted != theirs_writes(theirs, PROMPTS, how, ends[:2])
 
 
 NAMES = {"q_proj": "attention/query", "v_proj": "attention/value", "gate_proj": "mlp/gate", "lm_head": "lm_head"}
@@ -181,6 +197,6 @@ def test_smollm2_has_the_logits_and_the_text_of_transformers(tmp_path):
         with torch.no_grad():
             assert error(row[: len(prompt)], theirs(torch.tensor([prompt])).logits[0].numpy()) < 1e-4
     how = Decoding(6, beam=2, no_repeat=4)
-    found = generate.generate(model, prompts, how, end=model.config.end, batch=2)
-    assert found.tokens == theirs_writes(theirs, prompts, how, model.config.end)
+    found = generate.generate(model, prompts, how, end=model.config.ends, batch=2)
+    assert found.tokens == theirs_writes(theirs, prompts, how, model.config.ends[0])
     assert "Paris" in tokenizer.decode(found.tokens[0])

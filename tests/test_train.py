@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from lora_jax import data, methods, train, tree
+from lora_jax import data, labels, methods, train, tree
 
 LORA = methods.lora(rank=4)
 SETTINGS = train.Settings(learning_rate=0.02, epochs=2, batch=8, weight_decay=0.1)
@@ -100,11 +100,11 @@ class TestStep:
     def test_cross_entropy_of_smoothed_labels(self):
         logits = jnp.array([[0.0, math.log(3)]])  # probabilities 1/4, 3/4
         by_hand = -(0.1 * math.log(0.25) + 0.9 * math.log(0.75))
-        assert float(train.loss(logits, jnp.array([1]), 0.2)[0]) == pytest.approx(by_hand, rel=1e-6)
-        assert float(train.loss(logits, jnp.array([1]), 0.0)[0]) == pytest.approx(math.log(4 / 3), rel=1e-6)
+        assert float(labels.losses(logits, jnp.array([1]), 0.2)[0]) == pytest.approx(by_hand, rel=1e-6)
+        assert float(labels.losses(logits, jnp.array([1]), 0.0)[0]) == pytest.approx(math.log(4 / 3), rel=1e-6)
 
     def test_one_output_is_a_squared_error(self):
-        found = train.loss(jnp.array([[1.0], [2.5]]), jnp.array([3.0, 2.0]), 0.2)
+        found = labels.losses(jnp.array([[1.0], [2.5]]), jnp.array([3.0, 2.0]), 0.2)
         assert found.tolist() == [4.0, 0.25]
 
     def test_weight_decay_spares_biases_and_norms(self, tiny):
@@ -180,7 +180,7 @@ class TestFit:
     def test_learns_32_examples_by_heart(self, model, examples):
         done = fit(model, examples, settings=SETTINGS._replace(epochs=30))
         assert done.losses[:4].mean() > 1 and done.losses[-4:].mean() < 0.1
-        logits = train.predict(done.model, examples, size=8, widths=(16,), pad=1, compute="float32")
+        logits = labels.predict(done.model, examples, size=8, widths=(16,), pad=1, compute="float32")
         assert (logits.argmax(-1) == examples.label).all()
 
     def test_is_a_function_of_its_arguments(self, model, examples, same):
@@ -253,7 +253,7 @@ class TestFit:
 
 
 def test_predictions_come_in_the_order_of_the_examples(model, examples):
-    logits = train.predict(model, examples, size=5, widths=(8, 16), pad=1, compute="float32")
+    logits = labels.predict(model, examples, size=5, widths=(8, 16), pad=1, compute="float32")
     tokens, segments = np.full((32, 16), 1, np.int32), np.zeros((32, 16), np.int32)
     for row, (start, end) in enumerate(zip(examples.offsets, examples.offsets[1:], strict=False)):
         tokens[row, : end - start] = examples.tokens[start:end]
@@ -264,7 +264,7 @@ def test_predictions_come_in_the_order_of_the_examples(model, examples):
 
 def test_bfloat16_computes_close_to_float32(model, examples):
     exact, rounded = (
-        train.predict(model, examples, size=32, widths=(16,), pad=1, compute=compute)
+        labels.predict(model, examples, size=32, widths=(16,), pad=1, compute=compute)
         for compute in ("float32", "bfloat16")
     )
     assert rounded.dtype == np.float32

@@ -8,7 +8,7 @@ import nlg
 import pytest
 import rank_sweep
 
-from lora_jax import data, paper, trial, writing
+from lora_jax import command, data, paper, trial, writing
 from lora_jax.data import generation
 
 
@@ -45,8 +45,16 @@ class TestCells:
         rates = [cell["learning_rate"] / SETUP["learning_rate"] for cell in made]
         assert rates == pytest.approx([1, 0.05, 5] * 2)
 
-    def test_what_trains_nothing_has_no_seed(self):
-        assert {cell["seed"] for cell in writing.cells(SETUP, ("none",), (0, 1, 2))} == {0}
+    def test_what_trains_nothing_depends_on_neither_seed_nor_rate(self):
+        made = [
+            *writing.cells(SETUP, ("none",), (0, 1, 2)),
+            *writing.cells({**SETUP, "learning_rate": 1.0}, ("none",), (0,)),
+        ]
+        assert all(cell == made[0] for cell in made)
+
+    def test_a_method_that_is_none_is_told(self):
+        with pytest.raises(ValueError, match=r"methods: expected some of lora, .*none.*, got lroa"):
+            writing.cells(SETUP, ("none", "lroa"), (0,))
 
     def test_a_hidden_method_is_refused(self):
         with pytest.raises(ValueError, match="--method: expected the methods as --methods, got --method full"):
@@ -60,6 +68,17 @@ class TestTable:
         assert table["test/bleu"].tolist() == pytest.approx([10, 50])
         assert table["test/bleu error"][1] == pytest.approx(10) and math.isnan(table["test/bleu error"][0])
         assert table["test/nist"].tolist() == [5, 5], "in its own unit"
+
+    def test_settings_of_one_method_are_told_apart(self):
+        other = row(bleu=0.6)
+        other["config"]["learning_rate"] = 0.01
+        group = [row(), other, row("none", curve=[])]
+        names = ["as pretrained", "LoRA, learning_rate 0.002", "LoRA, learning_rate 0.01"]
+        assert list(writing.settings(group)) == names
+        text = writing.section(group, writing.summary(group), "", "")
+        assert all(text.count(f"| {name}") == 2 for name in names), "among the scores and beside what they wrote"
+        (axes,) = writing.curves(group).axes
+        assert [line.get_label() for line in axes.lines] == names[1:]
 
     def test_a_section_has_scores_and_examples_in_one_line_each(self):
         group = [row(), row("none", curve=[])]
@@ -103,9 +122,9 @@ class TestBench:
                 {"data": "tiny"},
                 "data: tiny has labels, for an encoder; tiny-llama is a language model, which learns from e2e, ",
             ),
-            ({"max_length": 300}, "max_length: tiny-llama has positions for 256 tokens, got 300"),
+            ({"max_length": 1025}, "max_length: tiny-llama has positions for 1024 tokens, got 1025"),
             ({"max_length": 40}, "rows are longer than max_length 40"),
-            ({"new_tokens": 250}, "longer than 6 tokens"),
+            ({"new_tokens": 1018}, "longer than 6 tokens"),
         ],
     )
     def test_what_does_not_go_together_is_told(self, changes, text):
@@ -125,7 +144,8 @@ class TestBench:
             raise ConnectionError("no hub")
 
         monkeypatch.setattr(data, "load", gone)
-        assert trial.had(trial.NLG).data == trial.FALLBACK
+        assert trial.had(trial.NLG).data == "rotten-tomatoes-text"
+        assert trial.had(replace(trial.NLG_SMOKE, data="e2e")).data == "tiny-nlg"
         assert "no hub\nInstead: rotten-tomatoes-text" in capsys.readouterr().err
         given = replace(trial.NLG, data_dir="folder")
         assert trial.had(given) is given and trial.had(trial.SETUP) is trial.SETUP
@@ -164,16 +184,42 @@ class TestPaper:
         (tmp_path / "empty").mkdir()
         config = gpt3_tables.PRESETS["quick"]
         config = replace(config, tasks=("wikisql", "samsum"), setup=replace(config.setup, data_dir=str(tmp_path)))
-        assert {cell["data"] for cell in gpt3_tables.cells(config)} == {trial.FALLBACK}
+        cells = gpt3_tables.cells(config)
+        assert {(cell["data"], cell["data_dir"]) for cell in cells} == {("rotten-tomatoes-text", None)}
         said = capsys.readouterr().err
         assert (
-            "wikisql is left out: " in said and "samsum is left out: " in said and f"Instead: {trial.FALLBACK}" in said
+            "wikisql is left out: " in said
+            and "samsum is left out: " in said
+            and "Instead: rotten-tomatoes-text" in said
         )
 
-    def test_a_rank_sweep_of_a_task_that_writes_takes_a_language_model_s_settings(self):
-        config = replace(rank_sweep.PRESETS["smoke"], task="tiny-nlg", setup=replace(trial.SMOKE, learning_rate=0.5))
-        cells = rank_sweep.cells(rank_sweep.generating(config))
-        assert {(c["model"], c["data"], c["targets"], c["learning_rate"]) for c in cells} == {
-            ("tiny-llama", "tiny-nlg", "query,value", 0.5)
-        }
-        assert rank_sweep.generating(rank_sweep.PRESETS["quick"]) is rank_sweep.PRESETS["quick"]
+    @pytest.mark.parametrize(
+        ("flags", "wanted"),
+        [
+            ([], ("tiny-llama", "query,value", 2e-3)),
+            (["--learning-rate", "0.001", "--targets", "query"], ("tiny-llama", "query", 1e-3)),
+            (["--model", "tiny"], ("tiny", "query,value", 2e-3)),
+        ],
+    )
+    def test_a_rank_sweep_of_a_task_that_writes_has_a_language_model_s_presets(self, flags, wanted):
+        """And a flag that names what the other presets have is a flag all the same."""
+        config = command.line(
+            rank_sweep.Config, rank_sweep.WRITING, "", ["--preset", "smoke", "--task", "tiny-nlg", *flags]
+        )
+        cells = rank_sweep.cells(config)
+        assert {(c["model"], c["targets"], c["learning_rate"]) for c in cells} == {wanted}
+        assert {c["data"] for c in cells} == {"tiny-nlg"} and [c["rank"] for c in cells] == [1, 2]
+
+    def test_a_task_is_named_once(self):
+        config = replace(rank_sweep.WRITING["smoke"], task="e2e", tasks=("mnli",))
+        with pytest.raises(ValueError, match="expected one of --task, --tasks and --data, got e2e, mnli"):
+            rank_sweep.cells(config)
+        config = gpt3_tables.PRESETS["quick"]
+        with pytest.raises(ValueError, match="--data: expected the tasks as --tasks, got --data dart"):
+            gpt3_tables.cells(replace(config, setup=replace(config.setup, data="dart")))
+
+
+def test_what_a_flag_is_given():
+    given = ["--task", "e2e", "--lr=1", "--task=dart", "--tasks", "x"]
+    assert [command.value(flag, given) for flag in ("--task", "--lr", "--tasks", "--rank")] == ["dart", "1", "x", None]
+    assert command.value("--task", ["--task"]) == ""

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 
 from lora_jax import quant, tree
 from lora_jax.checkpoints.safetensors import Rule
-from lora_jax.models import zoo
+from lora_jax.models import vocabularies, zoo
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "##s", "good", "Good"]
 
@@ -267,5 +267,6 @@ def test_the_pinned_model_and_its_two_tokenizers():
     tokenizer.no_truncation()
     text = "Héllo, wörld! It's 10,000 unaffable films"
     assert (
-        zoo._wordpiece(found.read("vocab.txt").decode(), lowercase=True).encode(text).ids == tokenizer.encode(text).ids
+        vocabularies.wordpiece(found.read("vocab.txt").decode(), lowercase=True).encode(text).ids
+        == tokenizer.encode(text).ids
     )

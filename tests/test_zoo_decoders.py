@@ -48,11 +48,18 @@ class TestDirectories:
                 save_file({name: arrays[name] for name in arrays if where[name] == file}, folder / file)
             (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
         model, tokenizer = zoo.load(folder, labels=5)
-        assert isinstance(model, Decoder) and model.config.end == 7 and tokenizer.get_vocab_size() == 50
+        assert isinstance(model, Decoder) and model.config.ends == (7,) and tokenizer.get_vocab_size() == 50
         found = tree.leaves(model)
         assert found.keys() == expected.keys(), "a head of labels?"
         for path, leaf in expected.items():
             np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+
+    @pytest.mark.parametrize(("said", "ends"), [({"eos_token_id": [3, 9]}, (3, 9)), ({"temperature": 1.0}, (7,))])
+    def test_what_ends_a_text_is_the_generation_s_to_say(self, family, said, ends):
+        folder, arrays, _ = family
+        save_file(arrays, folder / "model.safetensors")
+        (folder / "generation_config.json").write_text(json.dumps(said))
+        assert zoo.load(folder)[0].config.ends == ends
 
     def test_a_tokenizer_larger_than_the_vocabulary(self, family):
         folder, arrays, _ = family
@@ -69,7 +76,7 @@ class TestDirectories:
         tokenizer = made[1]
         assert isinstance(model, Decoder) and zoo.source("tiny-llama") == "random weights"
         ids = tokenizer.encode("Zoë\n<|endoftext|>").ids
-        assert len(ids) == 4 + 1 + 1 and ids[-1] == model.config.end == 256
+        assert len(ids) == 4 + 1 + 1 and ids[-1] == model.config.ends[0] == 256
         assert tokenizer.decode(ids) == "Zoë\n"
 
 
@@ -116,7 +123,7 @@ class TestGGUF:
         meant = write_gguf(path)
         name = path if where == "file" else tmp_path
         model, tokenizer = zoo.load(name)
-        assert isinstance(model, Decoder) and model.config.end == len(LETTERS) - 1 and model.lm_head is None
+        assert isinstance(model, Decoder) and model.config.ends == (len(LETTERS) - 1,) and model.lm_head is None
         assert tokenizer.encode("abc").tokens == zoo.tokenizer(name).encode("abc").tokens == ["ab", "c"]
         assert len(quant.values(model)) == 8  # the table of tokens too
         down = tree.leaves(model)["blocks/mlp/down/kernel"]

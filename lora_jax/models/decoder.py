@@ -16,10 +16,10 @@ from lora_jax.layers import dense, dropout, fold, layers, through
 from lora_jax.models.bert import UNROLL
 
 
-def end_token(config: dict[str, Any]) -> int | None:
-    """The token that ends a text, by a Hugging Face config.json; of several the first."""
+def end_tokens(config: dict[str, Any]) -> tuple[int, ...]:
+    """The tokens that end a text, by a Hugging Face config.json: none, one, or a list."""
     found = config.get("eos_token_id")
-    return found[0] if isinstance(found, list) else found
+    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
 
 
 class Block(nnx.Module):

@@ -17,7 +17,7 @@ from lora_jax.attention import Attention
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
 from lora_jax.models.bert import MLP
-from lora_jax.models.decoder import Block, Decoder, end_token
+from lora_jax.models.decoder import Block, Decoder, end_tokens
 
 
 class Config(NamedTuple):
@@ -31,7 +31,7 @@ class Config(NamedTuple):
     positions: int
     epsilon: float
     activation: str
-    end: int | None = None  # the token that ends a text
+    ends: tuple[int, ...] = ()  # the tokens that end a text; what is trained on ends with the first
 
     pad, offset = 0, 0  # padding is never seen; the first position's index
     angles = None  # positions are embedded, not rotated
@@ -52,7 +52,7 @@ class Config(NamedTuple):
                 f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
             )
         fields = {ours: config[name] for ours, name in names.items()}
-        made = cls(ffn=config.get("n_inner") or 4 * fields["width"], end=end_token(config), **fields)
+        made = cls(ffn=config.get("n_inner") or 4 * fields["width"], ends=end_tokens(config), **fields)
         wrong = [
             f"{name} is {config[name]!r}, expected {only}"
             for name, only in FIXED.items()

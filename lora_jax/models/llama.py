@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from lora_jax.attention import Attention
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, fold
-from lora_jax.models.decoder import Block, Decoder, end_token
+from lora_jax.models.decoder import Block, Decoder, end_tokens
 
 
 class Config(NamedTuple):
@@ -36,7 +36,7 @@ class Config(NamedTuple):
     angles: tuple[float, ...]  # of rotary embedding: what each pair of numbers is turned by from a position to the next
     biases: tuple[bool, bool, bool]  # has query, key, value; has output; has the MLP
     tied: bool
-    end: int | None = None  # the token that ends a text
+    ends: tuple[int, ...] = ()  # the tokens that end a text; what is trained on ends with the first
 
     pad, offset = 0, 0  # padding is never seen; the first position's index
 
@@ -67,7 +67,7 @@ class Config(NamedTuple):
         return cls(
             groups=groups, head_width=head_width, angles=_angles(config, head_width),
             biases=(attention, attention and not qwen, config.get("mlp_bias", False)),
-            tied=config.get("tie_word_embeddings", False), end=end_token(config), **fields,
+            tied=config.get("tie_word_embeddings", False), ends=end_tokens(config), **fields,
         )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ CONFIG = bert.Config(
     activation="gelu", pad=0,
 )  # fmt: skip
 LLAMA = llama.Config(
-    layers=2, width=32, heads=4, groups=2, head_width=8, ffn=48, vocabulary=257, positions=256, epsilon=1e-6, activation="silu",
-    angles=(1.0, 0.1, 0.01, 0.001), biases=(False, False, False), tied=True, end=256,
+    layers=2, width=32, heads=4, groups=2, head_width=8, ffn=48, vocabulary=257, positions=1024, epsilon=1e-6, activation="silu",
+    angles=(1.0, 0.1, 0.01, 0.001), biases=(False, False, False), tied=True, ends=(256,),
 )  # fmt: skip
 
 

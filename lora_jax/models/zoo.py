@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import jax
 import jax.numpy as jnp
-from tokenizers import AddedToken, BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
-from tokenizers.processors import RobertaProcessing
+from tokenizers import Tokenizer
 
 from lora_jax import quant, tree, wheels
 from lora_jax.checkpoints import bitsandbytes, gguf, gguf_llama, gguf_tokenizer, safetensors
-from lora_jax.models import bert, gpt2, llama, tiny
+from lora_jax.models import bert, gpt2, llama, tiny, vocabularies
 
 FAMILIES = {"bert": bert, "roberta": bert, "gpt2": gpt2, "llama": llama, "mistral": llama, "qwen2": llama}
 TINY = {"tiny": tiny.load, "tiny-llama": lambda *, labels=0, key=None: tiny.load_llama(key=key)}
@@ -55,7 +54,15 @@ ZOO = {
 
 FLOAT = "float"  # instead of a data type: arrays, whatever the checkpoint has
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
-_TEXTS = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+_TEXTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 class Files(NamedTuple):
@@ -67,11 +74,16 @@ class Files(NamedTuple):
     weights: Callable[[], Path | bytes]
 
     def config(self) -> dict[str, Any]:
-        """config.json, or what a GGUF file says instead.
+        """config.json, with the end tokens of generation_config.json, or what a GGUF file says instead.
 
         Raises FileNotFoundError if it is not there, ValueError if it is not a JSON object or the GGUF is of another family.
         """
-        return self._json("config.json") if self.single_gguf is None else gguf_llama.settings(self._file())
+        if self.single_gguf is not None:
+            return gguf_llama.settings(self._file())
+        # What ends a text is the generation's to say, where it does: chat models have more such tokens than config.json names.
+        said = self._json("generation_config.json") if "generation_config.json" in self.names else {}
+        ends = {"eos_token_id": said["eos_token_id"]} if said.get("eos_token_id") is not None else {}
+        return self._json("config.json") | ends
 
     def tensors(self) -> dict[str, safetensors.Tensor]:
         """The weights by their Hugging Face names, not read yet. Raises what `safetensors.tensors` and `gguf.read` raise."""
@@ -100,9 +112,11 @@ class Files(NamedTuple):
             return gguf_tokenizer.tokenizer(self._file())
         if "vocab.txt" in self.names:
             settings = self._json("tokenizer_config.json") if "tokenizer_config.json" in self.names else {}
-            return _wordpiece(self.read("vocab.txt").decode(), lowercase=settings.get("do_lower_case", True))
+            return vocabularies.wordpiece(
+                self.read("vocab.txt").decode(), lowercase=settings.get("do_lower_case", True)
+            )
         if {"vocab.json", "merges.txt"} <= self.names:
-            return _byte_level(self._json("vocab.json"), self.read("merges.txt").decode())
+            return vocabularies.byte_level(self._json("vocab.json"), self.read("merges.txt").decode())
         wanted = "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
         raise FileNotFoundError(f"{self.source}: expected {wanted}, found {sorted(self.names)}")
 
@@ -229,7 +243,8 @@ def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
             f"{name} is a file: expected a GGUF file or the directory with config.json and model.safetensors"
         )
     if isinstance(name_or_path, Path) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name):
-        raise FileNotFoundError(f"no directory {name!r}; expected a directory, {_zoo_names()}, or a hub id org/name")
+        what = "GGUF file" if folder.suffix == ".gguf" else "directory"
+        raise FileNotFoundError(f"no {what} {name!r}; expected a {what}, {_zoo_names()}, or a hub id org/name")
     return _hub(name, revision)
 
 
@@ -290,23 +305,3 @@ def _fingerprint(path: Path) -> str:
 
 def _zoo_names() -> str:
     return f"one of the zoo's names ({', '.join([*TINY, *ZOO])})"
-
-
-def _wordpiece(vocabulary: str, *, lowercase: bool) -> Tokenizer:
-    tokens = vocabulary.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    made = BertWordPieceTokenizer({token: i for i, token in enumerate(tokens)}, lowercase=lowercase)
-    return Tokenizer.from_str(made.to_str())
-
-
-def _byte_level(vocabulary: dict[str, int], merges: str) -> Tokenizer:
-    """RoBERTa's tokenizer; with a vocabulary that has no <s>, </s> (GPT-2's) nothing is put around a text."""
-    pairs = [(line.split(" ")[0], line.split(" ")[1]) for line in merges.splitlines()[1:] if line]
-    made = ByteLevelBPETokenizer(vocabulary, pairs)
-    special = [token for token in ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>") if token in vocabulary]
-    made.add_special_tokens([*special, *(AddedToken(t, lstrip=True) for t in ("<mask>",) if t in vocabulary)])
-    made_tokenizer = Tokenizer.from_str(made.to_str())
-    if {"<s>", "</s>"} <= vocabulary.keys():
-        made_tokenizer.post_processor = RobertaProcessing(
-            ("</s>", vocabulary["</s>"]), ("<s>", vocabulary["<s>"]), add_prefix_space=False
-        )
-    return made_tokenizer
