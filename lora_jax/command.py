@@ -24,6 +24,9 @@ def script(main: Callable[[], None], *, cores: bool = True) -> None:
         parallel.cores_as_devices()
     try:
         main()
+    except BrokenPipeError:  # as from `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -91,6 +91,15 @@ def test_two_processes_share_the_cells(tmp_path):
     assert len({json.loads(line)["key"] for line in lines}) == len(lines) == 6
 
 
+def test_a_pipe_that_nobody_reads_is_no_error_of_the_user(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(FOLDER / "rank_sweep.py"), "--preset", "smoke", "--dry-run", "--out", str(tmp_path)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=300)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [

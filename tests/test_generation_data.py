@@ -119,9 +119,7 @@ def test_the_tokenizers_own_truncation_and_padding_are_ignored(tokenizer):
 def test_long_and_blank_rows_are_refused(tokenizer):
     long = FOUR._replace(pair=["1", "12345", "1234", "1"])
     text = message(data.encode_pairs, tokenizer, long, max_length=6, end=END)
-    assert text.startswith(
-        "2 of 4 rows are longer than max_length 6: the longest, row 1, has 8 tokens; raise max_length"
-    )
+    assert text.startswith("2 of 4 rows are longer than max_length 6: the longest, 'a', has 8 tokens; raise max_length")
     assert "1 of 2 rows are longer than max_length 3" in message(data.prompts, tokenizer, ["ab", "abc"], max_length=3)
     blank = FOUR._replace(pair=["1", " ", "", "1"])
     text = message(data.encode_pairs, tokenizer, blank, max_length=9, end=END)

@@ -40,7 +40,7 @@ def peer(folder: Path, kind: str = "Llama", **changes: Any) -> tuple[Any, Decode
         ("Llama", {}),
         ("Llama", dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=6, hidden_act="gelu")),
         ("Llama", dict(rope_parameters=SCALED, head_dim=16)),
-        ("Mistral", dict(rope_parameters=LINEAR, sliding_window=None)),
+        ("Mistral", dict(rope_parameters=LINEAR, sliding_window=10)),
         ("Qwen2", dict(num_key_value_heads=1)),
     ],
 )

@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from lora_jax import methods, models, tree
-from lora_jax.methods import base
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -20,15 +18,16 @@ def code(containing):
     return next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in block)
 
 
-def test_the_method_of_the_readme_starts_as_the_base_and_merges():
-    names = {"nnx": nnx, "jnp": jnp, "tree": tree, "base": base}
+@pytest.mark.parametrize(("name", "outputs"), [("tiny", 2 * 2 * 16), ("tiny-llama", 2 * (32 + 16))])
+def test_the_method_of_the_readme_starts_as_the_base_and_merges(name, outputs):
+    names = {}
     exec(code("class Gain"), names)
-    model, _ = models.load("tiny")
+    model, _ = models.load(name)
     method = names["gain"]("query,value")
     adapted = method.adapt(jax.random.key(0), model)
     tokens = jnp.arange(12).reshape(2, 6)
     np.testing.assert_allclose(adapted(tokens), model(tokens), atol=1e-6)
-    assert methods.counts(adapted, method).adapter == 2 * 2 * 16
+    assert methods.counts(adapted, method).adapter == outputs
     learnt = tree.replace(adapted, {path: leaf * 9 for path, leaf in tree.find(adapted, "/gain$").items()})
     np.testing.assert_allclose(methods.merge(learnt)(tokens), learnt(tokens), atol=1e-5)
     assert not np.allclose(learnt(tokens), model(tokens), atol=1e-4)

@@ -1,6 +1,7 @@
 """Text to token ids, ragged: padding belongs to batches, which know what is beside a row."""
 
 import copy
+import reprlib
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -85,7 +86,7 @@ def encode_pairs(
     wanted = [[*ids, end] for ids in _texts(tokenizer, targets(examples), "target")]
     parts = [part for pair in zip(sources, wanted, strict=True) for part in pair]
     sizes = np.array([len(part) for part in parts], np.int64)
-    _fit(sizes[::2] + sizes[1::2], max_length)
+    _fit(examples.text, sizes[::2] + sizes[1::2], max_length)
     tokens = np.fromiter(chain.from_iterable(parts), np.int32)
     segments = np.repeat(np.arange(len(parts), dtype=np.int32) % 2, sizes)
     return Encoded(tokens, segments, np.concatenate([[0], sizes.cumsum()[1::2]]), examples.label)
@@ -101,7 +102,7 @@ def prompts(
 ) -> list[list[int]]:
     """What a model is to continue for each source: exactly how its row begins in `encode_pairs`. Raises as that does."""
     rows = _prompts(tokenizer, sources, start, separator)
-    _fit(np.array([len(row) for row in rows], np.int64), max_length)
+    _fit(sources, np.array([len(row) for row in rows], np.int64), max_length)
     return rows
 
 
@@ -127,10 +128,11 @@ def _texts(tokenizer: Tokenizer, texts: Sequence[str], what: str, after: str = "
     return [ids[text] for text in texts]
 
 
-def _fit(lengths: np.ndarray, most: int) -> None:
+def _fit(texts: Sequence[str], lengths: np.ndarray, most: int) -> None:
     if long := int((lengths > most).sum()):
+        longest = reprlib.repr(texts[lengths.argmax()])
         raise ValueError(
-            f"{long:,} of {len(lengths):,} rows are longer than max_length {most}: the longest, row {lengths.argmax()}, "
+            f"{long:,} of {len(lengths):,} rows are longer than max_length {most}: the longest, {longest}, "
             f"has {lengths.max()} tokens; raise max_length, or leave such rows out"
         )
 

@@ -56,6 +56,7 @@ class Config(NamedTuple):
                 f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
             )
         fields = {ours: config[name] for ours, name in names.items()}
+        fields["positions"] = min(fields["positions"], _window(config))
         heads, width = fields["heads"], fields["width"]
         groups = config.get("num_key_value_heads") or heads
         head_width = config.get("head_dim") or width // heads
@@ -84,8 +85,6 @@ def _wrong(config: dict[str, Any], heads: int, groups: int, head_width: int, wid
     scaling = _scaling(config)
     if (share := scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))) != 1.0:
         wrong.append(f"partial_rotary_factor is {share}, expected 1.0")
-    if (window := _window(config)) and window < config["max_position_embeddings"]:
-        wrong.append(f"sliding_window is {window}, expected none or all of max_position_embeddings")
     kind = scaling["rope_type"]
     if kind not in SCALINGS:
         wrong.append(f"the rope_type of rope_scaling is {kind!r}, expected one of {', '.join(SCALINGS)}")
@@ -101,12 +100,10 @@ SCALINGS = {  # rope_type -> what has to be said with it
 }
 
 
-def _window(config: dict[str, Any]) -> int | None:
-    return (
-        config.get("sliding_window")
-        if config.get("use_sliding_window", config.get("model_type") == "mistral")
-        else None
-    )
+def _window(config: dict[str, Any]) -> int:
+    """Tokens that a token sees, itself included: no text is longer than a sliding window, so it hides nothing."""
+    slides = config.get("use_sliding_window", config.get("model_type") == "mistral")
+    return (config.get("sliding_window") if slides else None) or config["max_position_embeddings"]
 
 
 def _scaling(config: dict[str, Any]) -> dict[str, Any]:

@@ -158,12 +158,12 @@ def load(
         model, tokenizer = TINY[str(name_or_path)](labels=labels, key=key)
         return (quant.quantized(model, how) if how else model), tokenizer
     found = files(name_or_path, revision=revision)
-    settings, tokenizer = found.config(), found.tokenizer()
+    settings = found.config()
     if settings.get("model_type") not in FAMILIES:
         kind = settings.get("model_type")
         raise ValueError(f"{found.source}: expected a model_type among {sorted(FAMILIES)} in config.json, got {kind!r}")
     family = FAMILIES[settings["model_type"]]
-    config = family.Config.from_hf(settings)
+    config, tokenizer = family.Config.from_hf(settings), found.tokenizer()
     _check_vocabulary(found.source, tokenizer, settings["vocab_size"])
     init = partial(family.init, config=config, **({"labels": labels} if family is bert else {}))
     key = jax.random.key(0) if key is None else key
