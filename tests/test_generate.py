@@ -14,7 +14,7 @@ from test_decoder import forms
 from test_gpt2 import compiled
 from test_llama import adapted, tiny
 
-from lora_jax import generate, methods, models, quant
+from lora_jax import decoding, generate, methods, models, quant
 from lora_jax.generate import Decoding
 from lora_jax.models.decoder import Decoder
 
@@ -26,7 +26,7 @@ logits = compiled(Decoder.__call__)
 @pytest.fixture(autouse=True, scope="module")
 def compiled_quickly():
     with pytest.MonkeyPatch.context() as patch:
-        for name, static in (("_texts", ("how", "ends", "compute")), ("_prepared", ("compute",))):
+        for name, static in (("texts", ("how", "ends", "compute")), ("_prepared", ("compute",))):
             patch.setattr(generate, name, compiled(getattr(generate, name).__wrapped__, static_argnames=static))
         yield
 
@@ -83,10 +83,10 @@ class TestParts:
     def test_no_bigram_twice_by_hand(self):
         """After 1 2 1 2 1 there may be no 2; padding, the tokens before `start`, and what is not written yet do not count."""
         tokens = jnp.array([[1, 2, 1, 2, 1, 1, 3], [1, 0, 1, 3, 1, 1, 2]])
-        found = generate._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, 2)
+        found = decoding._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, 2)
         inf = np.inf
         assert found.tolist() == [[0, 0, -inf, 0], [0, 0, 0, -inf]]
-        assert generate._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, 0).tolist() == [[0] * 4] * 2
+        assert decoding._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, 0).tolist() == [[0] * 4] * 2
 
     @settings(max_examples=60, deadline=None)
     @given(
@@ -102,7 +102,7 @@ class TestParts:
 
 @functools.cache
 def banned(size: int) -> Any:
-    return compiled(lambda scores, tokens, start, end: generate._banned(scores, tokens, start, end, size))
+    return compiled(lambda scores, tokens, start, end: decoding._banned(scores, tokens, start, end, size))
 
 
 class TestChoice:
@@ -113,7 +113,7 @@ class TestChoice:
 
     def frequencies(self, *, temperature: float = 1.0, top_p: float = 1.0) -> np.ndarray:
         how = Decoding(temperature=temperature, top_p=top_p)
-        drawn = generate._choose(jnp.tile(self.LOGITS, (self.ROWS, 1)), jax.random.key(0), how)
+        drawn = decoding._choose(jnp.tile(self.LOGITS, (self.ROWS, 1)), jax.random.key(0), how)
         return np.bincount(drawn, minlength=3) / self.ROWS
 
     @pytest.mark.parametrize("settings", [{"top_p": 1e-6}, {"top_p": 0.49}, {"temperature": 1e-3}])
@@ -136,7 +136,7 @@ class TestChoice:
         assert (found[np.array(shares) == 0] == 0).all()
 
     def test_without_a_key_the_likeliest(self):
-        assert generate._choose(self.LOGITS[None], None, Decoding()).tolist() == [1]
+        assert decoding._choose(self.LOGITS[None], None, Decoding()).tolist() == [1]
 
 
 class TestGreedy:

@@ -130,7 +130,7 @@ def _texts(tokenizer: Tokenizer, texts: Sequence[str], what: str, after: str = "
 
 def _fit(texts: Sequence[str], lengths: np.ndarray, most: int) -> None:
     if long := int((lengths > most).sum()):
-        longest = reprlib.repr(texts[lengths.argmax()])
+        longest = reprlib.repr(texts[int(lengths.argmax())])
         raise ValueError(
             f"{long:,} of {len(lengths):,} rows are longer than max_length {most}: the longest, {longest}, "
             f"has {lengths.max()} tokens; raise max_length, or leave such rows out"
