@@ -55,14 +55,8 @@ ZOO = {
 FLOAT = "float"  # instead of a data type: arrays, whatever the checkpoint has
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _TEXTS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-)
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
+)  # fmt: skip
 
 
 class Files(NamedTuple):
