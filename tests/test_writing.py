@@ -36,7 +36,7 @@ SETUP = {**asdict(trial.NLG), "targets": "query,value", "rank": 4}
 
 class TestCells:
     def test_each_method_has_its_rate_and_what_learns_every_weight_has_arrays(self):
-        made = writing.cells(SETUP, ("lora", "full", "prefix"), (0, 1))
+        made = writing.cells(SETUP, ("lora", "full", "prefix"), (0, 1), rates={"full": 0.05, "prefix": 5.0})
         assert [(c["method"], c["seed"], c["quantize"]) for c in made[:3]] == [
             ("lora", 0, "none"),
             ("full", 0, "float"),
