@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, paper, plots, results, study, trial, writing_ranks
+from lora_jax import command, methods, paper, plots, results, study, trial, writing_ranks
 from lora_jax.verdicts import Verdict, as_good, effect
 
 NAME = "rank_sweep"
@@ -92,14 +92,24 @@ GLUE = {
 
 
 def cells(config: Config) -> list[study.Row]:
-    """One cell for each task, seed, set of targets and rank; epochs 0 means Table 9's for the task."""
+    """One cell for each task, seed, set of targets and rank; epochs 0 means Table 9's for the task.
+
+    Raises:
+        ValueError: data is given twice, or several values of what the method does not take.
+    """
     presets = WRITING if config.task else PRESETS
     data = config.setup.data if config.setup.data != presets[config.preset].setup.data else ""
     if sum(map(bool, (config.task, config.tasks, data))) > 1:
         given = ", ".join(filter(None, (config.task, *config.tasks, data)))
         raise ValueError(f"expected one of --task, --tasks and --data, got {given}")
+    taken = () if config.setup.method == trial.NONE else methods.options(config.setup.method)
+    for option, flag, values in (("rank", "--ranks", config.ranks), ("targets", "--targets", config.targets)):
+        if option not in taken and len(values) > 1:
+            got = " ".join(map(str, values))
+            raise ValueError(f"{flag}: {config.setup.method} takes no {option}: expected one value, got {got}")
     if config.task:
-        config = replace(config, setup=trial.had(replace(config.setup, data=config.task)))
+        setup = replace(config.setup, data=config.task)
+        config = replace(config, setup=setup if config.preset == "paper" else trial.had(setup))
     return [
         {**asdict(config.setup), "data": task, "epochs": config.setup.epochs or table9_epochs(task),
          "targets": targets, "rank": rank, "seed": seed}

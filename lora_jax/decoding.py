@@ -5,8 +5,9 @@ hypotheses, scored by the sum of their tokens' log-probabilities over (tokens, t
 once its best beam, at that length, scores below the worst of K hypotheses.
 """
 
+import math
 from functools import partial
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
@@ -33,15 +34,16 @@ class Decoding(NamedTuple):
 def check(how: Decoding) -> None:
     """Raises one ValueError that lists every setting outside its range."""
     bounds = {
-        "new": (whole(how.new) and how.new >= 1, "1 or more tokens"),
-        "beam": (whole(how.beam) and how.beam >= 1, "1 or more"),
-        "no_repeat": (whole(how.no_repeat) and how.no_repeat >= 0, "0 (none) or more"),
-        "temperature": (how.temperature >= 0, "0 (the likeliest token) or more"),
-        "top_p": (0 < how.top_p <= 1, "in (0, 1]"),
+        "new": (whole(how.new) and how.new >= 1, "a whole number, 1 or more tokens"),
+        "beam": (whole(how.beam) and how.beam >= 1, "a whole number, 1 or more"),
+        "no_repeat": (whole(how.no_repeat) and how.no_repeat >= 0, "a whole number, 0 (none) or more"),
+        "length_penalty": (_number(how.length_penalty), "a finite number"),
+        "temperature": (_number(how.temperature) and how.temperature >= 0, "0 (the likeliest token) or more"),
+        "top_p": (_number(how.top_p) and 0 < how.top_p <= 1, "in (0, 1]"),
     }
-    wrong = [
-        f"{name}: expected {said}, got {getattr(how, name)}" for name, (holds, said) in bounds.items() if not holds
-    ]
+    wrong = [f"{name}: expected {said}, got {getattr(how, name)}" for name, (ok, said) in bounds.items() if not ok]
+    if wrong:
+        raise ValueError("; ".join(wrong))
     if how.beam > 1 and how.temperature:
         wrong.append(f"temperature: expected 0 with a beam of {how.beam}, which draws nothing, got {how.temperature}")
     if how.top_p < 1 and not how.temperature:
@@ -53,6 +55,10 @@ def check(how: Decoding) -> None:
 def whole(number: Any) -> bool:
     """Whether it is an integer, also one of numpy's."""
     return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 @partial(jax.jit, static_argnames=("how", "ends", "compute"))
@@ -114,7 +120,7 @@ def _choose(logits: Float[Array, "R V"], key, how: Decoding) -> Int[Array, " R"]
 
 def _banned(scores: Float[Array, "R V"], tokens: Int[Array, "R S"], start, end, size: int) -> Float[Array, "R V"]:
     """The scores with -inf at each token that would make an n-gram of `size` a second time; the tokens are those before `end`."""
-    if size == 0:
+    if not 0 < size <= tokens.shape[1]:
         return scores
     windows = tokens.shape[1] - size + 1
     same = (jnp.arange(windows) >= start[:, None]) & (jnp.arange(windows) + size <= end)

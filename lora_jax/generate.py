@@ -1,7 +1,7 @@
 """Text from a language model: prompts are checked, put together by length and padded; decoding.py chooses the tokens."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ def _checked(model: Decoder, end: Any, batch: Any, compute: Any) -> tuple[int, .
     """The tokens that end a text. Raises one ValueError for everything that does not go with the model."""
     if not isinstance(model, Decoder):
         raise ValueError(f"expected a language model (gpt2, llama), got {type(model).__name__}")
-    ends, known = tuple(end) if isinstance(end, Sequence) else (end,), model.config.vocabulary
+    ends, known = tuple(end) if isinstance(end, Iterable) else (end,), model.config.vocabulary
     wrong = []
     if not ends or not all(whole(token) and 0 <= token < known for token in ends):
         wrong.append(f"end: expected token ids in 0 … {known - 1}, got {end!r}")
@@ -111,6 +111,8 @@ def check_prompts(config: Any, prompts: Sequence[Sequence[int]], new: int) -> No
         first = next((prompt for prompt in prompts if not _is_ids(prompt)), prompts)
         raise ValueError(f"expected prompts that are lists of token ids, one list each, got {first!r} for one")
     room, known = config.positions - new, config.vocabulary
+    if room < 1:
+        raise ValueError(f"new: expected fewer new tokens than the model's {config.positions} positions, got {new}")
     kinds = {
         "empty": [i for i, prompt in enumerate(prompts) if not len(prompt)],
         f"with token ids outside 0 … {known - 1}": [

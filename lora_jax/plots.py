@@ -153,7 +153,10 @@ def _line(ax: Axes, points: tuple[Any, Any, Any], label: str, labels: Sequence[s
 
 def _legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str]) -> None:
     found = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    columns = math.ceil(len(labels) / math.ceil(len(labels) / 4))
+    most = max(
+        1, min(4, int(14 * figure.get_figwidth() / (max(map(len, labels)) + 8)))
+    )  # so that they fit between the edges
+    columns = math.ceil(len(labels) / math.ceil(len(labels) / most))
     handles = [found[label] for label in labels]
     figure.legend(handles, list(labels), loc="outside lower center", ncols=columns, frameon=False)
     figure.draw_without_rendering()  # ticks are made when first drawn, and must be made in our style

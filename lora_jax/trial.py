@@ -93,9 +93,9 @@ def bench(cell: Mapping[str, Any]) -> Bench:
     of_task = tuple(cell[name] for name in ("data", "glue_dir", "data_dir", "rows", "validation_rows", "test_sources"))
     task = _task(*of_task)
     network, tokenizer = _network(cell["model"], len(task.labels) or 1, cell["quantize"])
+    _check_kind(cell, task, network)
     if cell["max_length"] > (most := network.config.positions - network.config.offset):
         raise ValueError(f"max_length: {cell['model']} has positions for {most} tokens, got {cell['max_length']}")
-    _check_kind(cell, task, network)
     how = (cell[name] for name in ("max_length", "loss_on", "new_tokens"))
     encoded, prompts = _encoded(cell["model"], network.config, *how, *of_task)
     return Bench(network, tokenizer, task, encoded, prompts, data.widths(cell["max_length"]), network.config.pad)
@@ -112,9 +112,13 @@ def _check_kind(cell: Mapping[str, Any], task: data.Task, network: Any) -> None:
             f"data: {cell['data']} has labels, for an encoder; {cell['model']} is a language model, which learns from "
             f"{', '.join(data.OFFICIAL)} or a file with source and target"
         )
-    if writes and not network.config.ends:
+    if not writes:
+        return
+    known, ends = network.config.vocabulary, network.config.ends
+    if not ends or not all(0 <= end < known for end in ends):
         raise ValueError(
-            f"model: expected a token that ends a text (eos_token_id in config.json), {cell['model']} has none"
+            f"model: expected a token in 0 … {known - 1} that ends a text (eos_token_id in config.json or "
+            f"generation_config.json), {cell['model']} has {', '.join(map(str, ends)) or 'none'}"
         )
 
 
@@ -133,7 +137,15 @@ def settings(cell: Mapping[str, Any]) -> train.Settings:
 
 
 def had(setup: Setup) -> Setup:
-    """The settings with data that can be had: where E2E is neither given nor to be fetched, another task."""
+    """The settings with data that can be had: where E2E is neither given nor to be fetched, another task.
+
+    Raises:
+        ValueError: the data has labels, and is not to be written.
+    """
+    if setup.data in data.LABELLED:
+        raise ValueError(
+            f"--data: {setup.data} has labels; --data {setup.data}{data.TEXT} has them as words to be written"
+        )
     if setup.data != "e2e" or setup.data_dir:
         return setup
     try:

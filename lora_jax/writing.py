@@ -4,6 +4,7 @@ LoRA's Tables 3, 4, 13 and 14 are such: a line for each method, its parameters, 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,43 +24,52 @@ NAMES = {
 RATES = {  # relative to LoRA's, from trials on 512 rows of E2E (LOG.md); of bitfit a guess
     "full": 0.05, "top": 0.5, "bitfit": 1.0, "adapter_l": 2.0, "adapter_h": 1.0, "prefix": 2.5,
 }  # fmt: skip
-SETTINGS = ("method", "learning_rate", "rank", "targets")
-VARIED = ("method", "learning_rate", "quantize", "seed", "rank", "targets")
+OPTIONS = (  # settings of some methods only
+    "targets", "rank", "alpha", "dropout", "init", "rank_stabilized", "bias", "bottleneck", "prefix_length", "top_layers",
+)  # fmt: skip
+VARIED = ("method", "seed", "learning_rate", "quantize", *OPTIONS)
 SHARES = ("bleu", "meteor", "rouge_l", "rouge_1", "rouge_2", "chrf", "ter", "exact_match")  # shown in %
 SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
 
 
-def cells(setup: Row, methods: Sequence[str], seeds: Sequence[int], *, rates: Mapping[str, float] = RATES) -> list[Row]:
-    """One cell for each method and seed, its learning rate `setup`'s times the method's. What must learn every weight gets them as
-    arrays.
+def cells(config: Any, plain: Any, *, rates: Mapping[str, float] = RATES) -> list[Row]:
+    """One cell for each of a study's `methods` and `seeds`, its learning rate the study's times the method's.
+
+    What a method does not take is as in the study `plain`, so that no cell is there twice. Full fine-tuning gets arrays to learn.
 
     Raises:
-        ValueError: `setup` names another method than the default, which --methods would hide, or `methods` has one that is none.
+        ValueError: `config` names another method than the default, which --methods would hide, or `methods` has one that is none.
     """
-    if setup["method"] != trial.SETUP.method:
-        raise ValueError(f"--method: expected the methods as --methods, got --method {setup['method']}")
+    given, usual = ({**asdict(of.setup), "targets": of.targets, "rank": of.rank} for of in (config, plain))
+    if given["method"] != trial.SETUP.method:
+        raise ValueError(f"--method: expected the methods as --methods, got --method {given['method']}")
     there = [trial.NONE, *adaptation.METHODS]
-    if wrong := [method for method in methods if method not in there]:
+    if wrong := [method for method in config.methods if method not in there]:
         raise ValueError(f"methods: expected some of {tree.near(wrong[0], there)}, got {', '.join(wrong)}")
     made = []
-    for seed in seeds:
-        for method in methods:
-            every = method in ("full", "bitfit") and setup["quantize"] == "none"
-            own = {
-                "method": method,
-                "learning_rate": setup["learning_rate"] * rates.get(method, 1.0),
-                "quantize": "float" if every else setup["quantize"],
-                "seed": seed,
-            }
-            if method == trial.NONE:  # nothing depends on these
-                own |= {"learning_rate": trial.NLG.learning_rate, "seed": 0}
-            made.append({**setup, **own})
+    for seed in config.seeds:
+        for method in config.methods:
+            own = {"method": method, "seed": seed, "learning_rate": given["learning_rate"] * rates.get(method, 1.0)}
+            own |= {name: usual[name] for name in OPTIONS if name not in taken(method)}
+            if method == trial.NONE:
+                own |= {"seed": 0, "learning_rate": usual["learning_rate"]}
+            if method == "full":
+                own |= {"quantize": "float"}
+            made.append({**given, **own})
     return made
+
+
+def taken(method: str) -> tuple[str, ...]:
+    """The settings that matter to a method, as a row's config has them."""
+    if method not in adaptation.METHODS:  # none, or one of a row that is here no more
+        return ("quantize",)
+    return ("learning_rate", "quantize", *(name for name in OPTIONS if name in adaptation.options(method)))
 
 
 def label(cell: Row) -> str:
     """The cell in a line of progress."""
-    return f"{cell['data']} {cell['method']} seed={cell['seed']}"
+    rate = "" if cell["method"] == trial.NONE else f" rate={cell['learning_rate']:g}"
+    return f"{cell['data']} {cell['method']}{rate} seed={cell['seed']}"
 
 
 def names(row: Row) -> list[str]:
@@ -96,13 +106,15 @@ def settings(group: Sequence[Row]) -> dict[str, list[Row]]:
     "LoRA, learning_rate 0.01"."""
     by: dict[Any, list[Row]] = {}
     for row in group:
-        by.setdefault(tuple(row["config"][name] for name in SETTINGS), []).append(row)
+        config = row["config"]
+        key = (config["method"], *((name, config[name]) for name in taken(config["method"]) if name in config))
+        by.setdefault(key, []).append(row)
     order = list(NAMES)
     made = {}
-    for key in sorted(by, key=lambda key: order.index(key[0]) if key[0] in order else len(order)):
-        others = [other for other in by if other[0] == key[0]]
-        differ = [i for i in range(1, len(key)) if len({other[i] for other in others}) > 1]
-        made[", ".join([NAMES.get(str(key[0]), str(key[0])), *(f"{SETTINGS[i]} {key[i]}" for i in differ)])] = by[key]
+    for key in sorted(by, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key)):
+        others = [dict(other[1:]) for other in by if other[0] == key[0]]
+        differ = [f"{name} {value}" for name, value in key[1:] if any(other.get(name) != value for other in others)]
+        made[", ".join([NAMES.get(str(key[0]), str(key[0])), *differ])] = by[key]
     return made
 
 
@@ -123,7 +135,8 @@ def section(group: Sequence[Row], table: pd.DataFrame, apart: str, published: st
         f"{n:,} sources of {split}" for split, n in first["examples"].items() if split in first["written"]
     )
     said = ", ".join(f"{k} {v}" for k, v in config.items() if k not in (*VARIED, "data_source", "data_dir"))
-    learnt = [line for line in zip(table.method, table.learning_rate, strict=True) if line[0] != trial.NONE]
+    each = ((called, rows[0]["config"]) for called, rows in settings(group).items())
+    own = [f"- {called}: {', '.join(f'{k} {c[k]}' for k in taken(c['method']) if k in c)}" for called, c in each]
     return (
         f"## {config['data']}, {config['model']}{apart}\n\n"
         f"{SMOKE if config['model'].startswith('tiny') else ''}"
@@ -131,8 +144,7 @@ def section(group: Sequence[Row], table: pd.DataFrame, apart: str, published: st
         f"references; seeds {sorted({row['config']['seed'] for row in group})}. Loss in nats a token of the target, without "
         f"smoothing; shares in %, ± is the standard error over seeds.{notes(first)}\n\n"
         f"{_scores(group, table)}\n{published}{_examples(group)}\n"
-        f"<details><summary>Settings</summary>\n\n{said}\n\n"
-        f"Learning rates: {', '.join(f'{name} {rate:g}' for name, rate in learnt)}\n\n"
+        f"<details><summary>Settings</summary>\n\n{said}\n\n" + "\n".join(own) + "\n\n"
         f"Data: {config['data_source']}\n\n</details>\n"
     )
 
@@ -181,11 +193,12 @@ def plain(text: str, most: int = 400) -> str:
 
 
 def verdicts(rows: Sequence[Row], metric: str, where: str, what: str) -> list[Verdict]:
-    """The paper's effect in the largest group: LoRA's score, `what`, is above that of each other method."""
+    """The paper's effect in the largest group: LoRA's score, `what`, is above each other method's, all at their best settings."""
     rows = [row for row in rows if metric in row["metrics"]]
     if not rows:
         return []
-    table: Any = summary(study.groups(rows, but=VARIED)[0]).drop_duplicates("method").set_index("method")
+    table: Any = summary(study.groups(rows, but=VARIED)[0])
+    table = table.sort_values(metric).drop_duplicates("method", keep="last").set_index("method")
     if "lora" not in table.index:
         return []
     ours, found = table.loc["lora"], []

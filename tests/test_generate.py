@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -86,7 +87,8 @@ class TestParts:
         found = decoding._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, 2)
         inf = np.inf
         assert found.tolist() == [[0, 0, -inf, 0], [0, 0, 0, -inf]]
-        assert decoding._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, 0).tolist() == [[0] * 4] * 2
+        for size in (0, tokens.shape[1] + 1):
+            assert decoding._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, size).tolist() == [[0] * 4] * 2
 
     @settings(max_examples=60, deadline=None)
     @given(
@@ -225,12 +227,13 @@ class TestBeam:
 
 class TestErrors:
     def test_all_wrong_settings_are_told_at_once(self):
-        wrong = Decoding(new=0, beam=0, no_repeat=-1, temperature=-0.5, top_p=0.0)
+        wrong = Decoding(new=0, beam=2.0, no_repeat=-1, length_penalty=math.nan, temperature="a", top_p=0.0)  # pyright: ignore
         with pytest.raises(ValueError) as caught:
             generate.generate(model(), PROMPTS, wrong, end=END)
         assert str(caught.value) == (
-            "new: expected 1 or more tokens, got 0; beam: expected 1 or more, got 0; no_repeat: expected 0 (none) or more, "
-            "got -1; temperature: expected 0 (the likeliest token) or more, got -0.5; top_p: expected in (0, 1], got 0.0"
+            "new: expected a whole number, 1 or more tokens, got 0; beam: expected a whole number, 1 or more, got 2.0; no_repeat: "
+            "expected a whole number, 0 (none) or more, got -1; length_penalty: expected a finite number, got nan; temperature: "
+            "expected 0 (the likeliest token) or more, got a; top_p: expected in (0, 1], got 0.0"
         )
         with pytest.raises(ValueError, match=r"top_p: expected in \(0, 1\], got 1.5"):
             generate.check(Decoding(top_p=1.5))
@@ -252,13 +255,23 @@ class TestErrors:
     def test_drawing_from_the_likeliest_needs_a_temperature(self):
         with pytest.raises(ValueError, match=r"^top_p: expected 1 with temperature 0, which draws nothing, got 0.5$"):
             generate.check(Decoding(top_p=0.5))
-        with pytest.raises(ValueError, match=r"^new: expected 1 or more tokens, got 4.5$"):
+        with pytest.raises(ValueError, match=r"^new: expected a whole number, 1 or more tokens, got 4.5$"):
             generate.check(Decoding(new=4.5))
 
     @pytest.mark.parametrize("prompts", [[5, 6], "hello", ["hello"], [[5.5, 6.0]], [[[1], [2]]], [[1, [2]]]])
     def test_what_are_no_prompts(self, prompts):
         with pytest.raises(ValueError, match="expected prompts that are lists of token ids, one list each, got "):
             generate.generate(model(), prompts, Decoding(NEW), end=END)
+
+    def test_more_new_tokens_than_positions(self):
+        with pytest.raises(ValueError, match=r"^new: expected fewer new tokens than the model's 40 positions, got 40$"):
+            generate.generate(model(), PROMPTS, Decoding(40), end=END)
+
+    @pytest.mark.parametrize("ends", [np.array([END, 3]), {END, 3}, np.int32(END)])
+    def test_ends_of_any_kind(self, ends):
+        assert texts(model(), end=ends) == texts(
+            model(), end=[END, 3] if np.size(ends) > 1 or isinstance(ends, set) else END
+        )
 
     def test_rows_of_an_array_are_prompts(self):
         rows = np.array([[1, 2, 3], [4, 5, 6]])

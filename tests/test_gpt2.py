@@ -85,6 +85,13 @@ class TestConfig:
         assert str(caught.value).startswith(f"config.json: {text}")
 
     def test_all_missing_fields_are_told(self):
+        for end, said in (("</s>", "'</s>'"), ([1, "2"], r"\[1, '2'\]"), (True, "True")):
+            with pytest.raises(ValueError, match=f"eos_token_id: expected a token id or a list of them, got {said}"):
+                gpt2.Config.from_hf({**HF, "eos_token_id": end})
+        with pytest.raises(
+            ValueError, match="n_layer is '2', expected a whole number above 0; n_positions is 0, expected"
+        ):
+            gpt2.Config.from_hf({**HF, "n_layer": "2", "n_positions": 0})
         with pytest.raises(ValueError, match=r"expected the fields n_layer, .*; missing: n_embd, vocab_size$"):
             gpt2.Config.from_hf({k: v for k, v in HF.items() if k not in ("vocab_size", "n_embd")})
 

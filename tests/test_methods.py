@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lora_jax import data, methods, quant, train, tree
+from lora_jax import data, methods, models, quant, train, tree
 from lora_jax.checkpoints import learnt
 from lora_jax.layers import stacks
 from lora_jax.models import gpt2, llama
@@ -310,9 +310,15 @@ def test_a_model_of_stock_flax_layers_can_be_adapted(name, same):
 
 def test_make_takes_the_settings_that_a_method_knows(base):
     assert methods.make("bitfit", rank=3).name == "bitfit"
+    assert methods.options("bitfit") == () and methods.options("prefix") == ("prefix_length",)
     model = methods.make("lora", rank=3, targets="key").adapt(jax.random.key(0), base)
     assert list(methods.adapters(model)) == ["blocks/attention/key"]
     assert model.blocks.attention.key.lora_a.shape == (2, 16, 3)
+
+
+def test_bitfit_needs_biases():
+    with pytest.raises(ValueError, match=r"^bitfit: expected a model with biases, got one without any$"):
+        methods.bitfit().adapt(jax.random.key(0), models.load("tiny-llama")[0])
 
 
 def test_an_unknown_method_is_told_the_names_there_are():

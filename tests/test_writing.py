@@ -8,8 +8,9 @@ import nlg
 import pytest
 import rank_sweep
 
-from lora_jax import command, data, paper, trial, writing
-from lora_jax.data import generation
+from lora_jax import command, data, methods, models, paper, trial, writing
+from lora_jax.data import generation as texts
+from lora_jax.models.decoder import Decoder
 
 
 def row(method="lora", seed=0, bleu=0.5, **facts):
@@ -31,34 +32,51 @@ def row(method="lora", seed=0, bleu=0.5, **facts):
     }  # fmt: skip
 
 
-SETUP = {**asdict(trial.NLG), "targets": "query,value", "rank": 4}
+QUICK = nlg.PRESETS["quick"]
+
+
+def cells(*methods, seeds=(0,), rank=4, targets="query,value", rates=writing.RATES, **settings):
+    config = replace(QUICK, methods=methods, seeds=seeds, rank=rank, targets=targets)
+    return writing.cells(replace(config, setup=replace(QUICK.setup, **settings)), QUICK, rates=rates)
 
 
 class TestCells:
     def test_each_method_has_its_rate_and_what_learns_every_weight_has_arrays(self):
-        made = writing.cells(SETUP, ("lora", "full", "prefix"), (0, 1), rates={"full": 0.05, "prefix": 5.0})
+        made = cells("lora", "full", "prefix", seeds=(0, 1), rates={"full": 0.05, "prefix": 5.0})
         assert [(c["method"], c["seed"], c["quantize"]) for c in made[:3]] == [
             ("lora", 0, "none"),
             ("full", 0, "float"),
             ("prefix", 0, "none"),
         ]
-        rates = [cell["learning_rate"] / SETUP["learning_rate"] for cell in made]
+        rates = [cell["learning_rate"] / QUICK.setup.learning_rate for cell in made]
         assert rates == pytest.approx([1, 0.05, 5] * 2)
 
     def test_what_trains_nothing_depends_on_neither_seed_nor_rate(self):
-        made = [
-            *writing.cells(SETUP, ("none",), (0, 1, 2)),
-            *writing.cells({**SETUP, "learning_rate": 1.0}, ("none",), (0,)),
-        ]
+        made = [*cells("none", seeds=(0, 1, 2)), *cells("none", learning_rate=1.0)]
         assert all(cell == made[0] for cell in made)
+
+    def test_what_a_method_does_not_take_makes_no_cell_of_its_own(self):
+        others = {"rank": 2, "targets": "key", "alpha": 1.0, "dropout": 0.1, "bottleneck": 3, "prefix_length": 4}
+        assert cells("none", "full", "top", **others) == cells("none", "full", "top")
+        (adapter,), (usual,) = cells("adapter_h", **others), cells("adapter_h")
+        assert {name for name in adapter if adapter[name] != usual[name]} == {"bottleneck"}
+        (lora,), (usual,) = cells("lora", **others), cells("lora")
+        assert {name for name in lora if lora[name] != usual[name]} == {"rank", "targets", "alpha", "dropout"}
+
+    def test_full_fine_tuning_has_arrays_whatever_the_others_have(self):
+        assert [cell["quantize"] for cell in cells("none", "full", "lora", quantize="nf4")] == ["nf4", "float", "nf4"]
+
+    def test_every_option_of_a_method_is_known(self):
+        taken = {name for method in methods.METHODS for name in methods.options(method)}
+        assert taken & {*asdict(trial.SETUP), "rank", "targets"} == set(writing.OPTIONS)
 
     def test_a_method_that_is_none_is_told(self):
         with pytest.raises(ValueError, match=r"methods: expected some of lora, .*none.*, got lroa"):
-            writing.cells(SETUP, ("none", "lroa"), (0,))
+            cells("none", "lroa")
 
     def test_a_hidden_method_is_refused(self):
         with pytest.raises(ValueError, match="--method: expected the methods as --methods, got --method full"):
-            writing.cells({**SETUP, "method": "full"}, ("lora",), (0,))
+            cells("lora", method="full")
 
 
 class TestTable:
@@ -74,6 +92,7 @@ class TestTable:
         other["config"]["learning_rate"] = 0.01
         group = [row(), other, row("none", curve=[])]
         names = ["as pretrained", "LoRA, learning_rate 0.002", "LoRA, learning_rate 0.01"]
+        group.reverse()
         assert list(writing.settings(group)) == names
         text = writing.section(group, writing.summary(group), "", "")
         assert all(text.count(f"| {name}") == 2 for name in names), "among the scores and beside what they wrote"
@@ -128,11 +147,19 @@ class TestBench:
         ],
     )
     def test_what_does_not_go_together_is_told(self, changes, text):
-        if "max_length" not in changes:
-            changes = {**changes, "max_length": 64 if changes.get("model") == "tiny" else 128}
         with pytest.raises(ValueError) as error:
             trial.bench(self.cell(**changes))
         assert text in str(error.value)
+
+    @pytest.mark.parametrize(("ends", "said"), [((), "none"), ((256, 999), "256, 999")])
+    def test_a_model_without_an_end_token_of_its_own(self, ends, said, monkeypatch):
+        of, tokenizer = models.load("tiny-llama")
+        model = Decoder(of.embed, of.blocks, of.norm, of.lm_head, config=of.config._replace(ends=ends))
+        monkeypatch.setattr(trial, "_network", lambda *_: (model, tokenizer))
+        with pytest.raises(
+            ValueError, match=rf"expected a token in 0 … 256 that ends a text .*, tiny-llama has {said}$"
+        ):
+            trial.bench(self.cell())
 
     def test_the_loss_can_be_on_everything(self):
         target, every = (trial.bench(self.cell(loss_on=on)).encoded["train"] for on in ("target", "all"))
@@ -148,7 +175,11 @@ class TestBench:
         assert trial.had(replace(trial.NLG_SMOKE, data="e2e")).data == "tiny-nlg"
         assert "no hub\nInstead: rotten-tomatoes-text" in capsys.readouterr().err
         given = replace(trial.NLG, data_dir="folder")
-        assert trial.had(given) is given and trial.had(trial.SETUP) is trial.SETUP
+        assert trial.had(given) is given and trial.had(trial.NLG_SMOKE) is trial.NLG_SMOKE
+        with pytest.raises(
+            ValueError, match="--data: sst2 has labels; --data sst2-text has them as words to be written"
+        ):
+            trial.had(replace(trial.NLG, data="sst2"))
 
 
 def test_a_classification_in_words():
@@ -156,7 +187,7 @@ def test_a_classification_in_words():
     assert task.generates and task.metrics == ("exact_match",) and set(task.splits["train"].pair) == {"kind", "unkind"}
     assert task.splits["train"].text == data.load("tiny").splits["train"].text
     with pytest.raises(ValueError, match="tiny-nlg: expected a task with classes"):
-        generation.worded(data.load("tiny-nlg"))
+        texts.worded(data.load("tiny-nlg"))
 
 
 class TestPaper:
@@ -180,18 +211,22 @@ class TestPaper:
         assert nlg.published("mine") == ""
         assert "73.8" in gpt3_tables.published("wikisql") and "SAMSum-RL" in gpt3_tables.published("samsum")
 
-    def test_tasks_without_data_are_named_and_left_out(self, tmp_path, capsys):
-        (tmp_path / "empty").mkdir()
-        config = gpt3_tables.PRESETS["quick"]
-        config = replace(config, tasks=("wikisql", "samsum"), setup=replace(config.setup, data_dir=str(tmp_path)))
-        cells = gpt3_tables.cells(config)
+    def test_tasks_without_data_are_named_and_left_out(self, monkeypatch, capsys):
+        monkeypatch.setattr(data, "load", lambda task, *, data_dir, **_: texts.home(task, data_dir, "its files"))
+        quick = gpt3_tables.PRESETS["quick"]
+        cells = gpt3_tables.cells(quick)
         assert {(cell["data"], cell["data_dir"]) for cell in cells} == {("rotten-tomatoes-text", None)}
         said = capsys.readouterr().err
-        assert (
-            "wikisql is left out: " in said
-            and "samsum is left out: " in said
-            and "Instead: rotten-tomatoes-text" in said
-        )
+        assert "wikisql is left out: " in said and "samsum is left out: " in said
+        assert "Instead: rotten-tomatoes-text" in said
+
+    def test_data_that_is_asked_for_is_had_or_an_error(self, tmp_path):
+        quick = gpt3_tables.PRESETS["quick"]
+        there = replace(quick, setup=replace(quick.setup, data_dir=str(tmp_path)))
+        with pytest.raises(ValueError, match=r"has none of the tasks:\n  wikisql is left out: wikisql in .*: expected"):
+            gpt3_tables.cells(there)
+        with pytest.raises(FileNotFoundError, match=r"wikisql in .*: expected .*, got nothing"):
+            gpt3_tables.cells(replace(there, tasks=("wikisql",)))
 
     @pytest.mark.parametrize(
         ("flags", "wanted"),
@@ -209,6 +244,17 @@ class TestPaper:
         cells = rank_sweep.cells(config)
         assert {(c["model"], c["targets"], c["learning_rate"]) for c in cells} == {wanted}
         assert {c["data"] for c in cells} == {"tiny-nlg"} and [c["rank"] for c in cells] == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("method", "given", "text"),
+        [("full", {}, "--ranks: full takes no rank: expected one value, got 1 2"),
+         ("none", {"ranks": (1,), "targets": ("key", "value")}, "--targets: none takes no targets: .* got key value")],
+    )  # fmt: skip
+    def test_ranks_of_a_method_without_are_refused(self, method, given, text):
+        smoke = rank_sweep.WRITING["smoke"]
+        config = replace(smoke, task="tiny-nlg", setup=replace(smoke.setup, method=method), **given)
+        with pytest.raises(ValueError, match=text):
+            rank_sweep.cells(config)
 
     def test_a_task_is_named_once(self):
         config = replace(rank_sweep.WRITING["smoke"], task="e2e", tasks=("mnli",))

@@ -89,6 +89,18 @@ def test_a_head_in_the_checkpoint_is_taken(folder):
         zoo.load(folder, labels=3)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "flot32"])
+def test_a_dtype_that_is_none_is_told(folder, dtype):
+    for name in (folder, "tiny-llama"):
+        with pytest.raises(ValueError, match=f"dtype: expected one of float32, bfloat16, float16, got '{dtype}'"):
+            zoo.load(name, dtype=dtype)
+
+
+def test_the_tiny_models_are_of_the_dtype_asked_for():
+    for name in ("tiny", "tiny-llama"):
+        assert all(leaf.dtype == "bfloat16" for leaf in tree.leaves(zoo.load(name, dtype="bfloat16")[0]).values())
+
+
 def test_all_leaves_are_stored_in_the_dtype_asked_for(folder):
     model, _ = zoo.load(folder, dtype="bfloat16")
     assert {leaf.dtype for leaf in jax.tree.leaves(model)} == {jnp.dtype("bfloat16")}

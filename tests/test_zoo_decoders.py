@@ -156,7 +156,10 @@ class TestGGUF:
     def test_another_family(self, tmp_path):
         write_gguf(tmp_path / "some.gguf", kind="gemma")
         for name in (tmp_path, tmp_path / "some.gguf"):
-            with pytest.raises(ValueError, match=r"general.architecture: expected one of llama, qwen2, got 'gemma'"):
+            with pytest.raises(
+                ValueError,
+                match=r"^(test_another|some.gguf).*: general.architecture: expected one of llama, qwen2, got 'gemma'",
+            ):
                 zoo.load(name)
 
     def test_two_files_are_none(self, tmp_path):

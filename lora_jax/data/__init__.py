@@ -47,6 +47,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "tiny": tiny.load,
     "tiny-nlg": tiny.load_nlg,
 }
+LABELLED = frozenset({"rotten-tomatoes", *glue.SPECS, "tiny"})
 
 
 def load(

@@ -19,18 +19,23 @@ METHODS = {
 
 
 def make(name: str, **settings: Any) -> Method:
-    """The method of that name, with those of the settings that its constructor takes.
+    """The method of that name, with those of the settings that its constructor takes. Raises what `options` raises."""
+    taken = options(name)
+    return METHODS[name](**{key: value for key, value in settings.items() if key in taken})
+
+
+def options(name: str) -> tuple[str, ...]:
+    """The settings that the constructor of the method takes.
 
     Raises:
         ValueError: there is no such method; names the ones there are.
     """
     if name not in METHODS:
         raise ValueError(f"method: expected one of {tree.near(name, list(METHODS))}, got {name!r}")
-    taken = inspect.signature(METHODS[name]).parameters
-    return METHODS[name](**{key: value for key, value in settings.items() if key in taken})
+    return tuple(inspect.signature(METHODS[name]).parameters)
 
 
 __all__ = [
     "HEAD", "METHODS", "Adapter", "Counts", "LoRA", "Method", "PrefixLayer", "adapter_h", "adapter_l", "adapters", "bitfit",
-    "counts", "full", "lora", "lora_from_delta", "make", "mask", "merge", "prefix", "targets", "top", "unload",
+    "counts", "full", "lora", "lora_from_delta", "make", "mask", "merge", "options", "prefix", "targets", "top", "unload",
 ]  # fmt: skip

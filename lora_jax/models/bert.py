@@ -15,6 +15,7 @@ from lora_jax import quant
 from lora_jax.attention import Attention, Place
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dropout, fold, through, without_last
+from lora_jax.models.config import fields
 
 UNROLL = 12  # layers up to which the loop over layers is compiled as straight code; compile time grows with them
 
@@ -46,11 +47,7 @@ class Config(NamedTuple):
             vocabulary="vocab_size", positions="max_position_embeddings", segments="type_vocab_size",
             epsilon="layer_norm_eps", activation="hidden_act", pad="pad_token_id",
         )  # fmt: skip
-        if absent := [name for name in names.values() if name not in config]:
-            raise ValueError(
-                f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
-            )
-        made = cls(kind=config["model_type"], **{ours: config[name] for ours, name in names.items()})
+        made = cls(kind=config["model_type"], **fields(config, names))
         if made.activation not in ACTIVATIONS:
             raise ValueError(
                 f"config.json: hidden_act is {made.activation!r}, expected one of {', '.join(ACTIVATIONS)}"

@@ -17,9 +17,15 @@ from lora_jax.models.bert import UNROLL
 
 
 def end_tokens(config: dict[str, Any]) -> tuple[int, ...]:
-    """The tokens that end a text, by a Hugging Face config.json: none, one, or a list."""
+    """The tokens that end a text, by a Hugging Face config.json: none, one, or a list. Raises ValueError for what is no token.
+
+    It may be one that the model does not have: small random models often keep the end token of a large vocabulary.
+    """
     found = config.get("eos_token_id")
-    return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+    ends = tuple(found) if isinstance(found, list) else () if found is None else (found,)
+    if any(type(token) is not int for token in ends):
+        raise ValueError(f"eos_token_id: expected a token id or a list of them, got {found!r}")
+    return ends
 
 
 class Block(nnx.Module):

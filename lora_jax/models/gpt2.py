@@ -17,6 +17,7 @@ from lora_jax.attention import Attention
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
 from lora_jax.models.bert import MLP
+from lora_jax.models.config import fields
 from lora_jax.models.decoder import Block, Decoder, end_tokens
 
 
@@ -47,12 +48,9 @@ class Config(NamedTuple):
             layers="n_layer", width="n_embd", heads="n_head", vocabulary="vocab_size", positions="n_positions",
             epsilon="layer_norm_epsilon", activation="activation_function",
         )  # fmt: skip
-        if absent := [name for name in names.values() if name not in config]:
-            raise ValueError(
-                f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
-            )
-        fields = {ours: config[name] for ours, name in names.items()}
-        made = cls(ffn=config.get("n_inner") or 4 * fields["width"], ends=end_tokens(config), **fields)
+        inner = {"ffn": "n_inner"} if config.get("n_inner") else {}
+        found = fields(config, names | inner)
+        made = cls(**{"ffn": 4 * found["width"], **found}, ends=end_tokens(config))
         wrong = [
             f"{name} is {config[name]!r}, expected {only}"
             for name, only in FIXED.items()

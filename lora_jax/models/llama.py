@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from lora_jax.attention import Attention
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, fold
+from lora_jax.models.config import fields
 from lora_jax.models.decoder import Block, Decoder, end_tokens
 
 
@@ -51,24 +52,19 @@ class Config(NamedTuple):
             layers="num_hidden_layers", width="hidden_size", heads="num_attention_heads", ffn="intermediate_size",
             vocabulary="vocab_size", positions="max_position_embeddings", epsilon="rms_norm_eps", activation="hidden_act",
         )  # fmt: skip
-        if absent := [name for name in names.values() if name not in config]:
-            raise ValueError(
-                f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
-            )
-        fields = {ours: config[name] for ours, name in names.items()}
-        fields["positions"] = min(fields["positions"], _window(config))
-        heads, width = fields["heads"], fields["width"]
-        groups = config.get("num_key_value_heads") or heads
-        head_width = config.get("head_dim") or width // heads
+        optional = {"groups": "num_key_value_heads", "head_width": "head_dim"}
+        found = fields(config, names | {ours: name for ours, name in optional.items() if config.get(name)})
+        found["positions"] = min(found["positions"], _window(config))
+        heads, width = found["heads"], found["width"]
+        groups, head_width = found.setdefault("groups", heads), found.setdefault("head_width", width // heads)
         qwen = config.get("model_type") == "qwen2"
         attention = config.get("attention_bias", qwen)
         wrong = _wrong(config, heads, groups, head_width, width)
         if wrong:
             raise ValueError(f"config.json: {'; '.join(wrong)}")
         return cls(
-            groups=groups, head_width=head_width, angles=_angles(config, head_width),
-            biases=(attention, attention and not qwen, config.get("mlp_bias", False)),
-            tied=config.get("tie_word_embeddings", False), ends=end_tokens(config), **fields,
+            **found, angles=_angles(config, head_width), biases=(attention, attention and not qwen, config.get("mlp_bias", False)),
+            tied=config.get("tie_word_embeddings", False), ends=end_tokens(config),
         )  # fmt: skip
 
 
@@ -107,9 +103,9 @@ def _window(config: dict[str, Any]) -> int:
 
 
 def _scaling(config: dict[str, Any]) -> dict[str, Any]:
-    found = dict(
-        config.get("rope_scaling") or config.get("rope_parameters") or {}
-    )  # the second is transformers 5's name
+    found = config.get("rope_scaling") or config.get("rope_parameters") or {}  # the second is transformers 5's name
+    if not isinstance(found, dict):
+        raise ValueError(f"config.json: rope_scaling is {found!r}, expected an object")
     return {"rope_type": found.get("type", "default"), **found}
 
 

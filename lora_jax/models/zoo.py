@@ -52,6 +52,7 @@ ZOO = {
     ),
 }
 
+DTYPES = ("float32", "bfloat16", "float16")
 FLOAT = "float"  # instead of a data type: arrays, whatever the checkpoint has
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _TEXTS = (
@@ -73,7 +74,7 @@ class Files(NamedTuple):
         Raises FileNotFoundError if it is not there, ValueError if it is not a JSON object or the GGUF is of another family.
         """
         if self.single_gguf is not None:
-            return gguf_llama.settings(self._file())
+            return self._of_gguf(gguf_llama.settings)
         # What ends a text is the generation's to say, where it does: chat models have more such tokens than config.json names.
         said = self._json("generation_config.json") if "generation_config.json" in self.names else {}
         ends = {"eos_token_id": said["eos_token_id"]} if said.get("eos_token_id") is not None else {}
@@ -81,7 +82,7 @@ class Files(NamedTuple):
 
     def tensors(self) -> dict[str, safetensors.Tensor]:
         """The weights by their Hugging Face names, not read yet. Raises what `safetensors.tensors` and `gguf.read` raise."""
-        return safetensors.tensors(self.weights()) if self.single_gguf is None else gguf_llama.tensors(self._file())
+        return safetensors.tensors(self.weights()) if self.single_gguf is None else self._of_gguf(gguf_llama.tensors)
 
     @property
     def single_gguf(self) -> str | None:
@@ -89,8 +90,11 @@ class Files(NamedTuple):
         found = sorted(name for name in self.names if name.endswith(".gguf"))
         return found[0] if len(found) == 1 and "config.json" not in self.names else None
 
-    def _file(self) -> gguf.File:
-        return _gguf(self.weights)
+    def _of_gguf(self, part: Callable[[gguf.File], Any]) -> Any:
+        try:
+            return part(_gguf(self.weights))
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {error}") from None
 
     def tokenizer(self) -> Tokenizer:
         """From tokenizer.json; else GGUF's; else BERT's WordPiece from vocab.txt; else byte-level BPE from vocab.json, merges.txt.
@@ -103,7 +107,7 @@ class Files(NamedTuple):
             except Exception as error:  # the tokenizers library raises nothing more special
                 raise ValueError(f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})") from error
         if self.single_gguf is not None:
-            return gguf_tokenizer.tokenizer(self._file())
+            return self._of_gguf(gguf_tokenizer.tokenizer)
         if "vocab.txt" in self.names:
             settings = self._json("tokenizer_config.json") if "tokenizer_config.json" in self.names else {}
             return vocabularies.wordpiece(
@@ -146,10 +150,13 @@ def load(
     the model, and what `files` raises.
     """
     how = None if quantize in (None, FLOAT) else quant.spec(quantize)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     if labels < 1:
         raise ValueError(f"expected labels >= 1 (1 for regression), got {labels}")
     if name_or_path in TINY:
         model, tokenizer = TINY[str(name_or_path)](labels=labels, key=key)
+        model = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
         return (quant.quantized(model, how) if how else model), tokenizer
     found = files(name_or_path, revision=revision)
     settings = found.config()
@@ -236,7 +243,11 @@ def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
         raise NotADirectoryError(
             f"{name} is a file: expected a GGUF file or the directory with config.json and model.safetensors"
         )
-    if isinstance(name_or_path, Path) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name):
+    if (
+        isinstance(name_or_path, Path)
+        or folder.suffix == ".gguf"
+        or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name)
+    ):
         what = "GGUF file" if folder.suffix == ".gguf" else "directory"
         raise FileNotFoundError(f"no {what} {name!r}; expected a {what}, {_zoo_names()}, or a hub id org/name")
     return _hub(name, revision)
