@@ -205,7 +205,8 @@ def verdicts(rows: Sequence[Row], metric: str, where: str, what: str) -> list[Ve
     for method in (name for name in NAMES if name in table.index and name not in ("lora", trial.NONE)):
         other = table.loc[method]
         error = float(np.hypot(ours[f"{metric} error"], other[f"{metric} error"]))
-        said = f"{ours[metric]:.1f} against {other[metric]:.1f} ± {error:.1f} %"
+        unsure = "%, one seed" if np.isnan(error) else f"± {error:.1f} %"
+        said = f"{ours[metric]:.1f} against {other[metric]:.1f} {unsure}"
         found.append(
             Verdict(
                 where, f"{what} is above that of {NAMES[method]}", said, effect(ours[metric] - other[metric], error)

@@ -126,6 +126,8 @@ def test_verdicts_hold_lora_against_each_method_to_the_error_of_seeds():
     rows = [row("lora", s, b) for s, b in ((0, 0.6), (1, 0.62))] + [row("top", s, b) for s, b in ((0, 0.5), (1, 0.52))]
     (found,) = writing.verdicts([*rows, row("none")], "test/bleu", "LoRA Table 3", "LoRA's BLEU")
     assert found.verdict == "seen" and found.ours == "61.0 against 51.0 ± 1.4 %" and "FT-Top2" in found.published
+    (single,) = writing.verdicts(rows[1:3], "test/bleu", "", "")
+    assert single.ours == "62.0 against 50.0 %, one seed" and single.verdict == "not known"
     assert writing.verdicts(rows[2:], "test/bleu", "", "") == [] == writing.verdicts(rows, "test/ter", "", "")
 
 
