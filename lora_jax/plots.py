@@ -5,6 +5,7 @@ too. The legend lies under the panels, where it can cover no data. Text stays re
 """
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -71,7 +72,15 @@ def curves(series: Series, *, xlabel: str, ylabel: str, title: str) -> Figure:
         figure, (ax,) = _figure(1, width=6.4)
         _decorate(ax, Panel(series, title, ylabel), xlabel)
         for i, (label, (x, y, _)) in enumerate(series.items()):
-            ax.plot(x, y, color=COLOURS[i % 7], linestyle=("-", "--")[i // 7 % 2], linewidth=1.8, label=label, zorder=3)
+            ax.plot(
+                x,
+                y,
+                color=COLOURS[i % 7],
+                linestyle=("-", "--", ":", "-.")[i // 7 % 4],
+                linewidth=1.8,
+                label=label,
+                zorder=3,
+            )
         _legend(figure, [ax], labels)
     return figure
 
@@ -156,7 +165,11 @@ def _legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str]) -> None
     most = max(
         1, min(4, int(14 * figure.get_figwidth() / (max(map(len, labels)) + 8)))
     )  # so that they fit between the edges
-    columns = math.ceil(len(labels) / math.ceil(len(labels) / most))
+    lines = math.ceil(len(labels) / most)
+    columns = math.ceil(len(labels) / lines)
+    texts = [textwrap.fill(label, int(10 * figure.get_figwidth())) for label in labels]
+    lines += sum(text.count("\n") for text in texts)
+    figure.set_figheight(figure.get_figheight() + 0.25 * max(0, lines - 2))
     handles = [found[label] for label in labels]
-    figure.legend(handles, list(labels), loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
     figure.draw_without_rendering()  # ticks are made when first drawn, and must be made in our style

@@ -160,7 +160,7 @@ def load(
         return (quant.quantized(model, how) if how else model), tokenizer
     found = files(name_or_path, revision=revision)
     settings = found.config()
-    if settings.get("model_type") not in FAMILIES:
+    if settings.get("model_type") not in list(FAMILIES):  # whatever is there, hashable or not
         kind = settings.get("model_type")
         raise ValueError(f"{found.source}: expected a model_type among {sorted(FAMILIES)} in config.json, got {kind!r}")
     family = FAMILIES[settings["model_type"]]
