@@ -134,6 +134,20 @@ class TestConfig:
     def test_no_text_is_longer_than_a_window(self, change):
         assert llama.Config.from_hf({**HF, **change, "attention_bias": False}) == CONFIG._replace(positions=8)
 
+    def test_fields_of_another_kind_are_told(self):
+        strange = {
+            "tie_word_embeddings": "false",
+            "rope_theta": "10000",
+            "rope_scaling": {"type": "linear", "factor": 0},
+        }
+        said = (
+            "config.json: tie_word_embeddings is 'false', expected true or false; rope_theta is '10000', expected a number above "
+            "0; factor is 0, expected a number above 0"
+        )
+        with pytest.raises(ValueError) as caught:
+            llama.Config.from_hf({**HF, **strange})
+        assert str(caught.value) == said
+
     def test_all_missing_fields_are_told(self):
         with pytest.raises(
             ValueError, match=r"expected the fields num_hidden_layers, .*; missing: hidden_size, vocab_size$"

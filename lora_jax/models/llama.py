@@ -52,6 +52,8 @@ class Config(NamedTuple):
             layers="num_hidden_layers", width="hidden_size", heads="num_attention_heads", ffn="intermediate_size",
             vocabulary="vocab_size", positions="max_position_embeddings", epsilon="rms_norm_eps", activation="hidden_act",
         )  # fmt: skip
+        if strange := _strange(config):
+            raise ValueError(f"config.json: {'; '.join(strange)}")
         optional = {"groups": "num_key_value_heads", "head_width": "head_dim"}
         found = fields(config, names | {ours: name for ours, name in optional.items() if config.get(name)})
         found["positions"] = min(found["positions"], _window(config))
@@ -66,6 +68,23 @@ class Config(NamedTuple):
             **found, angles=_angles(config, head_width), biases=(attention, attention and not qwen, config.get("mlp_bias", False)),
             tied=config.get("tie_word_embeddings", False), ends=end_tokens(config),
         )  # fmt: skip
+
+
+FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
+NUMBERS = (
+    "rope_theta", "sliding_window", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+)  # fmt: skip
+
+
+def _strange(config: dict[str, Any]) -> list[str]:
+    """Optional fields that are neither absent nor of their kind."""
+    every = {**_scaling(config), **config}
+    flags = [name for name in FLAGS if not isinstance(every.get(name), bool | None)]
+    numbers = {name: every[name] for name in NUMBERS if every.get(name) is not None}
+    wrong = [name for name, value in numbers.items() if not (type(value) in (int, float) and value > 0)]
+    return [f"{name} is {every[name]!r}, expected true or false" for name in flags] + [
+        f"{name} is {every[name]!r}, expected a number above 0" for name in wrong
+    ]
 
 
 def _wrong(config: dict[str, Any], heads: int, groups: int, head_width: int, width: int) -> list[str]:
