@@ -83,10 +83,10 @@ def summary(group: Sequence[Row]) -> pd.DataFrame:
     """A line for each setting of a method: parameters, the metrics' means over seeds and their standard errors, speed, time."""
     lines = []
     for called, rows in settings(group).items():
-        config, own = rows[0]["config"], rows[0]["config"]["method"] == "lora"
+        config = rows[0]["config"]
         line = {"data": config["data"], "model": config["model"], "method": config["method"], "called": called}
-        line |= {"learning_rate": config["learning_rate"]}
-        line |= {"rank": config["rank"] if own else None, "targets": config["targets"] if own else None}
+        own = taken(config["method"])
+        line |= {name: config.get(name) if name in own else None for name in ("learning_rate", "quantize", *OPTIONS)}
         line |= {"parameters": rows[0]["parameters"]["adapter"], "seeds": len(rows)}
         for name in names(rows[0]):
             values = np.array([row["metrics"][name] for row in rows], float) * (

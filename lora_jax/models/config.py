@@ -5,7 +5,7 @@ from typing import Any
 
 KINDS = {  # by our names; everything else is a size
     "activation": ("a word", lambda value: isinstance(value, str)),
-    "epsilon": ("a number above 0", lambda value: isinstance(value, int | float) and 0 < value < math.inf),
+    "epsilon": ("a number above 0", lambda value: type(value) in (int, float) and 0 < value < math.inf),
     "pad": ("a token id", lambda value: type(value) is int and value >= 0),
 }
 SIZE = ("a whole number above 0", lambda value: type(value) is int and value > 0)

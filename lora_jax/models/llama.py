@@ -81,7 +81,8 @@ def _strange(config: dict[str, Any]) -> list[str]:
     every = {**_scaling(config), **config}
     flags = [name for name in FLAGS if not isinstance(every.get(name), bool | None)]
     numbers = {name: every[name] for name in NUMBERS if every.get(name) is not None}
-    wrong = [name for name, value in numbers.items() if not (type(value) in (int, float) and value > 0)]
+    kinds = {name: (int,) if name == "sliding_window" else (int, float) for name in numbers}
+    wrong = [name for name, value in numbers.items() if not (type(value) in kinds[name] and value > 0)]
     return [f"{name} is {every[name]!r}, expected true or false" for name in flags] + [
         f"{name} is {every[name]!r}, expected a number above 0" for name in wrong
     ]
@@ -99,7 +100,7 @@ def _wrong(config: dict[str, Any], heads: int, groups: int, head_width: int, wid
         wrong.append(f"head_dim {head_width} is odd, and rotary embedding turns pairs")
     scaling = _scaling(config)
     if (share := scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))) != 1.0:
-        wrong.append(f"partial_rotary_factor is {share}, expected 1.0")
+        wrong.append(f"partial_rotary_factor is {share!r}, expected 1.0")
     kind = scaling["rope_type"]
     if kind not in SCALINGS:
         wrong.append(f"the rope_type of rope_scaling is {kind!r}, expected one of {', '.join(SCALINGS)}")

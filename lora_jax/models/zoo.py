@@ -77,7 +77,7 @@ class Files(NamedTuple):
             return self._of_gguf(gguf_llama.settings)
         # What ends a text is the generation's to say, where it does: chat models have more such tokens than config.json names.
         said = self._json("generation_config.json") if "generation_config.json" in self.names else {}
-        ends = {"eos_token_id": said["eos_token_id"]} if said.get("eos_token_id") is not None else {}
+        ends = {"eos_token_id": said["eos_token_id"]} if said.get("eos_token_id") not in (None, []) else {}
         return self._json("config.json") | ends
 
     def tensors(self) -> dict[str, safetensors.Tensor]:
