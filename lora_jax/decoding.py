@@ -34,9 +34,9 @@ class Decoding(NamedTuple):
 def check(how: Decoding) -> None:
     """Raises one ValueError that lists every setting outside its range."""
     bounds = {
-        "new": (whole(how.new) and how.new >= 1, "a whole number, 1 or more tokens"),
-        "beam": (whole(how.beam) and how.beam >= 1, "a whole number, 1 or more"),
-        "no_repeat": (whole(how.no_repeat) and how.no_repeat >= 0, "a whole number, 0 (none) or more"),
+        "new": (is_whole(how.new) and how.new >= 1, "a whole number, 1 or more tokens"),
+        "beam": (is_whole(how.beam) and how.beam >= 1, "a whole number, 1 or more"),
+        "no_repeat": (is_whole(how.no_repeat) and how.no_repeat >= 0, "a whole number, 0 (none) or more"),
         "length_penalty": (_number(how.length_penalty), "a finite number"),
         "temperature": (_number(how.temperature) and how.temperature >= 0, "0 (the likeliest token) or more"),
         "top_p": (_number(how.top_p) and 0 < how.top_p <= 1, "in (0, 1]"),
@@ -52,7 +52,7 @@ def check(how: Decoding) -> None:
         raise ValueError("; ".join(wrong))
 
 
-def whole(number: Any) -> bool:
+def is_whole(number: Any) -> bool:
     """Whether it is an integer, also one of numpy's."""
     return isinstance(number, Integral) and not isinstance(number, bool)
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lora_jax import parallel, precision, quant, tree
-from lora_jax.decoding import Decoding, check, texts, whole
+from lora_jax.decoding import Decoding, check, is_whole, texts
 from lora_jax.layers import Linear, stacks
 from lora_jax.models.decoder import Decoder
 
@@ -36,9 +36,9 @@ def _checked(model: Decoder, end: Any, batch: Any, compute: Any) -> tuple[int, .
         raise ValueError(f"expected a language model (gpt2, llama), got {type(model).__name__}")
     ends, known = tuple(end) if isinstance(end, Iterable) else (end,), model.config.vocabulary
     wrong = []
-    if not ends or not all(whole(token) and 0 <= token < known for token in ends):
+    if not ends or not all(is_whole(token) and 0 <= token < known for token in ends):
         wrong.append(f"end: expected token ids in 0 … {known - 1}, got {end!r}")
-    if not whole(batch) or batch < 1:
+    if not is_whole(batch) or batch < 1:
         wrong.append(f"batch: expected 1 or more prompts, got {batch!r}")
     if compute not in ("float32", "bfloat16"):
         wrong.append(f"compute: expected float32 or bfloat16, got {compute!r}")

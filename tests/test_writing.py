@@ -1,5 +1,6 @@
 """Studies of generated text: their cells, what is drawn from hand-made rows, and settings that do not go together."""
 
+import inspect
 import math
 from dataclasses import asdict, replace
 
@@ -65,6 +66,14 @@ class TestCells:
 
     def test_full_fine_tuning_has_arrays_whatever_the_others_have(self):
         assert [cell["quantize"] for cell in cells("none", "full", "lora", quantize="nf4")] == ["nf4", "float", "nf4"]
+
+    @pytest.mark.parametrize("script", [nlg, gpt3_tables])
+    def test_help_says_the_rates(self, script):
+        said = " ".join(inspect.getsource(script).split())
+        for method, rate in writing.RATES.items():
+            how = "full fine-tuning takes 0.05 of it" if method == "full" else f"{method} {rate:g}"
+            assert rate == 1 or how in said
+        assert writing.RATES["full"] == 0.05
 
     def test_every_option_of_a_method_is_known(self):
         taken = {name for method in methods.METHODS for name in methods.options(method)}
@@ -263,8 +272,9 @@ class TestPaper:
         with pytest.raises(ValueError, match="expected one of --task, --tasks and --data, got e2e, mnli"):
             rank_sweep.cells(config)
         config = gpt3_tables.PRESETS["quick"]
-        with pytest.raises(ValueError, match="--data: expected the tasks as --tasks, got --data dart"):
-            gpt3_tables.cells(replace(config, setup=replace(config.setup, data="dart")))
+        for task in ("dart", "e2e"):
+            with pytest.raises(ValueError, match=f"--data: expected the tasks as --tasks, got --data {task}"):
+                gpt3_tables.cells(replace(config, setup=replace(config.setup, data=task)))
 
 
 def test_what_a_flag_is_given():
