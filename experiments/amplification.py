@@ -22,8 +22,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import analysis, command, heatmaps, methods, paper, results, study, trial
-from lora_jax.verdicts import Verdict
+from lora_jax import analysis, methods, paper, results
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.results import heatmaps
+from lora_jax.results.claims import Verdict
 
 NAME = "amplification"
 
@@ -42,25 +44,25 @@ class Config:
     """Matrices to adapt: names joined by commas, or a regex on paths."""
     ranks: tuple[int, ...] = (4, 8, 64)
     seed: int = 0
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), ranks=(2, 4), setup=trial.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), ranks=(2, 4), setup=run.SMOKE),
     "quick": Config(),
-    "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", setup=replace(run.SETUP, rows=0, validation_rows=0)),
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """One training for each rank."""
     fixed = {**asdict(config.setup), "targets": config.targets, "seed": config.seed}
-    return study.resolved({**fixed, "rank": rank} for rank in config.ranks)
+    return schedule.resolved({**fixed, "rank": rank} for rank in config.ranks)
 
 
-def matrices(cell: study.Row) -> list[str]:
+def matrices(cell: schedule.Row) -> list[str]:
     """The paths of the layers the cell adapts; raises ValueError when the method has no low-rank factors."""
-    layers = methods.adapters(trial.adapt(cell)[0])
+    layers = methods.adapters(run.adapt(cell)[0])
     linear = {
         path: layer for path, layer in layers.items() if hasattr(layer, "factors") and hasattr(layer.base, "kernel")
     }
@@ -72,7 +74,7 @@ def matrices(cell: study.Row) -> list[str]:
     return list(found)
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The training in a line of progress."""
     return f"{cell['data']} {cell['targets']} r={cell['rank']} seed={cell['seed']}"
 
@@ -80,7 +82,7 @@ def label(cell: study.Row) -> str:
 TOP, PAPER_WIDTH, SHOWN = 4, 12288, (400, 1273)  # Figure 8: j up to 4, d, and the i there are
 
 
-def measure(config: study.Row, layer: Any) -> study.Row:
+def measure(config: schedule.Row, layer: Any) -> schedule.Row:
     """The row of one adapted matrix: Table 7's numbers for each of its layers, and W's directions beside A's."""
     a, b = layer.factors()
     kernel = layer.base.kernel[...].astype(jnp.float32)
@@ -97,7 +99,7 @@ def measure(config: study.Row, layer: Any) -> study.Row:
     random = jax.random.normal(jax.random.key(config["seed"]), a.shape)
     phi, baseline = (analysis.subspace_similarity(square, x)[..., : shown(a.shape[-2])[1], :TOP] for x in (a, random))
     maps = {name: np.asarray(x, float).round(4).tolist() for name, x in (("phi", phi), ("phi_random", baseline))}
-    return {"config": config, "metrics": metrics, "dimension": a.shape[-2], **maps, "provenance": trial.began()}
+    return {"config": config, "metrics": metrics, "dimension": a.shape[-2], **maps, "provenance": run.began()}
 
 
 def shown(d: int) -> tuple[int, int]:
@@ -125,7 +127,7 @@ def short(path: str) -> str:
     return NAMES.get(path.split("/")[-1], path.split("/")[-1])
 
 
-def table7(group: Sequence[study.Row]) -> pd.DataFrame:
+def table7(group: Sequence[schedule.Row]) -> pd.DataFrame:
     """A line for each matrix, rank and layer: ‖UᵀWV‖ in three subspaces, the norms, the factor with and without alpha/r."""
     lines = []
     for row in sorted(group, key=lambda row: (row["config"]["matrix"], row["config"]["rank"])):
@@ -159,12 +161,12 @@ def published_maps() -> dict[str, np.ndarray]:
     return {title: maps[name].to_numpy() for name, title in IN_PAPER.items()}
 
 
-def middle(row: study.Row) -> int:
+def middle(row: schedule.Row) -> int:
     """The layer that is shown: the paper's is the 48th of 96."""
     return max(1, len(row["phi"]) // 2)
 
 
-def figure(group: Sequence[study.Row]) -> Figure:
+def figure(group: Sequence[schedule.Row]) -> Figure:
     """Figure 8 in kind: W's directions against A's for each rank, and against random ones; ours above the paper's."""
     matrix = min((row["config"]["matrix"] for row in group), key=lambda path: (not path.endswith("query"), path))
     rows = sorted((row for row in group if row["config"]["matrix"] == matrix), key=lambda row: row["config"]["rank"])
@@ -200,7 +202,7 @@ def effects(table: pd.DataFrame, highest: Sequence[float]) -> list[tuple[str, st
     return [(name, test, held) for (name, test, *_), held in zip(tests, said, strict=True)]
 
 
-def found(group: Sequence[study.Row]) -> list[tuple[str, str, str, str]]:
+def found(group: Sequence[schedule.Row]) -> list[tuple[str, str, str, str]]:
     """The effects in our rows and, put to the same tests, in the paper's numbers: there, if in more than half of them."""
     highest = [np.max(phi[shown(row["dimension"])[0] - 1 :]) for row in group for phi in row["phi"]]
     theirs = [phi.max() for name, phi in published_maps().items() if name != "random"]
@@ -208,10 +210,10 @@ def found(group: Sequence[study.Row]) -> list[tuple[str, str, str, str]]:
     return [(*ours, paper) for ours, (*_, paper) in pairs]
 
 
-def verdicts(rows: Sequence[study.Row]) -> list[Verdict]:
+def verdicts(rows: Sequence[schedule.Row]) -> list[Verdict]:
     """The effects that the paper has, in how many of our matrices, layers and ranks each holds."""
     made = []
-    for name, _, ours, theirs in found(study.groups(rows, but=("rank", "matrix"))[0]):
+    for name, _, ours, theirs in found(schedule.groups(rows, but=("rank", "matrix"))[0]):
         word, _, times = ours.partition(", ")
         if ours and not theirs and made:  # a control of the effect before it
             made[-1] = made[-1]._replace(ours=f"{made[-1].ours}; without α/r {times}")
@@ -220,7 +222,7 @@ def verdicts(rows: Sequence[study.Row]) -> list[Verdict]:
     return made
 
 
-def beside_the_paper(group: Sequence[study.Row]) -> str:
+def beside_the_paper(group: Sequence[schedule.Row]) -> str:
     """The table of effects, and in words which are there."""
     made = pd.DataFrame(found(group), columns=pd.Index(["effect", "test", "ours", "paper"]))
     there, absent = ("; ".join(made.effect[made.ours.str.startswith(word)]) or "none" for word in ("there", "absent"))
@@ -242,7 +244,7 @@ chosen with the paper's values in sight, so that those pass.
 """
 
 
-def section(group: Sequence[study.Row], apart: str) -> str:
+def section(group: Sequence[schedule.Row], apart: str) -> str:
     """The tables of one group of rows: everything but rank and matrix alike."""
     config, table = group[0]["config"], table7(group)
     beside = pd.concat([table.query(f"layer == {middle(group[0])}"), published()], ignore_index=True)
@@ -255,25 +257,25 @@ def section(group: Sequence[study.Row], apart: str) -> str:
     )
 
 
-def render(rows: Sequence[study.Row], out: Path) -> list[Path]:
+def render(rows: Sequence[schedule.Row], out: Path) -> list[Path]:
     """Draw out/amplification.md, .csv and .png from the rows alone."""
-    groups = study.groups(rows, but=("rank", "matrix"))
-    said, names = study.apart(groups), ("model", "data", "seed")
+    groups = schedule.groups(rows, but=("rank", "matrix"))
+    said, names = schedule.apart(groups), ("model", "data", "seed")
     text = "\n".join([HEADER, *map(section, groups, said), "![Figure 8 in kind](amplification.png)\n"])
     tables = [table7(group).assign(**{name: group[0]["config"][name] for name in names}) for group in groups]
     tables = [table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)]
     return results.render(out / NAME, markdown=text, table=pd.concat([*tables, published()]), figure=figure(groups[0]))
 
 
-def measured(missing: Sequence[study.Row], out: Path) -> Iterator[study.Row]:
+def measured(missing: Sequence[schedule.Row], out: Path) -> Iterator[schedule.Row]:
     """The rows, one after another; trainings without a kept adapter are done first."""
     trainings = trained_by(missing)
-    models = [methods.adapters(one.model) for one in study.trained(out, trainings, label)]
+    models = [methods.adapters(one.model) for one in schedule.trained(out, trainings, label)]
     for cell, layers in zip(trainings, models, strict=True):
         yield from (measure(config, layers[config["matrix"]]) for config in missing if trained_by([config]) == [cell])
 
 
-def trained_by(rows: Sequence[study.Row]) -> list[study.Row]:
+def trained_by(rows: Sequence[schedule.Row]) -> list[schedule.Row]:
     """The trainings that rows measure, each once."""
     found = [{name: value for name, value in row.items() if name != "matrix"} for row in rows]
     return list({results.key(cell): cell for cell in found}.values())
@@ -281,7 +283,7 @@ def trained_by(rows: Sequence[study.Row]) -> list[study.Row]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing and draw everything."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     path = config.out / f"{NAME}.jsonl"
     wanted = [{**cell, "matrix": matrix} for cell in cells(config) for matrix in matrices(cell)]
     missing = results.pending(path, wanted)
@@ -295,4 +297,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

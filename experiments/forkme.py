@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, results, study, trial
+from lora_jax import results
+from lora_jax.experiment import cli, run, schedule
 
 
 @dataclass(frozen=True)
@@ -26,36 +27,36 @@ class Config:
     targets: str = "query,value"
     rank: int = 8
     seed: int = 0
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), setup=trial.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), setup=run.SMOKE),
     "quick": Config(),
-    "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", setup=replace(run.SETUP, rows=0, validation_rows=0)),
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """One cell for each alpha."""
     fixed = {"targets": config.targets, "rank": config.rank, "seed": config.seed}
     return [{**asdict(replace(config.setup, alpha=alpha)), **fixed} for alpha in config.alphas]
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """A table with a line for each row."""
     every: Any = results.frame(rows)
-    table = every[["data", "alpha", "rank", study.primary(rows[0])]].sort_values("alpha")
+    table = every[["data", "alpha", "rank", schedule.primary(rows[0])]].sort_values("alpha")
     return results.render(out / "forkme", markdown=f"# Alpha\n\n{results.markdown(table)}", table=table)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
-    study.run(
+    config = cli.line(Config, PRESETS, __doc__, arguments)
+    schedule.run(
         "forkme", config.out, cells(config), lambda cell: f"alpha={cell['alpha']}", render, dry_run=config.dry_run
     )
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

@@ -17,14 +17,16 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, data, paper, results, study, trial, writing
-from lora_jax.verdicts import Verdict
+from lora_jax import data, paper, results
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.results import method_tables
+from lora_jax.results.claims import Verdict
 
 NAME = "gpt3_tables"
 TASKS = ("wikisql", "mnli-text", "samsum")
 EVERY = ("none", "full", "prefix", "adapter_h", "lora")  # and bitfit, for a model that has biases
 QUICK = replace(
-    trial.NLG, data="", rows=768, validation_rows=128, test_sources=96, max_length=320, beam=1, no_repeat=0, label_smoothing=0.0,
+    run.NLG, data="", rows=768, validation_rows=128, test_sources=96, max_length=320, beam=1, no_repeat=0, label_smoothing=0.0,
 )  # fmt: skip
 
 
@@ -48,11 +50,11 @@ class Config:
     rank: int = 8
     """LoRA's rank."""
     seeds: tuple[int, ...] = (0,)
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=lambda: QUICK)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=lambda: QUICK)
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), tasks=("tiny-nlg",), setup=replace(trial.NLG_SMOKE, data="")),
+    "smoke": Config("smoke", Path("results/smoke"), tasks=("tiny-nlg",), setup=replace(run.NLG_SMOKE, data="")),
     "quick": Config(),
     "full": Config(
         "full",
@@ -63,7 +65,7 @@ PRESETS = {
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """One cell for each task that can be had, method and seed.
 
     Raises:
@@ -74,7 +76,7 @@ def cells(config: Config) -> list[study.Row]:
     made = []
     for task in had(config):
         own = {"data": task, "data_dir": config.setup.data_dir if task in config.tasks else None}
-        made += writing.cells(replace(config, setup=replace(config.setup, **own)), PRESETS["quick"])
+        made += method_tables.cells(replace(config, setup=replace(config.setup, **own)), PRESETS["quick"])
     return made
 
 
@@ -97,7 +99,7 @@ def had(config: Config) -> list[str]:
     if not found and config.setup.data_dir and wrong:
         raise ValueError("\n  ".join([f"--data-dir {config.setup.data_dir} has none of the tasks:", *wrong]))
     print(*wrong, sep="\n", end="\n" * bool(wrong), file=sys.stderr)
-    return found if found or not wrong else [trial.instead(config.setup)]
+    return found if found or not wrong else [run.instead(config.setup)]
 
 
 HEADER = """# GPT-3's tasks
@@ -109,9 +111,9 @@ but for case, spacing and quotes; the paper reports logical-form accuracy.
 COLUMNS = {"wikisql": ["WikiSQL"], "mnli-text": ["MNLI-m"], "samsum": ["SAMSum-R1", "SAMSum-R2", "SAMSum-RL"]}
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/gpt3_tables.md, .csv and .png from the rows alone."""
-    return writing.draw(rows, out / NAME, HEADER, published)
+    return method_tables.draw(rows, out / NAME, HEADER, published)
 
 
 def published(task: str) -> str:
@@ -125,17 +127,17 @@ def published(task: str) -> str:
     return f"The paper's Table 4, GPT-3 175B:\n\n{shown}\n"
 
 
-def verdicts(rows: list[study.Row]) -> list[Verdict]:
+def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The effects of Table 4: LoRA's WikiSQL is above that of each other method."""
     wikisql = [row for row in rows if row["config"]["data"] == "wikisql"]
-    return writing.verdicts(wikisql, "test/exact_match", "LoRA Table 4", "LoRA's WikiSQL")
+    return method_tables.verdicts(wikisql, "test/exact_match", "LoRA Table 4", "LoRA's WikiSQL")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
-    study.run(NAME, config.out, cells(config), writing.label, render, dry_run=config.dry_run)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
+    schedule.run(NAME, config.out, cells(config), method_tables.label, render, dry_run=config.dry_run)
 
 
 if __name__ == "__main__":
-    command.script(main, cores=False)
+    cli.script(main, cores=False)

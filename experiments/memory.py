@@ -20,10 +20,13 @@ from typing import Any, Literal
 import jax
 import pandas as pd
 
-from lora_jax import accounting, breakdown, command, memory, methods, models, precision, results, study, tree
-from lora_jax.stacked_bars import Bar, Panel, stacked
-from lora_jax.states import MIXED, PRECISIONS, compare, section_4_2
-from lora_jax.verdicts import Verdict
+from lora_jax import accounting, methods, models, results, tree
+from lora_jax.accounting import llama_memory, step_memory
+from lora_jax.accounting.optimizer_states import MIXED, PRECISIONS, compare, section_4_2
+from lora_jax.experiment import cli, provenance, schedule
+from lora_jax.nn import precision
+from lora_jax.results.claims import Verdict
+from lora_jax.results.stacked_bars import Bar, Panel, stacked
 
 NAME, SECOND = "memory", "memory_llama.png"
 
@@ -60,7 +63,7 @@ PRESETS = {
 GPT3, TARGETS, RANK = "gpt3-175b", "query,value", 4  # section 4.2's example
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """One cell for each architecture and precision, for each LLaMA of QLoRA's Figure 6, for each step to compile.
 
     Raises:
@@ -74,7 +77,7 @@ def cells(config: Config) -> list[study.Row]:
     return [
         {"architecture": name, "targets": TARGETS, "rank": RANK, "precision": precision}
         for name in accounting.ARCHITECTURES for precision in (PRECISIONS if name == GPT3 else [MIXED.name])
-    ] + breakdown.CELLS + [
+    ] + llama_memory.CELLS + [
         {"model": model, "method": method, "targets": targets, "rank": rank, "compute": compute, "batch": config.batch,
          "length": length}
         for model in config.models for length in config.lengths for compute in config.computes
@@ -88,10 +91,10 @@ def encoder(name: str) -> Any:
     if name not in accounting.ARCHITECTURES:
         loaded = models.load(name)[0]
         return jax.eval_shape(lambda: loaded)
-    return memory.encoder(accounting.ARCHITECTURES[name])
+    return step_memory.encoder(accounting.ARCHITECTURES[name])
 
 
-def split(cell: study.Row) -> tuple[Any, Any]:
+def split(cell: schedule.Row) -> tuple[Any, Any]:
     """The cell's trainable and frozen leaves, as shapes.
 
     Raises:
@@ -107,7 +110,7 @@ def split(cell: study.Row) -> tuple[Any, Any]:
     return trainable, jax.eval_shape(lambda leaves: precision.in_dtype(leaves, cell["compute"]), frozen)
 
 
-def check(cells: Sequence[study.Row]) -> None:
+def check(cells: Sequence[schedule.Row]) -> None:
     """Raises one ValueError with all that is wrong with the steps."""
     problems = []
     for cell in cells:
@@ -119,36 +122,39 @@ def check(cells: Sequence[study.Row]) -> None:
         raise ValueError("; ".join(dict.fromkeys(problems)))
 
 
-def step(cell: study.Row) -> dict[str, int]:
+def step(cell: schedule.Row) -> dict[str, int]:
     """Bytes of the cell's training step, predicted and compiled."""
     trainable, frozen = split(cell)
     shape = {name: cell[name] for name in ("batch", "length", "compute")}
-    predicted, compiled = memory.predict(trainable, frozen, **shape), memory.compiled(trainable, frozen, **shape)
+    predicted, compiled = (
+        step_memory.predict(trainable, frozen, **shape),
+        step_memory.compiled(trainable, frozen, **shape),
+    )
     whole = {"temporary": predicted.total - predicted.weights - predicted.optimizer, "total": predicted.total}
     metrics = {f"predicted/{name}": size for name, size in (predicted._asdict() | whole).items()}
     return metrics | {f"compiled/{name}": size for name, size in compiled.items()}
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The cell's method, in short."""
     initials = ",".join(name[:1] for name in cell["targets"].split(","))
     return f"lora {initials} r={cell['rank']}" if cell["method"] == "lora" else cell["method"]
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/memory.md, .csv, .png and memory_llama.png from the rows alone."""
-    steps: dict[tuple, list[study.Row]] = {}
+    steps: dict[tuple, list[schedule.Row]] = {}
     for row in sorted((row for row in rows if "model" in row["config"]), key=_place):
         steps.setdefault(_place(row)[:2], []).append(row)
     tables = [summary(group) for group in steps.values()]
     drawn = figure(next(iter(steps.values()))) if steps else None
-    if (bars := breakdown.figure(rows)) is not None:
+    if (bars := llama_memory.figure(rows)) is not None:
         results.write(out / SECOND, results.png(bars))
-    markdown = "\n".join([HEADER, *map(section, tables), WHY, *published(rows), *breakdown.section(rows, SECOND)])
+    markdown = "\n".join([HEADER, *map(section, tables), WHY, *published(rows), *llama_memory.section(rows, SECOND)])
     return results.render(out / NAME, markdown=markdown, table=pd.concat([pd.DataFrame(), *tables]), figure=drawn)
 
 
-def _place(row: study.Row) -> tuple:
+def _place(row: schedule.Row) -> tuple:
     """Among the others: by length, batch, model, float32 before bfloat16; full, BitFit, LoRA."""
     at = row["config"]
     method = ("full", "bitfit", "lora").index(at["method"]), len(at["targets"]), at["targets"], at["rank"]
@@ -187,7 +193,7 @@ SHOWN = ("weights", "optimizer", "gradients", "early", "activations", "copies", 
 PARTS = {name: name.replace("optimizer", "optimiser") for name in SHOWN}
 
 
-def summary(group: list[study.Row]) -> pd.DataFrame:
+def summary(group: list[schedule.Row]) -> pd.DataFrame:
     """One line for each step, in MB."""
     lines = []
     for row in group:
@@ -214,12 +220,12 @@ def section(table: pd.DataFrame) -> str:
     )
 
 
-def figure(group: list[study.Row]) -> Any:
+def figure(group: list[schedule.Row]) -> Any:
     """The parts at the fullest moment above the compiled total: a row for each dtype, a column for each model."""
     panels: dict[str, dict[str, list[Bar]]] = {}
     for row in group:
         at, said = row["config"], row["metrics"]
-        predicted = memory.Memory(**{name: int(said[f"predicted/{name}"]) for name in memory.Memory._fields})
+        predicted = step_memory.Memory(**{name: int(said[f"predicted/{name}"]) for name in step_memory.Memory._fields})
         parts = {PARTS[name]: size / 1e6 for name, size in predicted.fullest.items()}
         bar = Bar(label(at), parts, said["compiled/total"] / 1e6)
         panels.setdefault(at["compute"], {}).setdefault(at["model"], []).append(bar)
@@ -227,19 +233,19 @@ def figure(group: list[study.Row]) -> Any:
     return stacked(rows, xlabel="MB for {batch} rows of {length} tokens".format(**group[0]["config"]), whole="compiled")
 
 
-def stored(rows: list[study.Row], by: str, **only: str) -> dict[str, Any]:
+def stored(rows: list[schedule.Row], by: str, **only: str) -> dict[str, Any]:
     """The metrics of the rows with these settings, by another setting."""
     return {row["config"][by]: row["metrics"] for row in rows if only.items() <= row["config"].items()}
 
 
-def verdicts(rows: list[study.Row]) -> list[Verdict]:
+def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The papers' claims on GPT-3 175B and LLaMA."""
     found = section_4_2(stored(rows, "precision", architecture=GPT3))
     ours = [Verdict("LoRA section 4.2", f"{at.what}: {at.paper} ({at.claim})", at.ours, at.verdict) for at in found]
-    return ours + breakdown.verdicts(rows)
+    return ours + llama_memory.verdicts(rows)
 
 
-def published(rows: list[study.Row]) -> list[str]:
+def published(rows: list[schedule.Row]) -> list[str]:
     """What training stores: GPT-3 175B beside the paper, then every architecture; nothing while rows are missing."""
     found, mixed = stored(rows, "precision", architecture=GPT3), stored(rows, "architecture", precision=MIXED.name)
     if len(found) < len(PRECISIONS):
@@ -279,22 +285,22 @@ Every architecture in FP16 with moments and a copy in FP32, LoRA again r = 4 on 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compile and count what is missing, and draw."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
-    path, provenance = config.out / f"{NAME}.jsonl", results.provenance()
+    config = cli.line(Config, PRESETS, __doc__, arguments)
+    path, made_with = config.out / f"{NAME}.jsonl", provenance.provenance()
     missing = results.pending(path, cells(config))
     steps = [cell for cell in missing if "model" in cell]
     check(steps)
     print(f"{len(steps)} steps to compile", flush=True)
     for cell in missing:
         began = time.monotonic()
-        formula = breakdown.step if "base" in cell else compare
+        formula = llama_memory.step if "base" in cell else compare
         metrics = step(cell) if cell in steps else formula(**cell)
         seconds = round(time.monotonic() - began, 3)
-        results.record(path, {"config": cell, "metrics": metrics, "seconds": seconds, "provenance": provenance})
+        results.record(path, {"config": cell, "metrics": metrics, "seconds": seconds, "provenance": made_with})
         if cell in steps:
             print(f"{cell['model']} {cell['length']} {cell['compute']} {label(cell)}: {seconds:.0f} s", flush=True)
     print("wrote", *render(results.read(path), config.out))
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

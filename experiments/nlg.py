@@ -21,8 +21,10 @@ from typing import Any, Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, paper, results, study, trial, writing
-from lora_jax.verdicts import Verdict
+from lora_jax import paper, results
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.results import method_tables
+from lora_jax.results.claims import Verdict
 
 NAME = "nlg"
 EVERY = ("none", "full", "top", "adapter_l", "adapter_h", "prefix", "lora")
@@ -48,25 +50,25 @@ class Config:
     rank: int = 4
     """LoRA's rank."""
     seeds: tuple[int, ...] = (0,)
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=lambda: trial.NLG)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=lambda: run.NLG)
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), setup=trial.NLG_SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), setup=run.NLG_SMOKE),
     "quick": Config(),
-    "full": Config("full", methods=EVERY, setup=trial.NLG_FULL),
-    "paper": Config("paper", methods=EVERY, seeds=(0, 1, 2), setup=trial.NLG_PAPER),
+    "full": Config("full", methods=EVERY, setup=run.NLG_FULL),
+    "paper": Config("paper", methods=EVERY, seeds=(0, 1, 2), setup=run.NLG_PAPER),
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """One cell for each method and seed; in the paper preset all with one learning rate."""
     if config.preset == "paper":
-        return writing.cells(replace(config, setup=table11(config.setup)), PRESETS["quick"], rates={})
-    return writing.cells(config, PRESETS["quick"])
+        return method_tables.cells(replace(config, setup=table11(config.setup)), PRESETS["quick"], rates={})
+    return method_tables.cells(config, PRESETS["quick"])
 
 
-def table11(setup: trial.Setup) -> trial.Setup:
+def table11(setup: run.Setup) -> run.Setup:
     """What Table 11 has apart for each data set: DART goes without dropout, decay, smoothing; E2E's length penalty is 0.9."""
     if setup.data == "e2e":
         return setup
@@ -83,9 +85,9 @@ values**.
 TABLES = {"e2e": "lora_table3_e2e", "dart": "lora_table13_dart", "webnlg": "lora_table14_webnlg"}
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/nlg.md, .csv and .png from the rows alone: scores, the paper's, what was written, training losses."""
-    return writing.draw(rows, out / NAME, HEADER, published)
+    return method_tables.draw(rows, out / NAME, HEADER, published)
 
 
 def published(task: str) -> str:
@@ -100,18 +102,18 @@ def published(task: str) -> str:
     return f"The paper's Table {found.table.iloc[0]}:\n\n{shown}\n"
 
 
-def verdicts(rows: list[study.Row]) -> list[Verdict]:
+def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The effects of Table 3: LoRA's BLEU is above that of each other method."""
-    return writing.verdicts(rows, "test/bleu", "LoRA Table 3", "LoRA's BLEU on E2E")
+    return method_tables.verdicts(rows, "test/bleu", "LoRA Table 3", "LoRA's BLEU on E2E")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     if config.preset != "paper":
-        config = replace(config, setup=trial.had(config.setup))
-    study.run(NAME, config.out, cells(config), writing.label, render, dry_run=config.dry_run, keep=config.keep)
+        config = replace(config, setup=run.had(config.setup))
+    schedule.run(NAME, config.out, cells(config), method_tables.label, render, dry_run=config.dry_run, keep=config.keep)
 
 
 if __name__ == "__main__":
-    command.script(main, cores=False)
+    cli.script(main, cores=False)

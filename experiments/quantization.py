@@ -24,10 +24,13 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, methods, plots, quant, results, study, timing, trial
-from lora_jax.codes import KINDS
-from lora_jax.datatypes import TYPES, published, sizes, stored
-from lora_jax.verdicts import Verdict, as_good, effect
+from lora_jax import methods, quant, results
+from lora_jax.accounting import step_time
+from lora_jax.accounting.storage import TYPES, published, sizes, stored
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.quant.formats import KINDS
+from lora_jax.results import plots
+from lora_jax.results.claims import Verdict, as_good, effect
 
 NAME = "quantization"
 
@@ -57,10 +60,10 @@ class Config:
     """Tokens of each row of the timed step; it has --batch rows."""
     steps: int = 20
     """Timed steps of each type, interleaved; the median counts."""
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
 
 
-SMOKE = replace(trial.SMOKE, batch=8)
+SMOKE = replace(run.SMOKE, batch=8)
 PRESETS = {
     "smoke": Config(
         "smoke",
@@ -74,7 +77,7 @@ PRESETS = {
         setup=SMOKE,
     ),
     "quick": Config(),
-    "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", setup=replace(run.SETUP, rows=0, validation_rows=0)),
 }
 
 
@@ -95,20 +98,20 @@ def check(config: Config) -> None:
         raise ValueError("; ".join(wrong))
 
 
-def loras(config: Config) -> list[study.Row]:
+def loras(config: Config) -> list[schedule.Row]:
     """The cells of LoRA on each type and seed."""
     shared = {**asdict(config.setup), "targets": config.targets, "rank": config.rank}
     how = {name: {"quantize": TYPES[name].quantize, "compute": TYPES[name].compute} for name in config.types}
     return [{**shared, **how[name], "seed": seed} for name in dict.fromkeys(config.types) for seed in config.seeds]
 
 
-def fulls(config: Config) -> list[study.Row]:
+def fulls(config: Config) -> list[schedule.Row]:
     """The cells of full fine-tuning, one for each seed."""
     full = replace(config.setup, method="full", learning_rate=config.full_learning_rate)
     return [{**asdict(full), "targets": ".", "rank": 0, "seed": seed} for seed in config.seeds]
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The training in a line of progress."""
     if cell["method"] == "full":
         return f"full fine-tuning seed={cell['seed']}"
@@ -116,24 +119,24 @@ def label(cell: study.Row) -> str:
     return f"LoRA on {base} seed={cell['seed']}"
 
 
-def measure(config: Config, cells: Sequence[study.Row], model: Any) -> list[study.Row]:
+def measure(config: Config, cells: Sequence[schedule.Row], model: Any) -> list[schedule.Row]:
     """A row for each type's training step, timed in turn."""
     method = methods.lora(config.targets, config.rank)
     shape = {"batch": config.setup.batch, "length": config.length}
     steps = [
-        timing.training_step(stored(model, cell["type"]), method, **shape, compute=TYPES[cell["type"]].dtype)
+        step_time.training_step(stored(model, cell["type"]), method, **shape, compute=TYPES[cell["type"]].dtype)
         for cell in cells
     ]
-    seconds = timing.interleaved(steps, config.steps)
+    seconds = step_time.interleaved(steps, config.steps)
     return [
-        {"config": cell, "seconds": taken, "provenance": trial.began(),
+        {"config": cell, "seconds": taken, "provenance": run.began(),
          "metrics": {"step/seconds": statistics.median(taken), "step/peak": step.facts["peak"],
                      "step/temporary": step.facts["temporary"]}}
         for cell, step, taken in zip(cells, steps, seconds, strict=True)
     ]  # fmt: skip
 
 
-def scored(trained: study.Trained, config: study.Row) -> study.Row:
+def scored(trained: schedule.Trained, config: schedule.Row) -> schedule.Row:
     """The row of a trained model in a data type: LoRA's as its training has it, full fine-tuning's quantised first."""
     row, name = trained.row, config["type"]
     metrics = {key: value for key, value in row["metrics"].items() if not key.startswith("validation/")}
@@ -141,13 +144,13 @@ def scored(trained: study.Trained, config: study.Row) -> study.Row:
         cell = {**row["config"], "compute": TYPES[name].dtype}
         model = stored(trained.model, name)
         splits = {key.partition("/")[0] for key in metrics} or {"validation"}
-        found = {split: trial.score(cell, model, split) for split in sorted(splits)}
+        found = {split: run.score(cell, model, split) for split in sorted(splits)}
         metrics = {f"{split}/{key}": value for split, said in found.items() for key, value in said.items()}
-    shown = {"examples": row["examples"], "trained": row["metrics"], "provenance": trial.began()}
+    shown = {"examples": row["examples"], "trained": row["metrics"], "provenance": run.began()}
     return {"config": config, "metrics": metrics or row["metrics"], **shown}
 
 
-def points(config: Config, trainings: Sequence[study.Row]) -> dict[str, list[study.Row]]:
+def points(config: Config, trainings: Sequence[schedule.Row]) -> dict[str, list[schedule.Row]]:
     """The configurations of the rows, by part: `alone` and `lora` are scores, `sizes` and `step` are of one type each."""
     types, first = list(dict.fromkeys(config.types)), trainings[0]
     of = {name: first[name] for name in ("model", "model_source")}
@@ -179,36 +182,36 @@ data type, everything else stays as it was; products are taken in bfloat16 where
 SMOKE_SAID = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
 
 
-def of(rows: Sequence[study.Row], part: str) -> list[study.Row]:
+def of(rows: Sequence[schedule.Row], part: str) -> list[schedule.Row]:
     """The rows of one part."""
     return [row for row in rows if row["config"]["part"] == part]
 
 
-def by_type(rows: Sequence[study.Row]) -> dict[str, dict[str, float]]:
+def by_type(rows: Sequence[schedule.Row]) -> dict[str, dict[str, float]]:
     """The metrics of the rows, which are one to a type."""
     return {row["config"]["type"]: row["metrics"] for row in rows}
 
 
-def scores(rows: Sequence[study.Row]) -> dict[str, tuple[float, float]]:
+def scores(rows: Sequence[schedule.Row]) -> dict[str, tuple[float, float]]:
     """(score in %, its standard error) by type."""
     if not rows:
         return {}
-    table = results.summary(rows, by=["type"], metric=study.primary(rows[0]))
+    table = results.summary(rows, by=["type"], metric=schedule.primary(rows[0]))
     return {str(at["type"]): (100 * at["mean"], 100 * at["error"]) for at in table.to_dict("records")}
 
 
-def by_model(rows: Sequence[study.Row]) -> dict[str, list[study.Row]]:
+def by_model(rows: Sequence[schedule.Row]) -> dict[str, list[schedule.Row]]:
     """The rows of each model, in an order that depends on the rows alone."""
     models = dict.fromkeys(row["config"]["model"] for row in sorted(rows, key=lambda row: row["key"]))
     return {model: [row for row in rows if row["config"]["model"] == model] for model in models}
 
 
-def groups(rows: Sequence[study.Row]) -> list[list[study.Row]]:
+def groups(rows: Sequence[schedule.Row]) -> list[list[schedule.Row]]:
     """Rows of one model and setting, in all data types."""
-    return study.groups(rows, but=("type", "seed", "quantize", "compute"))
+    return schedule.groups(rows, but=("type", "seed", "quantize", "compute"))
 
 
-def summary(rows: Sequence[study.Row]) -> pd.DataFrame:
+def summary(rows: Sequence[schedule.Row]) -> pd.DataFrame:
     """A line for each data type, of the first (largest) group of each part."""
     parts = {part: (groups(of(rows, part)) or [[]])[0] for part in ("alone", "lora", "step")}
     size = by_type([row for row in of(rows, "sizes") if row["config"]["block"] is None])
@@ -240,7 +243,7 @@ def shown(table: pd.DataFrame) -> str:
     return results.markdown(made, digits=digits, align={k: v for k, v in right.items() if k in made})
 
 
-def by_block(rows: Sequence[study.Row]) -> pd.DataFrame:
+def by_block(rows: Sequence[schedule.Row]) -> pd.DataFrame:
     """A line for each block size: bits and error of each 4-bit type."""
     found: dict[int, dict[str, Any]] = {}
     for row in of(rows, "sizes"):
@@ -250,7 +253,7 @@ def by_block(rows: Sequence[study.Row]) -> pd.DataFrame:
     return pd.DataFrame([found[block] for block in sorted(found)])
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/quantization.md, .csv and .png from the rows alone; of several models, one after the other."""
     parts, tables = [], []
     for model, mine in by_model(rows).items():
@@ -283,7 +286,7 @@ def figure(table: pd.DataFrame):
     )  # fmt: skip
 
 
-def verdicts(rows: list[study.Row]) -> list[Verdict]:
+def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The paper's findings about data types, looked for in the first model's rows."""
     table: Any = summary(next(iter(by_model(rows).values()))).set_index("type")
     found = []
@@ -308,26 +311,26 @@ def verdicts(rows: list[study.Row]) -> list[Verdict]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, measure and score what is missing, and draw."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     check(config)
-    path, trainings = config.out / f"{NAME}.jsonl", study.resolved([*fulls(config), *loras(config)])
-    counts = study.check(trainings)
+    path, trainings = config.out / f"{NAME}.jsonl", schedule.resolved([*fulls(config), *loras(config)])
+    counts = schedule.check(trainings)
     missing = {part: results.pending(path, wanted) for part, wanted in points(config, trainings).items()}
     print(", ".join(f"{part}: {len(todo)} to do" for part, todo in missing.items()), flush=True)
     if config.dry_run:
-        return print(study.plan(trainings, study.untrained(config.out, trainings), counts, label))
-    base = trial.bench(trainings[0]).model
+        return print(schedule.plan(trainings, schedule.untrained(config.out, trainings), counts, label))
+    base = run.bench(trainings[0]).model
     for at in missing["sizes"]:
         metrics = sizes(base, at["type"], at["block"])
-        results.record(path, {"config": at, "metrics": metrics, "provenance": trial.began()})
+        results.record(path, {"config": at, "metrics": metrics, "provenance": run.began()})
     for row in measure(config, missing["step"], base) if missing["step"] else []:
         results.record(path, row)
     todo = [*missing["alone"], *missing["lora"]]
     learnt = [{name: value for name, value in at.items() if name not in ("part", "type")} for at in todo]
-    for at, trained in zip(todo, study.trained(config.out, learnt, label), strict=True):
+    for at, trained in zip(todo, schedule.trained(config.out, learnt, label), strict=True):
         results.record(path, scored(trained, at))
     print("wrote", *render(results.read(path), config.out))
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

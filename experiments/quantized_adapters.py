@@ -25,8 +25,11 @@ import pandas as pd
 import safetensors.numpy
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, labels, methods, metrics, plots, quant, results, study, tree, trial
-from lora_jax.checkpoints import learnt
+from lora_jax import methods, metrics, quant, results, tree
+from lora_jax.checkpoints import adapter
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.results import plots
+from lora_jax.train import classification
 
 NAME = "quantized_adapters"
 FLOAT = "none"  # the setting that leaves A and B as they are
@@ -49,19 +52,19 @@ class Config:
     rank: int = 8
     """LoRA's."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=lambda: trial.Setup(quantize="nf4_double"))
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=lambda: run.Setup(quantize="nf4_double"))
 
 
 PRESETS = {
     "smoke": Config(
-        "smoke", Path("results/smoke"), rank=2, seeds=(0,), setup=replace(trial.SMOKE, quantize="nf4_double")
+        "smoke", Path("results/smoke"), rank=2, seeds=(0,), setup=replace(run.SMOKE, quantize="nf4_double")
     ),
     "quick": Config(),
-    "full": Config("full", setup=trial.Setup(quantize="nf4_double", rows=0, validation_rows=0)),
+    "full": Config("full", setup=run.Setup(quantize="nf4_double", rows=0, validation_rows=0)),
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """The trainings, one for each seed.
 
     Raises:
@@ -80,22 +83,22 @@ def cells(config: Config) -> list[study.Row]:
     ]
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The training in a line of progress."""
     return f"LoRA on {cell['quantize']} seed={cell['seed']}"
 
 
-def shipped(trained: study.Trained, kind: str) -> tuple[bytes, Any]:
+def shipped(trained: schedule.Trained, kind: str) -> tuple[bytes, Any]:
     """The file with A and B in that data type, and the model read back from it."""
     model, row = trained
-    mask = methods.mask(model, trial.method(row["config"]))
+    mask = methods.mask(model, run.method(row["config"]))
     idle = [path for path, layer in methods.adapters(model).items() if not layer.parameters()]
     mask = tree.replace(mask, {f"{path}/lora_{part}": False for path in idle for part in "ab"})
-    file = learnt.dump(model, mask, row, quantize=None if kind == FLOAT else kind)
+    file = adapter.dump(model, mask, row, quantize=None if kind == FLOAT else kind)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
         path.write_bytes(file)
-        return file, learnt.load(path, model, mask)[0]
+        return file, adapter.load(path, model, mask)[0]
 
 
 def error(model: Any, other: Any) -> float:
@@ -113,24 +116,24 @@ def bits(file: bytes, model: Any) -> float:
     return 8 * stored / sum(layer.lora_a.size + layer.lora_b.size for layer in layers)
 
 
-def evaluate(trained: study.Trained, configs: Sequence[study.Row]) -> list[study.Row]:
+def evaluate(trained: schedule.Trained, configs: Sequence[schedule.Row]) -> list[schedule.Row]:
     """A row for each data type of a trained adapter."""
-    cell, shared = trained.row["config"], trial.bench(trained.row["config"])
+    cell, shared = trained.row["config"], run.bench(trained.row["config"])
     split = "test" if "test" in shared.encoded else "validation"
     encoded = shared.encoded[split]
     how = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"], "compute": "float32"}
-    before = labels.predict(trained.model, encoded, **how)
+    before = classification.predict(trained.model, encoded, **how)
     scores = metrics.score(shared.task.metrics, before, encoded.label)
     rows = []
     for config in configs:
         file, model = shipped(trained, config["stored"])
-        after = labels.predict(model, encoded, **how)
+        after = classification.predict(model, encoded, **how)
         score = metrics.score(shared.task.metrics, after, encoded.label)
         found = {f"{split}/{name}": value for name, value in score.items()}
         found |= {f"change/{name}": value - scores[name] for name, value in score.items()}
         found |= {"size/file": len(file), "size/bits": bits(file, model), "delta/error": error(trained.model, model)}
         found["logits/distance"] = float(np.linalg.norm(after - before) / np.linalg.norm(before - before.mean(0)))
-        about = {"examples": {split: len(encoded.label)}, "provenance": trial.began()}
+        about = {"examples": {split: len(encoded.label)}, "provenance": run.began()}
         rows.append({"config": config, "metrics": found, **about})
     return rows
 
@@ -146,14 +149,14 @@ standard error. There is no published number for this.
 SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
 
 
-def groups(rows: Sequence[study.Row]) -> list[list[study.Row]]:
+def groups(rows: Sequence[schedule.Row]) -> list[list[schedule.Row]]:
     """Rows of one model and setting."""
-    return study.groups(rows, but=("stored", "seed"))
+    return schedule.groups(rows, but=("stored", "seed"))
 
 
-def summary(group: Sequence[study.Row]) -> pd.DataFrame:
+def summary(group: Sequence[schedule.Row]) -> pd.DataFrame:
     """A line for each data type, the largest first: means over seeds and their errors."""
-    metric = study.primary(group[0])
+    metric = schedule.primary(group[0])
     columns = {
         "size/file": ("file", 1e-3), "size/bits": ("bits", 1), "delta/error": ("ΔW", 100), "logits/distance": ("logits", 100),
         metric: ("score", 100), f"change/{metric.partition('/')[2]}": ("Δ", 100),
@@ -204,7 +207,7 @@ def finding(table: pd.DataFrame) -> str:
     )
 
 
-def section(group: Sequence[study.Row], table: pd.DataFrame, apart: str) -> str:
+def section(group: Sequence[schedule.Row], table: pd.DataFrame, apart: str) -> str:
     """One group's table and what it says."""
     config = group[0]["config"]
     base = "a base in full precision" if config["quantize"] == "none" else f"a base in {config['quantize']}"
@@ -214,11 +217,11 @@ def section(group: Sequence[study.Row], table: pd.DataFrame, apart: str) -> str:
     )
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/quantized_adapters.md, .csv and .png from the rows alone."""
     found = groups(rows)
     tables = [summary(group) for group in found]
-    sections = [section(*each) for each in zip(found, tables, study.apart(found), strict=True)]
+    sections = [section(*each) for each in zip(found, tables, schedule.apart(found), strict=True)]
     return results.render(
         out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables), figure=figure(tables[0])
     )
@@ -243,10 +246,10 @@ def figure(table: pd.DataFrame) -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, store in every data type, and draw."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     path = config.out / f"{NAME}.jsonl"
-    trainings = study.resolved(cells(config))
-    counts = study.check(trainings)
+    trainings = schedule.resolved(cells(config))
+    counts = schedule.check(trainings)
     kinds = dict.fromkeys([FLOAT, *config.kinds])
     wanted = [[{**cell, "stored": kind} for kind in kinds] for cell in trainings]
     missing = [
@@ -254,12 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     print(f"{len(trainings)} adapters, {len(missing)} of them to store", flush=True)
     if config.dry_run:
-        return print(study.plan(trainings, study.untrained(config.out, trainings), counts, label))
-    for trained, (_, todo) in zip(study.trained(config.out, [c for c, _ in missing], label), missing, strict=True):
+        return print(schedule.plan(trainings, schedule.untrained(config.out, trainings), counts, label))
+    for trained, (_, todo) in zip(schedule.trained(config.out, [c for c, _ in missing], label), missing, strict=True):
         for row in evaluate(trained, todo):
             results.record(path, row)
     print("wrote", *render(results.read(path), config.out))
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

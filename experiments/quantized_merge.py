@@ -22,7 +22,10 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, labels, methods, metrics, plots, quant, results, study, tree, trial
+from lora_jax import methods, metrics, quant, results, tree
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.results import plots
+from lora_jax.train import classification
 
 NAME = "quantized_merge"
 WAYS = {
@@ -49,17 +52,17 @@ class Config:
     rank: int = 8
     """LoRA's."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), kinds=("nf4",), rank=2, seeds=(0,), setup=trial.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), kinds=("nf4",), rank=2, seeds=(0,), setup=run.SMOKE),
     "quick": Config(),
-    "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", setup=replace(run.SETUP, rows=0, validation_rows=0)),
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """The trainings: LoRA on a base of each kind, with each seed.
 
     Raises:
@@ -76,7 +79,7 @@ def cells(config: Config) -> list[study.Row]:
     return [{**shared, "quantize": kind, "seed": seed} for kind in dict.fromkeys(config.kinds) for seed in config.seeds]
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The training in a line of progress."""
     return f"LoRA on {cell['quantize']} seed={cell['seed']}"
 
@@ -98,18 +101,18 @@ def layers(model: Any, merged: Any) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def evaluate(trained: study.Trained, configs: Sequence[study.Row]) -> list[study.Row]:
+def evaluate(trained: schedule.Trained, configs: Sequence[schedule.Row]) -> list[schedule.Row]:
     """A row for each way to merge a trained model."""
-    cell, shared = trained.row["config"], trial.bench(trained.row["config"])
+    cell, shared = trained.row["config"], run.bench(trained.row["config"])
     split = "test" if "test" in shared.encoded else "validation"
     how = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"], "compute": "float32"}
     encoded = shared.encoded[split]
-    before = labels.predict(trained.model, encoded, **how)
+    before = classification.predict(trained.model, encoded, **how)
     unmerged = metrics.score(shared.task.metrics, before, encoded.label)
     rows = []
     for config in configs:
         merged = methods.merge(trained.model, into=config["into"], original=original(config))
-        after, each = labels.predict(merged, encoded, **how), layers(trained.model, merged)
+        after, each = classification.predict(merged, encoded, **how), layers(trained.model, merged)
         found = {
             f"{split}/{name}": value for name, value in metrics.score(shared.task.metrics, after, encoded.label).items()
         }
@@ -120,16 +123,16 @@ def evaluate(trained: study.Trained, configs: Sequence[study.Row]) -> list[study
         found["logits/largest"] = float(np.abs(after - before).max())
         found["logits/same_class"] = float(np.mean(after.argmax(-1) == before.argmax(-1)))
         found["size/bits"] = stored_bits(merged)
-        about = {"layers": each, "examples": {split: len(encoded.label)}, "provenance": trial.began()}
+        about = {"layers": each, "examples": {split: len(encoded.label)}, "provenance": run.began()}
         rows.append({"config": config, "metrics": found, **about})
     return rows
 
 
-def original(config: study.Row) -> Any:
+def original(config: schedule.Row) -> Any:
     """The model before it was quantised, for the way that needs it."""
     if config["into"] != "original":
         return None
-    return trial.bench({**config, "quantize": "none"}).model
+    return run.bench({**config, "quantize": "none"}).model
 
 
 def stored_bits(model: Any) -> float:
@@ -149,14 +152,14 @@ unmerged model's predictions. *bits*: of the blocks' matrices once merged (those
 SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
 
 
-def groups(rows: Sequence[study.Row]) -> list[list[study.Row]]:
+def groups(rows: Sequence[schedule.Row]) -> list[list[schedule.Row]]:
     """Rows of one model and setting."""
-    return study.groups(rows, but=("quantize", "into", "seed"))
+    return schedule.groups(rows, but=("quantize", "into", "seed"))
 
 
-def summary(group: Sequence[study.Row]) -> pd.DataFrame:
+def summary(group: Sequence[schedule.Row]) -> pd.DataFrame:
     """A line for each data type and way, means over seeds."""
-    metric, by = study.primary(group[0]), ["quantize", "into"]
+    metric, by = schedule.primary(group[0]), ["quantize", "into"]
     name = metric.partition("/")[2]
     columns = {
         "matrices/distance": "distance", "matrices/kept": "ΔW left", "logits/distance": "logits", "logits/largest": "largest",
@@ -170,7 +173,7 @@ def summary(group: Sequence[study.Row]) -> pd.DataFrame:
     return table.sort_values(by, key=lambda column: column.map(order), ignore_index=True)
 
 
-def section(group: Sequence[study.Row], table: pd.DataFrame, apart: str) -> str:
+def section(group: Sequence[schedule.Row], table: pd.DataFrame, apart: str) -> str:
     """One group's table, what it says, and each layer of one seed."""
     config = group[0]["config"]
     digits = {
@@ -205,7 +208,7 @@ def finding(table: pd.DataFrame) -> str:
     )
 
 
-def by_layer(group: Sequence[study.Row]) -> str:
+def by_layer(group: Sequence[schedule.Row]) -> str:
     """A line for each data type, way and matrix; a column for each layer."""
     found: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for row in group:
@@ -222,11 +225,11 @@ def by_layer(group: Sequence[study.Row]) -> str:
     return results.markdown(pd.DataFrame(lines))
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/quantized_merge.md, .csv and .png from the rows alone."""
     found = groups(rows)
     tables = [summary(group) for group in found]
-    sections = [section(*each) for each in zip(found, tables, study.apart(found), strict=True)]
+    sections = [section(*each) for each in zip(found, tables, schedule.apart(found), strict=True)]
     return results.render(
         out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables), figure=figure(tables[0])
     )
@@ -248,22 +251,22 @@ def figure(table: pd.DataFrame):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, merge in every way, and draw."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     path = config.out / f"{NAME}.jsonl"
-    trainings = study.resolved(cells(config))
-    counts = study.check(trainings)
+    trainings = schedule.resolved(cells(config))
+    counts = schedule.check(trainings)
     wanted = [[{**cell, "into": way} for way in WAYS] for cell in trainings]
     missing = [
         (cell, todo) for cell, all in zip(trainings, wanted, strict=True) if (todo := results.pending(path, all))
     ]
     print(f"{len(trainings)} adapters, {len(missing)} of them to merge", flush=True)
     if config.dry_run:
-        return print(study.plan(trainings, study.untrained(config.out, trainings), counts, label))
-    for trained, (_, todo) in zip(study.trained(config.out, [c for c, _ in missing], label), missing, strict=True):
+        return print(schedule.plan(trainings, schedule.untrained(config.out, trainings), counts, label))
+    for trained, (_, todo) in zip(schedule.trained(config.out, [c for c, _ in missing], label), missing, strict=True):
         for row in evaluate(trained, todo):
             results.record(path, row)
     print("wrote", *render(results.read(path), config.out))
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, methods, paper, plots, results, study, trial, writing_ranks
-from lora_jax.verdicts import Verdict, as_good, effect
+from lora_jax import methods, paper, results
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.results import plots, rank_tables
+from lora_jax.results.claims import Verdict, as_good, effect
 
 NAME = "rank_sweep"
 TARGETS = ("query", "query,value", "query,key,value,output")
@@ -48,28 +50,26 @@ class Config:
     """Several tasks instead of --data."""
     task: str = ""
     """A task that generates text, as e2e (Table 18). The presets are then a language model's, as in nlg.py, with r = 1, 4, 16."""
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
 
 
-PAPER = trial.Setup(
+PAPER = run.Setup(
     model="roberta-base", rows=0, validation_rows=0, max_length=512, alpha=8, learning_rate=5e-4, epochs=0, batch=16,
     weight_decay=0.1, hidden_dropout=0.1, clip=1.0, warmup=0.06,
 )  # fmt: skip
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), ranks=(1, 2), setup=trial.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), ranks=(1, 2), setup=run.SMOKE),
     "quick": Config(),
-    "full": Config("full", seeds=(0, 1, 2), setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", seeds=(0, 1, 2), setup=replace(run.SETUP, rows=0, validation_rows=0)),
     "paper": Config("paper", tasks=("mnli", "sst2"), seeds=(0, 1, 2, 3, 4), setup=PAPER),
 }
 
 
 WRITING = {  # with --task; Table 18 is of query and value alone
-    "smoke": Config("smoke", Path("results/smoke"), targets=TARGETS[1:2], ranks=(1, 2), setup=trial.NLG_SMOKE),
-    "quick": Config(targets=TARGETS[1:2], ranks=(1, 4, 16), setup=trial.NLG),
-    "full": Config("full", targets=TARGETS[1:2], ranks=(1, 2, 4, 8, 16, 64), setup=trial.NLG_FULL),
-    "paper": Config(
-        "paper", targets=TARGETS[1:2], ranks=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), setup=trial.NLG_PAPER
-    ),
+    "smoke": Config("smoke", Path("results/smoke"), targets=TARGETS[1:2], ranks=(1, 2), setup=run.NLG_SMOKE),
+    "quick": Config(targets=TARGETS[1:2], ranks=(1, 4, 16), setup=run.NLG),
+    "full": Config("full", targets=TARGETS[1:2], ranks=(1, 2, 4, 8, 16, 64), setup=run.NLG_FULL),
+    "paper": Config("paper", targets=TARGETS[1:2], ranks=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512), setup=run.NLG_PAPER),
 }
 
 
@@ -91,7 +91,7 @@ GLUE = {
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """One cell for each task, seed, set of targets and rank; epochs 0 means Table 9's for the task.
 
     Raises:
@@ -102,14 +102,14 @@ def cells(config: Config) -> list[study.Row]:
     if sum(map(bool, (config.task, config.tasks, data))) > 1:
         given = ", ".join(filter(None, (config.task, *config.tasks, data)))
         raise ValueError(f"expected one of --task, --tasks and --data, got {given}")
-    taken = () if config.setup.method == trial.NONE else methods.options(config.setup.method)
+    taken = () if config.setup.method == run.NONE else methods.options(config.setup.method)
     for option, flag, values in (("rank", "--ranks", config.ranks), ("targets", "--targets", config.targets)):
         if option not in taken and len(values) > 1:
             got = " ".join(map(str, values))
             raise ValueError(f"{flag}: {config.setup.method} takes no {option}: expected one value, got {got}")
     if config.task:
         setup = replace(config.setup, data=config.task)
-        config = replace(config, setup=setup if config.preset == "paper" else trial.had(setup))
+        config = replace(config, setup=setup if config.preset == "paper" else run.had(setup))
     return [
         {**asdict(config.setup), "data": task, "epochs": config.setup.epochs or table9_epochs(task),
          "targets": targets, "rank": rank, "seed": seed}
@@ -132,18 +132,18 @@ def table9_epochs(task: str) -> int:
     return int(found.value.iloc[0])
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The cell in a line of progress."""
     return f"{cell['data']} {cell['targets']} r={cell['rank']} seed={cell['seed']}"
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/rank_sweep.md, .csv and .png from the rows alone: ours, and the paper's Table 6 beside it."""
-    groups = study.groups(rows, but=("targets", "rank", "seed"))
-    tables = [(writing_ranks.table if "written" in group[0] else summary)(group) for group in groups]
-    said = study.apart(groups)
+    groups = schedule.groups(rows, but=("targets", "rank", "seed"))
+    tables = [(rank_tables.table if "written" in group[0] else summary)(group) for group in groups]
+    said = schedule.apart(groups)
     sections = [
-        (writing_ranks.section if "written" in each[0][0] else section)(*each)
+        (rank_tables.section if "written" in each[0][0] else section)(*each)
         for each in zip(groups, tables, said, strict=True)
     ]
     published = "## The paper's Table 6 (GPT-3 175B)\n\n" + "\n".join(
@@ -166,9 +166,9 @@ def published_table(data: str) -> pd.DataFrame:
     return table.assign(targets=table.weight_type.map(ours), rank=table.r.astype(int))
 
 
-def summary(group: list[study.Row]) -> pd.DataFrame:
+def summary(group: list[schedule.Row]) -> pd.DataFrame:
     """One line for each set of targets and rank: parameters, score in %, its standard error, seeds; the paper's."""
-    metric = study.primary(group[0])
+    metric = schedule.primary(group[0])
     table = results.summary(group, by=["targets", "rank"], metric=metric)
     first = {(row["config"]["targets"], row["config"]["rank"]): row for row in group}
     lines = [first[cell] for cell in zip(table.targets, table["rank"], strict=True)]
@@ -194,9 +194,9 @@ def wide(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return spread.rename(columns=lambda rank: f"r = {rank}").rename_axis(columns=None).reset_index()
 
 
-def section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
+def section(group: list[schedule.Row], table: pd.DataFrame, apart: str) -> str:
     """The tables of one group of rows: everything but targets, rank and seed alike."""
-    config, metric = group[0]["config"], study.primary(group[0])
+    config, metric = group[0]["config"], schedule.primary(group[0])
     split = metric.partition("/")[0]
     n, seeds = group[0]["examples"][split], sorted({row["config"]["seed"] for row in group})
     cell = [
@@ -236,12 +236,12 @@ def finding(table: pd.DataFrame) -> str:
     return f"Mean over these ranks, in %:\n\n{results.markdown(means, digits={name: 1 for name in means.columns[1:]})}"
 
 
-def verdicts(rows: list[study.Row]) -> list[Verdict]:
+def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The effects of Table 6, looked for in the largest group of rows alike: the choice of matrices matters, the rank little."""
     rows = [row for row in rows if "written" not in row]
     if not rows:
         return []
-    table: Any = summary(study.groups(rows, but=("targets", "rank", "seed"))[0])
+    table: Any = summary(schedule.groups(rows, but=("targets", "rank", "seed"))[0])
     parts = {targets: part.set_index("rank") for targets, part in table.groupby("targets")}
     found = []
     for more, fewer in (TARGETS[1::-1], TARGETS[:0:-1]):
@@ -259,7 +259,7 @@ def verdicts(rows: list[study.Row]) -> list[Verdict]:
     return found
 
 
-def figure(group: list[study.Row], table: pd.DataFrame):
+def figure(group: list[schedule.Row], table: pd.DataFrame):
     """Score against r for each set of targets, with error bars; the paper's two panels beside it."""
 
     def lines(table: Any, score: str, error: str) -> Any:
@@ -267,8 +267,8 @@ def figure(group: list[study.Row], table: pd.DataFrame):
         return {targets: (part["rank"], part[score], part[error]) for targets, part in each.items()}
 
     if "written" in group[0]:
-        return writing_ranks.figure(group, table)
-    config, metric = group[0]["config"], study.primary(group[0])
+        return rank_tables.figure(group, table)
+    config, metric = group[0]["config"], schedule.primary(group[0])
     beside = [plots.Panel(lines(published_table(data), "value", "std"), f"Paper: GPT-3 175B, {data}", "accuracy, %")
               for data in DATASETS]  # fmt: skip
     return plots.lines_with_errors(
@@ -279,10 +279,10 @@ def figure(group: list[study.Row], table: pd.DataFrame):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
-    presets = PRESETS if command.value("--task", arguments) is None else WRITING
-    config = command.line(Config, presets, __doc__, arguments)
-    study.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run, keep=config.keep)
+    presets = PRESETS if cli.value("--task", arguments) is None else WRITING
+    config = cli.line(Config, presets, __doc__, arguments)
+    schedule.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run, keep=config.keep)
 
 
 if __name__ == "__main__":
-    command.script(main, cores=command.value("--task") is None)
+    cli.script(main, cores=cli.value("--task") is None)

@@ -16,8 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from lora_jax import command, progress, results, verdicts
-from lora_jax.verdicts import Verdict
+from lora_jax import results
+from lora_jax.experiment import cli, progress
+from lora_jax.results import claims
+from lora_jax.results.claims import Verdict
 
 HERE = Path(__file__)
 
@@ -78,7 +80,7 @@ def counts(found: Sequence[Study]) -> str:
     reached = {study.name: Counter(verdict.verdict for verdict in study.verdicts) for study in found}
     lines = [
         {"of": kind, "verdict": name, "meaning": meaning, **{study: at[name] for study, at in reached.items() if at}}
-        for kind, known in (("value", verdicts.VALUES), ("effect", verdicts.EFFECTS))
+        for kind, known in (("value", claims.VALUES), ("effect", claims.EFFECTS))
         for name, meaning in known.items()
     ]
     return f"## Verdicts\n\n{results.markdown(pd.DataFrame(lines))}"
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: the folder has no rows.
     """
-    out = command.line(Config, PRESETS, __doc__, arguments).out
+    out = cli.line(Config, PRESETS, __doc__, arguments).out
     if not (found := studies(out)):
         raise ValueError(f"--out: expected a folder with rows of an experiment (*.jsonl), got {out}")
     results.write(out / "README.md", page(found))
@@ -144,4 +146,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

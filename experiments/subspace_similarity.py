@@ -23,8 +23,10 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import analysis, command, heatmaps, methods, paper, results, study, trial
-from lora_jax.verdicts import Verdict
+from lora_jax import analysis, methods, paper, results
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.results import heatmaps
+from lora_jax.results.claims import Verdict
 
 NAME = "subspace_similarity"
 
@@ -47,24 +49,24 @@ class Config:
     """The two seeds that are compared; the ranks are compared at the first."""
     side: Literal["input", "output"] = "input"
     """input: directions of A, as in the paper. output: of B."""
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), ranks=(2, 4), setup=trial.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), ranks=(2, 4), setup=run.SMOKE),
     "quick": Config(),
-    "full": Config("full", setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", setup=replace(run.SETUP, rows=0, validation_rows=0)),
 }
 
 
-def comparisons(config: Config) -> list[study.Row]:
+def comparisons(config: Config) -> list[schedule.Row]:
     """The identity of every row; raises ValueError for ranks or seeds that make no comparison, or any other wrong setting."""
     (low, high), (first, second) = config.ranks, config.seeds
     if low >= high or first == second:
         raise ValueError(f"expected ranks LOW HIGH and two different seeds, got {low} {high} and {first} {second}")
     fixed = {**asdict(config.setup), "targets": config.targets}
     given = ((low, first), (high, first), (high, second))
-    narrow, wide, other = study.resolved({**fixed, "rank": rank, "seed": seed} for rank, seed in given)
+    narrow, wide, other = schedule.resolved({**fixed, "rank": rank, "seed": seed} for rank, seed in given)
     found = matrices(wide, config.side)
     ranks, seeds = {"left": narrow, "right": wide}, {"left": wide, "right": other}
     each = [("rank", path, ranks) for path in found] + [("seed", path, seeds) for path in found]
@@ -72,9 +74,9 @@ def comparisons(config: Config) -> list[study.Row]:
     return [{"comparison": kind, "matrix": path, "side": config.side, **pair} for kind, path, pair in each]
 
 
-def matrices(cell: study.Row, side: str) -> list[str]:
+def matrices(cell: schedule.Row, side: str) -> list[str]:
     """The paths of the layers the cell adapts; raises ValueError when they have no low-rank factors, or several widths."""
-    layers = methods.adapters(trial.adapt(cell)[0])
+    layers = methods.adapters(run.adapt(cell)[0])
     shapes = {path: directions(layer, side).shape for path, layer in layers.items() if hasattr(layer, "factors")}
     if others := [path for path, shape in shapes.items() if len(shape) != 3]:
         raise ValueError(f"targets: expected matrices that every block has, got also {', '.join(others)}")
@@ -84,14 +86,14 @@ def matrices(cell: study.Row, side: str) -> list[str]:
     return list(widths)
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The cell in a line of progress."""
     return f"{cell['data']} {cell['targets']} r={cell['rank']} seed={cell['seed']}"
 
 
-def measure(missing: Sequence[study.Row], cells: Sequence[study.Row], out: Path) -> Iterator[study.Row]:
+def measure(missing: Sequence[schedule.Row], cells: Sequence[schedule.Row], out: Path) -> Iterator[schedule.Row]:
     """The rows, one after another; those of the cells that have no kept adapter are trained first."""
-    trained = study.trained(out, cells, label) if cells else []
+    trained = schedule.trained(out, cells, label) if cells else []
     layers = {results.key(cell): methods.adapters(one.model) for cell, one in zip(cells, trained, strict=True)}
     for config in missing:
         pair = [config["left"], config["right"]]
@@ -103,7 +105,7 @@ def measure(missing: Sequence[study.Row], cells: Sequence[study.Row], out: Path)
         metrics = {f"layer{n}/phi_1_1": at[0, 0] for n, at in enumerate(phi, start=1)}
         metrics |= {f"mean/phi_{i}_{i}": phi[:, i - 1, i - 1].mean() for i in (1, r)}
         metrics |= {f"expected/phi_{i}_{i}": i / d for i in (1, r)}
-        said = {"dimension": d, "phi": phi.round(4).tolist(), "provenance": trial.began()}
+        said = {"dimension": d, "phi": phi.round(4).tolist(), "provenance": run.began()}
         yield {"config": config, "metrics": metrics, **said}
 
 
@@ -126,7 +128,7 @@ class Maps(NamedTuple):
 NAMES = {"query": "ΔWq", "key": "ΔWk", "value": "ΔWv", "output": "ΔWo"}  # ours: the paper's
 
 
-def ours(group: Sequence[study.Row]) -> Maps:
+def ours(group: Sequence[schedule.Row]) -> Maps:
     """Of rows alike in what is compared, under the paper's names of the matrices."""
     layers = max(len(row["phi"]) for row in group)
     middle = max(1, layers // 2)  # the paper's is the 48th of 96
@@ -240,7 +242,7 @@ common beyond those of random ones. The tests' bounds were chosen with the paper
 """
 
 
-def section(kind: str, group: Sequence[study.Row]) -> str:
+def section(kind: str, group: Sequence[schedule.Row]) -> str:
     """The tables of one comparison: the effects, ours and the paper's put to the same tests, and the similarities."""
     config, left, each = group[0]["config"], group[0]["config"]["left"], [ours(group), published(kind)]
     pair = " against ".join(f"r = {cell['rank']} seed {cell['seed']}" for cell in (left, config["right"]))
@@ -257,7 +259,7 @@ def section(kind: str, group: Sequence[study.Row]) -> str:
     )
 
 
-def every_cell(rows: Sequence[study.Row]) -> pd.DataFrame:
+def every_cell(rows: Sequence[schedule.Row]) -> pd.DataFrame:
     """A line for each i of every map, a column for each j."""
     order = ("side", "comparison", "matrix")
     lines = []
@@ -270,16 +272,16 @@ def every_cell(rows: Sequence[study.Row]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def by_kind(rows: Sequence[study.Row]) -> dict[str, list[list[study.Row]]]:
+def by_kind(rows: Sequence[schedule.Row]) -> dict[str, list[list[schedule.Row]]]:
     """The groups of rows that compare ranks, and those that compare seeds; the input side first."""
-    groups = sorted(study.groups(rows, but=("comparison", "matrix")), key=lambda group: group[0]["config"]["side"])
-    kinds: dict[str, list[list[study.Row]]] = {}
+    groups = sorted(schedule.groups(rows, but=("comparison", "matrix")), key=lambda group: group[0]["config"]["side"])
+    kinds: dict[str, list[list[schedule.Row]]] = {}
     for group in groups:
         kinds.setdefault("rank" if group[0]["config"]["comparison"] == "rank" else "seed", []).append(group)
     return {kind: kinds[kind] for kind in FIGURES if kind in kinds}
 
 
-def verdicts(rows: Sequence[study.Row]) -> list[Verdict]:
+def verdicts(rows: Sequence[schedule.Row]) -> list[Verdict]:
     """The paper's effects, in how many of our matrices and layers each holds."""
     found = []
     for kind, (group, *_) in by_kind(rows).items():
@@ -290,7 +292,7 @@ def verdicts(rows: Sequence[study.Row]) -> list[Verdict]:
     return found
 
 
-def render(rows: Sequence[study.Row], out: Path) -> list[Path]:
+def render(rows: Sequence[schedule.Row], out: Path) -> list[Path]:
     """Draw out/subspace_similarity.md, .csv, .png and the other figures from the rows alone."""
     kinds = by_kind(rows)
     text = "\n".join([HEADER, *(section(kind, group) for kind, found in kinds.items() for group in found)])
@@ -307,7 +309,7 @@ def render(rows: Sequence[study.Row], out: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing and draw everything."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     path, wanted = config.out / f"{NAME}.jsonl", comparisons(config)
     missing = results.pending(path, wanted)
     cells = list({results.key(cell): cell for row in missing for cell in (row["left"], row["right"])}.values())
@@ -320,4 +322,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

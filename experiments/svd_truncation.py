@@ -20,9 +20,11 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import analysis, command, methods, paper, plots, results, study, tree, trial
-from lora_jax.methods import extract
-from lora_jax.verdicts import Verdict, as_good
+from lora_jax import analysis, methods, paper, results, tree
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.methods.lora_from_delta import SVD, adapter, decompose
+from lora_jax.results import plots
+from lora_jax.results.claims import Verdict, as_good
 
 NAME = "svd_truncation"
 BLOCKS = "^blocks/"
@@ -47,17 +49,17 @@ class Config:
     full_learning_rate: float = 1e-4
     """Full fine-tuning's; --learning-rate is LoRA's."""
     seeds: tuple[int, ...] = (0,)
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), rank=8, ks=(0, 1, 2, 4), setup=trial.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), rank=8, ks=(0, 1, 2, 4), setup=run.SMOKE),
     "quick": Config(),
-    "full": Config("full", seeds=(0, 1, 2), setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", seeds=(0, 1, 2), setup=replace(run.SETUP, rows=0, validation_rows=0)),
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """The trainings: LoRA and full fine-tuning with each seed.
 
     Raises:
@@ -73,19 +75,19 @@ def cells(config: Config) -> list[study.Row]:
     return [{**each, "seed": seed} for seed in config.seeds for each in both]
 
 
-def points(cell: study.Row, ks: Sequence[int]) -> list[study.Row]:
+def points(cell: schedule.Row, ks: Sequence[int]) -> list[schedule.Row]:
     """The configurations of a training's rows: one for each k below the number of directions there are, one for all."""
-    layers = methods.targets(trial.bench(cell).model, BLOCKS).values()
+    layers = methods.targets(run.bench(cell).model, BLOCKS).values()
     most = cell["rank"] or max(min(layer.kernel.shape[-2:]) for layer in layers)
     return [{**cell, "k": k} for k in sorted({k for k in ks if k < most} | {most})]
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The training in a line of progress."""
     return f"{series(cell)} seed={cell['seed']}"
 
 
-def series(cell: study.Row) -> str:
+def series(cell: schedule.Row) -> str:
     """What a training is called in tables and figure."""
     name = f"LoRA r = {cell['rank']} ({cell['targets']})" if cell["rank"] else "full fine-tuning"
     return f"{name}, lr {cell['learning_rate']:g}"
@@ -95,17 +97,15 @@ class Learnt(NamedTuple):
     """A trained model with W0 in its matrices again and all else as trained, and the SVD of each ΔW by path."""
 
     rest: Any
-    parts: dict[str, extract.SVD]
+    parts: dict[str, SVD]
 
 
 def learnt(model: Any, base: Any) -> Learnt:
     """What a model has learnt: its adapters, or if it has none the difference of the blocks' matrices from those of `base`."""
     if adapters := methods.adapters(model):
         there = {path: layer.factors() for path, layer in adapters.items() if layer.parameters()}
-        return Learnt(
-            methods.unload(model), {path: extract.SVD(*analysis.delta_svd(*ab)) for path, ab in there.items()}
-        )
-    parts = extract.decompose(base, model, BLOCKS)
+        return Learnt(methods.unload(model), {path: SVD(*analysis.delta_svd(*ab)) for path, ab in there.items()})
+    parts = decompose(base, model, BLOCKS)
     layers = tree.nodes(base)
     return Learnt(tree.replace(model, {f"{path}/kernel": layers[path].kernel[...] for path in parts}), parts)
 
@@ -113,9 +113,7 @@ def learnt(model: Any, base: Any) -> Learnt:
 def truncated(whole: Learnt, k: int) -> Any:
     """The model with the top k directions of each ΔW, as LoRA layers of rank k."""
     layers = tree.nodes(whole.rest)
-    return tree.replace(
-        whole.rest, {path: extract.adapter(layers[path], part, k) for path, part in whole.parts.items()}
-    )
+    return tree.replace(whole.rest, {path: adapter(layers[path], part, k) for path, part in whole.parts.items()})
 
 
 def loss(spectra: Sequence[np.ndarray], k: int) -> dict[str, float]:
@@ -136,22 +134,22 @@ def loss(spectra: Sequence[np.ndarray], k: int) -> dict[str, float]:
     }
 
 
-def evaluate(trained: study.Trained, configs: Sequence[study.Row]) -> Iterator[study.Row]:
+def evaluate(trained: schedule.Trained, configs: Sequence[schedule.Row]) -> Iterator[schedule.Row]:
     """A row for each truncation of a trained model."""
-    cell, shared = trained.row["config"], trial.bench(trained.row["config"])
+    cell, shared = trained.row["config"], run.bench(trained.row["config"])
     split = "test" if "test" in shared.encoded else "validation"
     whole = learnt(trained.model, shared.model)
     spectra = [np.asarray(part.s) for part in whole.parts.values()]
     for config in configs:
         model = truncated(whole, config["k"])
-        scores = trial.score(cell, model, split)
+        scores = run.score(cell, model, split)
         yield {
             "config": config,
             "metrics": {f"{split}/{name}": value for name, value in scores.items()} | loss(spectra, config["k"]),
             "examples": {split: trained.row["examples"][split]},
             "parameters": sum(layer.parameters() for layer in methods.adapters(model).values()),
             "trained": trained.row["metrics"],
-            "provenance": trial.began(),
+            "provenance": run.began(),
         }
 
 
@@ -171,20 +169,20 @@ ERRORS = {
 VARIED = ["method", "targets", "rank", "learning_rate"]
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/svd_truncation.md, .csv and .png from the rows alone."""
-    groups = study.groups(rows, but=(*VARIED, "seed", "k"))
+    groups = schedule.groups(rows, but=(*VARIED, "seed", "k"))
     tables = [summary(group) for group in groups]
-    said = study.apart(groups)
+    said = schedule.apart(groups)
     sections = [section(*each) for each in zip(groups, tables, said, strict=True)]
     markdown = "\n".join([HEADER, *sections])
     every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)])
     return results.render(out / NAME, markdown=markdown, table=every, figure=figure(tables[0]))
 
 
-def summary(group: list[study.Row]) -> pd.DataFrame:
+def summary(group: list[schedule.Row]) -> pd.DataFrame:
     """One line for each training and k: score in %, its standard error, seeds, what the truncation took away."""
-    config, metric, by = group[0]["config"], study.primary(group[0]), [*VARIED, "k"]
+    config, metric, by = group[0]["config"], schedule.primary(group[0]), [*VARIED, "k"]
     table = results.summary(group, by=by, metric=metric)
     made = table[by].assign(
         data=config["data"], model=config["model"], series=[series(dict(line)) for _, line in table.iterrows()],
@@ -198,9 +196,9 @@ def summary(group: list[study.Row]) -> pd.DataFrame:
     return made.sort_values(["method", "series", "k"], ascending=[False, True, True], ignore_index=True)
 
 
-def section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
+def section(group: list[schedule.Row], table: pd.DataFrame, apart: str) -> str:
     """A table for each training of one group of rows, with what it says."""
-    config, metric = group[0]["config"], study.primary(group[0])
+    config, metric = group[0]["config"], schedule.primary(group[0])
     n, seeds = group[0]["examples"][metric.partition("/")[0]], sorted({row["config"]["seed"] for row in group})
     parts = [f"### {name}\n\n{lines(part)}\n{finding(part)}\n" for name, part in table.groupby("series", sort=False)]
     claim = paper.claims().loc["L16"].published_value
@@ -245,13 +243,13 @@ def finding(part: pd.DataFrame) -> str:
     )
 
 
-def verdicts(rows: list[study.Row]) -> list[Verdict]:
+def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The claim in kind, in the largest group of rows alike: the top 2 directions do as well as all, to a standard error.
 
     Where no direction does too (k = 0), nothing is said: there is nothing to be kept.
     """
     found = []
-    for name, part in summary(study.groups(rows, but=(*VARIED, "seed", "k"))[0]).groupby("series", sort=False):
+    for name, part in summary(schedule.groups(rows, but=(*VARIED, "seed", "k"))[0]).groupby("series", sort=False):
         whole = part.iloc[-1]
         for score in part.score[part.k == 2]:
             none = [f", {at:.1f} without any" for at in part.score[part.k == 0]]
@@ -282,21 +280,23 @@ def figure(table: pd.DataFrame):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train what is missing, score its truncations, and draw everything."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     path = config.out / f"{NAME}.jsonl"
-    trainings = study.resolved(cells(config))
-    study.check(trainings)
+    trainings = schedule.resolved(cells(config))
+    schedule.check(trainings)
     missing = [results.pending(path, points(cell, config.ks)) for cell in trainings]
     todo = [(cell, configs) for cell, configs in zip(trainings, missing, strict=True) if configs]
     print(f"{sum(map(len, missing))} truncations to score, of {len(todo)} trainings: "
           f"{'; '.join(label(cell) for cell, _ in todo) or 'none'}", flush=True)  # fmt: skip
     if config.dry_run:
         return
-    for trained, (_, configs) in zip(study.trained(config.out, [cell for cell, _ in todo], label), todo, strict=True):
+    for trained, (_, configs) in zip(
+        schedule.trained(config.out, [cell for cell, _ in todo], label), todo, strict=True
+    ):
         for row in evaluate(trained, configs):
             results.record(path, row)
     print("wrote", *render(results.read(path), config.out))
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

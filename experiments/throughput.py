@@ -16,8 +16,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from lora_jax import command, methods, models, paper, results, study, timing
-from lora_jax.verdicts import Verdict, effect
+from lora_jax import methods, models, paper, results
+from lora_jax.accounting import step_time
+from lora_jax.experiment import cli, provenance, schedule
+from lora_jax.results.claims import Verdict, effect
 
 NAME = "throughput"
 
@@ -53,7 +55,7 @@ PRESETS = {
 METHODS = ("full", "lora")
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """One cell for each framework, method and dtype of the products."""
     common = {name: getattr(config, name) for name in ("model", "batch", "length", "targets", "rank", "steps")}
     return [
@@ -64,14 +66,14 @@ def cells(config: Config) -> list[study.Row]:
     ]
 
 
-def ours(cell: study.Row) -> timing.Step:
+def ours(cell: schedule.Row) -> step_time.Step:
     """The library's own training step, compiled for the cell."""
     model, _ = models.load(cell["model"])
     method = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"])
-    return timing.training_step(model, method, batch=cell["batch"], length=cell["length"], compute=cell["compute"])
+    return step_time.training_step(model, method, batch=cell["batch"], length=cell["length"], compute=cell["compute"])
 
 
-def peft(cell: study.Row) -> timing.Step:
+def peft(cell: schedule.Row) -> step_time.Step:
     """The same step in torch + peft, on a random model of the same shape."""
     try:
         import torch
@@ -101,7 +103,7 @@ def peft(cell: study.Row) -> timing.Step:
         )
     learning = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-3)
-    batch = timing.random_batch(cell["batch"], cell["length"], shape.vocabulary)
+    batch = step_time.random_batch(cell["batch"], cell["length"], shape.vocabulary)
     tokens, labels = torch.tensor(batch.tokens).long(), torch.tensor(batch.label).long()
 
     def step():
@@ -113,28 +115,28 @@ def peft(cell: study.Row) -> timing.Step:
         optimizer.zero_grad(set_to_none=True)
 
     count = sum(parameter.numel() for parameter in learning)
-    return timing.Step(step, {"optimizer": 8 * count, "checkpoint": 4 * count})
+    return step_time.Step(step, {"optimizer": 8 * count, "checkpoint": 4 * count})
 
 
 FRAMEWORKS = {"lora_jax": ours, "peft": peft}
 
 
-def measure(cells: Sequence[study.Row]) -> list[study.Row]:
+def measure(cells: Sequence[schedule.Row]) -> list[schedule.Row]:
     """The rows of the cells. Their steps are interleaved, so that a machine that speeds up or slows down favours none."""
     steps = [FRAMEWORKS[cell["framework"]](cell) for cell in cells]
     rows = []
-    for cell, step, taken in zip(cells, steps, timing.interleaved(steps, cells[0]["steps"]), strict=True):
+    for cell, step, taken in zip(cells, steps, step_time.interleaved(steps, cells[0]["steps"]), strict=True):
         median = statistics.median(taken)
         metrics = {"step/seconds": median, "step/tokens_per_second": cell["batch"] * cell["length"] / median}
         metrics |= {f"memory/{name}_mb": value / 1e6 for name, value in step.facts.items()}
-        rows.append({"config": cell, "metrics": metrics, "seconds": taken, "provenance": results.provenance()})
+        rows.append({"config": cell, "metrics": metrics, "seconds": taken, "provenance": provenance.provenance()})
     return rows
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/throughput.md and .csv from the rows alone."""
     sections, tables = [], []
-    for group in study.groups(rows, but=("framework", "method", "compute")):
+    for group in schedule.groups(rows, but=("framework", "method", "compute")):
         table = summary(group)
         tables.append(table)
         shape = ", ".join(
@@ -154,7 +156,7 @@ head included. The paper's claims are of GPT-3 175B on V100s: **a trend, not a c
 """
 
 
-def summary(group: list[study.Row]) -> pd.DataFrame:
+def summary(group: list[schedule.Row]) -> pd.DataFrame:
     """One line for each framework, product dtype and method."""
     names = ("framework", "compute", "method")
     lines = [{**{name: row["config"][name] for name in names}, **row["metrics"]} for row in group]
@@ -197,10 +199,10 @@ def savings(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def verdicts(rows: list[study.Row]) -> list[Verdict]:
+def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The paper's three savings, looked for in each group of rows."""
     found = []
-    for group in study.groups(rows, but=("framework", "method", "compute")):
+    for group in schedule.groups(rows, but=("framework", "method", "compute")):
         for line in savings(summary(group)).to_dict("records"):
             none = 0 if line["what"].endswith("%") else 1  # where nothing is saved
             said = f"{line['ours']:g} in {line['compute']}"
@@ -224,7 +226,7 @@ def ratios(table: pd.DataFrame) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is missing, all of it in one sitting, and draw."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     path = config.out / f"{NAME}.jsonl"
     wanted = cells(config)
     if missing := results.pending(path, wanted):
@@ -236,4 +238,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from lora_jax import accounting, command, paper, results
-from lora_jax.verdicts import Verdict
+from lora_jax import accounting, paper, results
+from lora_jax.experiment import cli, provenance
+from lora_jax.results.claims import Verdict
 
 NAME = "trainable_params"
 TABLES = {
@@ -291,18 +292,18 @@ What LoRA has in the paper, and the largest r that has no more on other targets;
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Count what is missing and draw everything; with --budget only answer."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
     if config.budget is not None:
         fit = accounting.rank_for(config.budget, config.architecture, config.targets)
         said = f"{config.architecture}, {config.targets}, at most {config.budget:,} parameters"
         print(f"{said}: r = {fit.rank} has {fit.parameters:,} and leaves {fit.left:,}")
         return
-    path, provenance = config.out / f"{NAME}.jsonl", results.provenance()
+    path, made_with = config.out / f"{NAME}.jsonl", provenance.provenance()
     for count in results.pending(path, [count._asdict() for count in published(config.tables)]):
-        results.record(path, row(Count(**count)) | {"provenance": provenance})
+        results.record(path, row(Count(**count)) | {"provenance": made_with})
     for drawn in render(results.read(path), config.out):
         print(drawn)
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

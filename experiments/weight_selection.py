@@ -19,8 +19,10 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import command, paper, plots, results, study, trial
-from lora_jax.verdicts import Verdict, effect
+from lora_jax import paper, results
+from lora_jax.experiment import cli, run, schedule
+from lora_jax.results import plots
+from lora_jax.results.claims import Verdict, effect
 
 NAME = "weight_selection"
 IN_PAPER = {
@@ -46,24 +48,24 @@ class Config:
     targets: tuple[str, ...] = tuple(IN_PAPER)
     """Sets of matrices to adapt: names joined by commas, or regexes on paths."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    setup: OmitArgPrefixes[trial.Setup] = field(default_factory=trial.Setup)
+    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), seeds=(0, 1), setup=trial.SMOKE),
+    "smoke": Config("smoke", Path("results/smoke"), seeds=(0, 1), setup=run.SMOKE),
     "quick": Config(),
-    "full": Config("full", seeds=(0, 1, 2, 3, 4), setup=replace(trial.SETUP, rows=0, validation_rows=0)),
+    "full": Config("full", seeds=(0, 1, 2, 3, 4), setup=replace(run.SETUP, rows=0, validation_rows=0)),
 }
 
 
-def cells(config: Config) -> list[study.Row]:
+def cells(config: Config) -> list[schedule.Row]:
     """One cell for each seed and set of matrices, with the highest rank within the budget.
 
     Raises:
         ValueError: the budget does not pay for r = 1 of a set, with what that costs; or the method has no rank.
     """
     setup = asdict(config.setup)
-    drafts = study.resolved([{**setup, "targets": targets, "rank": 1, "seed": 0} for targets in config.targets])
+    drafts = schedule.resolved([{**setup, "targets": targets, "rank": 1, "seed": 0} for targets in config.targets])
     one, two = (costs([{**draft, "rank": rank} for draft in drafts]) for rank in (1, 2))
     if any(two[targets] <= cost for targets, cost in one.items()):
         raise ValueError(f"method: expected one with a rank to choose, as lora, got {config.setup.method}")
@@ -72,7 +74,7 @@ def cells(config: Config) -> list[study.Row]:
         raise ValueError(f"budget: expected at least what r = 1 costs ({', '.join(poor)}), got {budget:,}")
     rank = {targets: highest(budget, cost, two[targets]) for targets, cost in one.items()}
     try:
-        study.check([{**draft, "rank": rank[draft["targets"]]} for draft in drafts])
+        schedule.check([{**draft, "rank": rank[draft["targets"]]} for draft in drafts])
     except ValueError as error:
         raise ValueError(f"budget: {budget:,} is more than the matrices can hold ({error})") from None
     return [
@@ -81,9 +83,9 @@ def cells(config: Config) -> list[study.Row]:
     ]  # fmt: skip
 
 
-def costs(drafts: list[study.Row]) -> dict[str, int]:
+def costs(drafts: list[schedule.Row]) -> dict[str, int]:
     """The adapter's learning parameters by set of matrices."""
-    return {draft["targets"]: count.adapter for draft, count in zip(drafts, study.check(drafts), strict=True)}
+    return {draft["targets"]: count.adapter for draft, count in zip(drafts, schedule.check(drafts), strict=True)}
 
 
 def highest(budget: int, one: int, two: int) -> int:
@@ -91,7 +93,7 @@ def highest(budget: int, one: int, two: int) -> int:
     return 1 + (budget - one) // (two - one)
 
 
-def label(cell: study.Row) -> str:
+def label(cell: schedule.Row) -> str:
     """The cell in a line of progress."""
     return f"{cell['targets']} r={cell['rank']} seed={cell['seed']}"
 
@@ -110,11 +112,11 @@ ERRORS = {
 }
 
 
-def render(rows: list[study.Row], out: Path) -> list[Path]:
+def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/weight_selection.md, .csv and .png from the rows alone: ours, and the paper's Table 5 beside it."""
-    groups = study.groups(rows, but=("targets", "rank", "seed"))
+    groups = schedule.groups(rows, but=("targets", "rank", "seed"))
     tables = [summary(group) for group in groups]
-    said = study.apart(groups)
+    said = schedule.apart(groups)
     sections = [section(*each) for each in zip(groups, tables, said, strict=True)]
     markdown = "\n".join([HEADER, *sections])
     every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)])
@@ -127,9 +129,9 @@ def published(data: str) -> pd.DataFrame:
     return table.rename({name: targets for targets, name in IN_PAPER.items()})[["value", "std", "r"]]
 
 
-def summary(group: list[study.Row]) -> pd.DataFrame:
+def summary(group: list[schedule.Row]) -> pd.DataFrame:
     """One line for each set of matrices: rank, parameters, score in %, its standard error, seeds; the paper's."""
-    config, metric = group[0]["config"], study.primary(group[0])
+    config, metric = group[0]["config"], schedule.primary(group[0])
     table = results.summary(group, by=["targets", "rank"], metric=metric)
     size = {row["config"]["targets"]: row["parameters"]["adapter"] for row in group}
     said = {name: config[name] for name in ("data", "model", "method", "budget")}
@@ -144,9 +146,9 @@ def summary(group: list[study.Row]) -> pd.DataFrame:
     return made.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
-def section(group: list[study.Row], table: pd.DataFrame, apart: str) -> str:
+def section(group: list[schedule.Row], table: pd.DataFrame, apart: str) -> str:
     """The table of one group of rows, what follows from it, and the settings."""
-    config, metric = group[0]["config"], study.primary(group[0])
+    config, metric = group[0]["config"], schedule.primary(group[0])
     n, seeds = group[0]["examples"][metric.partition("/")[0]], sorted({row["config"]["seed"] for row in group})
     scores = {"ours": ("score", "error"), **{data: (f"paper {data}", f"paper {data} std") for data in DATASETS}}
     shown = pd.DataFrame({
@@ -206,9 +208,9 @@ def comparison(table: pd.DataFrame) -> str:
     )
 
 
-def verdicts(rows: list[study.Row]) -> list[Verdict]:
+def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The effect of Table 5, in the largest group of rows alike: query and value together are above query, and above key."""
-    table = summary(study.groups(rows, but=("targets", "rank", "seed"))[0])
+    table = summary(schedule.groups(rows, but=("targets", "rank", "seed"))[0])
     there = [name for name in ("query", "key") if {name, BOTH} <= set(table.targets)]
     return [
         Verdict(
@@ -239,9 +241,9 @@ def figure(table: pd.DataFrame):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
-    config = command.line(Config, PRESETS, __doc__, arguments)
-    study.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run)
+    config = cli.line(Config, PRESETS, __doc__, arguments)
+    schedule.run(NAME, config.out, cells(config), label, render, dry_run=config.dry_run)
 
 
 if __name__ == "__main__":
-    command.script(main)
+    cli.script(main)

@@ -45,13 +45,13 @@ def test_the_library_example_prints_what_it_says(capsys):
 def test_every_file_of_the_tree_and_every_command_is_there():
     for name in re.findall(r"experiments/\w+\.py|results/\w+\.\w+|\w+\.md", README):
         assert (ROOT / name).exists(), name
-    for name in re.findall(r"^  (\w+\.py)", README, re.MULTILINE):
+    for name in re.findall(r"^  (\w+(?:\.py|/))", README, re.MULTILINE):
         assert (ROOT / "lora_jax" / name).exists(), name
 
 
 @pytest.mark.real
 def test_the_language_model_s_example_completes_the_sentence(capsys):
-    exec(code("generate.generate("), {})
+    exec(code("generation.generate("), {})
     said = capsys.readouterr().out
     print(said)
     assert "Paris" in said and float(said.split()[-1]) > 0

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lora_jax import tree
-from lora_jax.layers import Linear
+from lora_jax.nn.layers import Linear
 
 NAMES = st.text("abk_", min_size=1, max_size=3)
 ARRAYS = st.lists(st.integers(1, 3), max_size=2).map(lambda shape: np.arange(np.prod(shape, dtype=int)).reshape(shape))

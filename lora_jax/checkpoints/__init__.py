@@ -1,0 +1,1 @@
+"""Files of weights, one format per module."""

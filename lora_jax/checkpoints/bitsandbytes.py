@@ -15,7 +15,7 @@ import numpy as np
 
 from lora_jax import quant
 from lora_jax.checkpoints.safetensors import Tensor
-from lora_jax.codes import DYNAMIC, FP4, NF4
+from lora_jax.quant.formats import DYNAMIC, FP4, NF4
 
 TABLES = {"nf4": NF4, "fp4": FP4}
 DTYPES = ("float32", "float16", "bfloat16")

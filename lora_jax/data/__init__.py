@@ -5,11 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from lora_jax.data import dart, e2e, files, generation, glue, rotten_tomatoes, samsum, tiny, webnlg, wikisql
-from lora_jax.data.batching import Batch, batches, padding, widths
-from lora_jax.data.encoding import SEPARATOR, Encoded, encode, encode_pairs, prompts
-from lora_jax.data.tables import FORMATS
-from lora_jax.data.tasks import Examples, Task, references, some, subset
+from lora_jax.data import text_pairs
+from lora_jax.data.batches import Batch, batches, padding, widths
+from lora_jax.data.read_table import FORMATS
+from lora_jax.data.task import Examples, Task, references, some, subset
+from lora_jax.data.tasks import dart, e2e, glue, rotten_tomatoes, samsum, tiny, user_files, webnlg, wikisql
+from lora_jax.data.tokenize import SEPARATOR, Encoded, encode, encode_pairs, prompts
 
 __all__ = [
     "OFFICIAL",
@@ -78,9 +79,9 @@ def load(
     if name in TASKS:
         return TASKS[name](split_seed=split_seed)
     if name.endswith(TEXT) and name.removesuffix(TEXT) in TASKS:
-        return generation.worded(load(name.removesuffix(TEXT), glue_dir=official, split_seed=split_seed))
+        return text_pairs.worded(load(name.removesuffix(TEXT), glue_dir=official, split_seed=split_seed))
     if path.exists():
-        return files.load(path, split_seed=split_seed)
+        return user_files.load(path, split_seed=split_seed)
     if isinstance(name_or_file, Path) or "/" in name or path.suffix.lower() in FORMATS:
         raise FileNotFoundError(f"the data file {name!r} does not exist")
     close = difflib.get_close_matches(name.lower(), TASKS, 2)

@@ -4,14 +4,14 @@ import inspect
 from typing import Any
 
 from lora_jax import tree
-from lora_jax.methods.adapter import Adapter, adapter_h, adapter_l
 from lora_jax.methods.base import HEAD, Counts, Method, adapters, counts, mask, merge, targets, unload
 from lora_jax.methods.bitfit import bitfit
-from lora_jax.methods.extract import lora_from_delta
+from lora_jax.methods.bottleneck import Adapter, adapter_h, adapter_l
 from lora_jax.methods.full import full
 from lora_jax.methods.lora import LoRA, lora
+from lora_jax.methods.lora_from_delta import lora_from_delta
 from lora_jax.methods.prefix import PrefixLayer, prefix
-from lora_jax.methods.top import top
+from lora_jax.methods.top_layers import top
 
 METHODS = {
     "lora": lora, "full": full, "bitfit": bitfit, "top": top, "adapter_h": adapter_h, "adapter_l": adapter_l, "prefix": prefix,

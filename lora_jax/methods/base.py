@@ -15,8 +15,8 @@ from flax import nnx
 from jaxtyping import Key
 
 from lora_jax import quant, tree
-from lora_jax.layers import Stacks, layers
-from lora_jax.methods.stacks import divided, joined
+from lora_jax.nn.blocks import divided, joined
+from lora_jax.nn.layers import Stacks, layers
 
 HEAD = r"^head/"  # the task's own head: it always learns, and is counted apart
 

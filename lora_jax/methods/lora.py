@@ -14,8 +14,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lora_jax.layers import dense, dropout
 from lora_jax.methods import base
+from lora_jax.nn.layers import dense, dropout
 
 
 class LoRA(nnx.Module):

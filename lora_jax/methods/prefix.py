@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lora_jax import tree
-from lora_jax.attention import Attention, heads_first
 from lora_jax.methods import base
+from lora_jax.nn.attention import Attention, heads_first
 
 PATH = "blocks/attention"
 

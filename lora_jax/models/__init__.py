@@ -1,5 +1,5 @@
 """Model families, one per file, and the zoo of names."""
 
-from lora_jax.models.zoo import ZOO, load, source, tokenizer
+from lora_jax.models.load import ZOO, load, source, tokenizer
 
 __all__ = ["ZOO", "load", "source", "tokenizer"]

@@ -12,10 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from lora_jax import quant
-from lora_jax.attention import Attention, Place
 from lora_jax.checkpoints.safetensors import Rule
-from lora_jax.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dropout, fold, through, without_last
-from lora_jax.models.config import fields
+from lora_jax.models.hf_config import fields
+from lora_jax.nn.attention import Attention, Place
+from lora_jax.nn.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dropout, fold, through, without_last
 
 UNROLL = 12  # layers up to which the loop over layers is compiled as straight code; compile time grows with them
 

@@ -11,9 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lora_jax import quant
-from lora_jax.attention import Attention, Cache, Place
-from lora_jax.layers import dense, dropout, fold, layers, through
 from lora_jax.models.bert import UNROLL
+from lora_jax.nn.attention import Attention, Cache, Place
+from lora_jax.nn.layers import dense, dropout, fold, layers, through
 
 
 def end_tokens(config: dict[str, Any]) -> tuple[int, ...]:

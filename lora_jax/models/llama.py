@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from lora_jax.attention import Attention
 from lora_jax.checkpoints.safetensors import Rule
-from lora_jax.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, fold
-from lora_jax.models.config import fields
 from lora_jax.models.decoder import Block, Decoder, end_tokens
+from lora_jax.models.hf_config import fields
+from lora_jax.nn.attention import Attention
+from lora_jax.nn.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, fold
 
 
 class Config(NamedTuple):

@@ -1,0 +1,71 @@
+"""A training step, compiled and ready to be timed in turn with others, so that a machine that slows down favours none."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lora_jax import data, devices, methods, train, tree
+from lora_jax.accounting import step_memory
+from lora_jax.nn import precision
+
+
+class Step(NamedTuple):
+    """`run()` does one training step and waits for it; `facts` are its sizes, in bytes."""
+
+    run: Callable[[], None]
+    facts: dict[str, float]
+
+
+def training_step(model: Any, method: methods.Method, *, batch: int, length: int, compute: str) -> Step:
+    """The library's own step of an adapted model, on random tokens, over as many devices as there are.
+
+    Facts: `optimizer`, `checkpoint`, and of a device as XLA says `temporary` and `peak` (arguments, results, temporaries).
+    """
+    model = method.adapt(jax.random.key(0), model)
+    static, mesh = train.static(train.Settings(compute=compute)), devices.mesh(batch)
+    trainable, frozen = tree.split(model, methods.mask(model, method))
+    frozen = devices.copied(precision.in_dtype(frozen, compute), mesh)
+    state = train.optimizer(static).init(trainable)
+    now = list(devices.copied((jax.tree.map(jnp.copy, trainable), state), mesh))
+    rows = devices.spread(random_batch(batch, length, model.config.vocabulary), mesh)
+    rest = frozen, rows, *devices.copied((jnp.float32(1e-3), jax.random.key(1)), mesh)
+    compiled = train.train_step.lower(*now, *rest, static=static).compile()
+    said: Any = compiled.memory_analysis()
+    peak = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes + said.temp_size_in_bytes
+
+    def run():
+        *now[:], loss = compiled(*now, *rest)
+        loss.block_until_ready()
+
+    facts = {
+        "optimizer": step_memory.size(state),
+        "checkpoint": step_memory.size(trainable),
+        "temporary": said.temp_size_in_bytes,
+        "peak": peak,
+    }
+    return Step(run, facts)
+
+
+def random_batch(rows: int, length: int, vocabulary: int) -> data.Batch:
+    """Random tokens, all real, of two classes."""
+    rng, shape = np.random.default_rng(0), (rows, length)
+    return data.Batch(
+        tokens=rng.integers(5, vocabulary, shape, dtype=np.int32), segments=np.zeros(shape, np.int32),
+        length=np.full(rows, length, np.int32), label=np.arange(rows, dtype=np.int32) % 2,
+        weight=np.ones(rows, np.float32), index=np.arange(rows, dtype=np.int32),
+    )  # fmt: skip
+
+
+def interleaved(steps: Sequence[Step], times: int) -> list[list[float]]:
+    """Seconds of each run of each step; two more, that are not given, come first."""
+    seconds: list[list[float]] = [[] for _ in steps]
+    for _ in range(2 + times):
+        for step, taken in zip(steps, seconds, strict=True):
+            began = time.perf_counter()
+            step.run()
+            taken.append(time.perf_counter() - began)
+    return [taken[2:] for taken in seconds]

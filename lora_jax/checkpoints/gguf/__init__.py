@@ -1,0 +1,1 @@
+"""GGUF files: the container, the Llama family's names, the tokenizer."""

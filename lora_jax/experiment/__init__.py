@@ -1,0 +1,1 @@
+"""What an experiment runs: settings, the schedule of runs, the command line."""

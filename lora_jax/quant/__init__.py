@@ -1,0 +1,43 @@
+"""Weights in few bits: formats, one quantized matrix, and a model whose matrices are quantized."""
+
+from lora_jax.quant.value import (
+    BLOCKS,
+    BODY,
+    KINDS,
+    NESTED,
+    SPECS,
+    Quantized,
+    Scales,
+    Spec,
+    arrays,
+    bits_per_parameter,
+    dequantized,
+    finite,
+    is_quantized,
+    of_arrays,
+    quantize,
+    quantized,
+    spec,
+    values,
+)
+
+__all__ = [
+    "BLOCKS",
+    "BODY",
+    "KINDS",
+    "NESTED",
+    "SPECS",
+    "Quantized",
+    "Scales",
+    "Spec",
+    "arrays",
+    "bits_per_parameter",
+    "dequantized",
+    "finite",
+    "is_quantized",
+    "of_arrays",
+    "quantize",
+    "quantized",
+    "spec",
+    "values",
+]
