@@ -40,21 +40,33 @@ PRESETS = {
 def cells(config: Config) -> list[schedule.Row]:
     """One cell for each alpha."""
     fixed = {"targets": config.targets, "rank": config.rank, "seed": config.seed}
-    return [{**asdict(replace(config.setup, alpha=alpha)), **fixed} for alpha in config.alphas]
+    return [
+        {**asdict(replace(config.setup, alpha=alpha)), **fixed}
+        for alpha in config.alphas
+    ]
 
 
 def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """A table with a line for each row."""
     every: Any = results.frame(rows)
-    table = every[["data", "alpha", "rank", schedule.primary(rows[0])]].sort_values("alpha")
-    return results.render(out / "forkme", markdown=f"# Alpha\n\n{results.markdown(table)}", table=table)
+    table = every[["data", "alpha", "rank", schedule.primary(rows[0])]].sort_values(
+        "alpha"
+    )
+    return results.render(
+        out / "forkme", markdown=f"# Alpha\n\n{results.markdown(table)}", table=table
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw."""
     config = cli.line(Config, PRESETS, __doc__, arguments)
     schedule.run(
-        "forkme", config.out, cells(config), lambda cell: f"alpha={cell['alpha']}", render, dry_run=config.dry_run
+        "forkme",
+        config.out,
+        cells(config),
+        lambda cell: f"alpha={cell['alpha']}",
+        render,
+        dry_run=config.dry_run,
     )
 
 

@@ -24,10 +24,24 @@ from lora_jax.results.claims import Verdict
 
 NAME = "gpt3_tables"
 TASKS = ("wikisql", "mnli-text", "samsum")
-EVERY = ("none", "full", "prefix", "adapter_h", "lora")  # and bitfit, for a model that has biases
+EVERY = (
+    "none",
+    "full",
+    "prefix",
+    "adapter_h",
+    "lora",
+)  # and bitfit, for a model that has biases
 QUICK = replace(
-    run.NLG, data="", rows=768, validation_rows=128, test_sources=96, max_length=320, beam=1, no_repeat=0, label_smoothing=0.0,
-)  # fmt: skip
+    run.NLG,
+    data="",
+    rows=768,
+    validation_rows=128,
+    test_sources=96,
+    max_length=320,
+    beam=1,
+    no_repeat=0,
+    label_smoothing=0.0,
+)
 
 
 @dataclass(frozen=True)
@@ -54,13 +68,20 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), tasks=("tiny-nlg",), setup=replace(run.NLG_SMOKE, data="")),
+    "smoke": Config(
+        "smoke",
+        Path("results/smoke"),
+        tasks=("tiny-nlg",),
+        setup=replace(run.NLG_SMOKE, data=""),
+    ),
     "quick": Config(),
     "full": Config(
         "full",
         methods=EVERY,
         seeds=(0, 1, 2),
-        setup=replace(QUICK, rows=0, validation_rows=0, test_sources=0, learning_rate=2e-4),
+        setup=replace(
+            QUICK, rows=0, validation_rows=0, test_sources=0, learning_rate=2e-4
+        ),
     ),
 }
 
@@ -72,11 +93,18 @@ def cells(config: Config) -> list[schedule.Row]:
         ValueError: a task was given as --data.
     """
     if config.setup.data:
-        raise ValueError(f"--data: expected the tasks as --tasks, got --data {config.setup.data}")
+        raise ValueError(
+            f"--data: expected the tasks as --tasks, got --data {config.setup.data}"
+        )
     made = []
     for task in had(config):
-        own = {"data": task, "data_dir": config.setup.data_dir if task in config.tasks else None}
-        made += method_tables.cells(replace(config, setup=replace(config.setup, **own)), PRESETS["quick"])
+        own = {
+            "data": task,
+            "data_dir": config.setup.data_dir if task in config.tasks else None,
+        }
+        made += method_tables.cells(
+            replace(config, setup=replace(config.setup, **own)), PRESETS["quick"]
+        )
     return made
 
 
@@ -90,14 +118,20 @@ def had(config: Config) -> list[str]:
     found, wrong = [], []
     for task in config.tasks:
         try:
-            data.load(task, glue_dir=config.setup.glue_dir, data_dir=config.setup.data_dir)
+            data.load(
+                task, glue_dir=config.setup.glue_dir, data_dir=config.setup.data_dir
+            )
             found.append(task)
         except (OSError, ValueError) as error:
             if asked:
                 raise
             wrong.append(f"{task} is left out: {error}")
     if not found and config.setup.data_dir and wrong:
-        raise ValueError("\n  ".join([f"--data-dir {config.setup.data_dir} has none of the tasks:", *wrong]))
+        raise ValueError(
+            "\n  ".join(
+                [f"--data-dir {config.setup.data_dir} has none of the tasks:", *wrong]
+            )
+        )
     print(*wrong, sep="\n", end="\n" * bool(wrong), file=sys.stderr)
     return found if found or not wrong else [run.instead(config.setup)]
 
@@ -108,7 +142,11 @@ LoRA's Table 4 in kind. Made by `python experiments/gpt3_tables.py` from the row
 billion parameters and learnt from all rows: **compare the order, not the values**. SQL counts as right when it is the wanted text
 but for case, spacing and quotes; the paper reports logical-form accuracy.
 """
-COLUMNS = {"wikisql": ["WikiSQL"], "mnli-text": ["MNLI-m"], "samsum": ["SAMSum-R1", "SAMSum-R2", "SAMSum-RL"]}
+COLUMNS = {
+    "wikisql": ["WikiSQL"],
+    "mnli-text": ["MNLI-m"],
+    "samsum": ["SAMSum-R1", "SAMSum-R2", "SAMSum-RL"],
+}
 
 
 def render(rows: list[schedule.Row], out: Path) -> list[Path]:
@@ -121,7 +159,9 @@ def published(task: str) -> str:
     if task not in COLUMNS:
         return ""
     found: Any = paper.table("lora_table4_gpt3")
-    wide = found.pivot_table(index=["method", "trainable_params"], columns="task", values="value", sort=False)
+    wide = found.pivot_table(
+        index=["method", "trainable_params"], columns="task", values="value", sort=False
+    )
     wide = wide[COLUMNS[task]].reset_index().rename_axis(columns=None)
     shown = results.markdown(wide, align=dict.fromkeys(wide.columns[1:], "right"))
     return f"The paper's Table 4, GPT-3 175B:\n\n{shown}\n"
@@ -130,13 +170,22 @@ def published(task: str) -> str:
 def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The effects of Table 4: LoRA's WikiSQL is above that of each other method."""
     wikisql = [row for row in rows if row["config"]["data"] == "wikisql"]
-    return method_tables.verdicts(wikisql, "test/exact_match", "LoRA Table 4", "LoRA's WikiSQL")
+    return method_tables.verdicts(
+        wikisql, "test/exact_match", "LoRA Table 4", "LoRA's WikiSQL"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is missing and draw everything."""
     config = cli.line(Config, PRESETS, __doc__, arguments)
-    schedule.run(NAME, config.out, cells(config), method_tables.label, render, dry_run=config.dry_run)
+    schedule.run(
+        NAME,
+        config.out,
+        cells(config),
+        method_tables.label,
+        render,
+        dry_run=config.dry_run,
+    )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,11 @@ class Config:
     lengths: tuple[int, ...] = (64,)
     """Tokens of each row."""
     methods: tuple[Literal["full", "bitfit", "lora"], ...] = ("full", "bitfit", "lora")
-    targets: tuple[str, ...] = ("query,value", "query,key,value,output", "query,key,value,output,up,down")
+    targets: tuple[str, ...] = (
+        "query,value",
+        "query,key,value,output",
+        "query,key,value,output,up,down",
+    )
     """LoRA's sets of matrices, each at the first of the ranks."""
     ranks: tuple[int, ...] = (8, 64)
     """LoRA's ranks, each on the first set of matrices."""
@@ -55,7 +59,15 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        "smoke", Path("results/smoke"), ("tiny",), 4, (16,), ("full", "lora"), ("query,value",), (2,), ("float32",)
+        "smoke",
+        Path("results/smoke"),
+        ("tiny",),
+        4,
+        (16,),
+        ("full", "lora"),
+        ("query,value",),
+        (2,),
+        ("float32",),
     ),
     "quick": Config(),
     "full": Config("full", lengths=(64, 128, 256), ranks=(8, 1, 64)),
@@ -74,15 +86,35 @@ def cells(config: Config) -> list[schedule.Row]:
         raise ValueError(f"no cells: expected at least one value of {', '.join(empty)}")
     sets = [(targets, config.ranks[0]) for targets in config.targets]
     sets += [(config.targets[0], rank) for rank in config.ranks[1:]]
-    return [
-        {"architecture": name, "targets": TARGETS, "rank": RANK, "precision": precision}
-        for name in accounting.ARCHITECTURES for precision in (PRECISIONS if name == GPT3 else [MIXED.name])
-    ] + llama_memory.CELLS + [
-        {"model": model, "method": method, "targets": targets, "rank": rank, "compute": compute, "batch": config.batch,
-         "length": length}
-        for model in config.models for length in config.lengths for compute in config.computes
-        for method in config.methods for targets, rank in (sets if method == "lora" else [("", 0)])
-    ]  # fmt: skip
+    return (
+        [
+            {
+                "architecture": name,
+                "targets": TARGETS,
+                "rank": RANK,
+                "precision": precision,
+            }
+            for name in accounting.ARCHITECTURES
+            for precision in (PRECISIONS if name == GPT3 else [MIXED.name])
+        ]
+        + llama_memory.CELLS
+        + [
+            {
+                "model": model,
+                "method": method,
+                "targets": targets,
+                "rank": rank,
+                "compute": compute,
+                "batch": config.batch,
+                "length": length,
+            }
+            for model in config.models
+            for length in config.lengths
+            for compute in config.computes
+            for method in config.methods
+            for targets, rank in (sets if method == "lora" else [("", 0)])
+        ]
+    )
 
 
 @lru_cache(maxsize=1)
@@ -100,14 +132,21 @@ def split(cell: schedule.Row) -> tuple[Any, Any]:
     Raises:
         ValueError: what is wrong with model, method or shape.
     """
-    method, plain = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"]), encoder(cell["model"])
+    method, plain = (
+        methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"]),
+        encoder(cell["model"]),
+    )
     most = plain.config.positions - plain.config.offset
     if not (1 <= cell["length"] <= most and cell["batch"] >= 1):
         got = f"{cell['batch']} of {cell['length']}"
-        raise ValueError(f"expected at least 1 row of 1 to {most} tokens, {cell['model']}'s positions; got {got}")
+        raise ValueError(
+            f"expected at least 1 row of 1 to {most} tokens, {cell['model']}'s positions; got {got}"
+        )
     model = jax.eval_shape(method.adapt, jax.random.key(0), plain)
     trainable, frozen = tree.split(model, methods.mask(model, method))
-    return trainable, jax.eval_shape(lambda leaves: precision.in_dtype(leaves, cell["compute"]), frozen)
+    return trainable, jax.eval_shape(
+        lambda leaves: precision.in_dtype(leaves, cell["compute"]), frozen
+    )
 
 
 def check(cells: Sequence[schedule.Row]) -> None:
@@ -130,15 +169,25 @@ def step(cell: schedule.Row) -> dict[str, int]:
         step_memory.predict(trainable, frozen, **shape),
         step_memory.compiled(trainable, frozen, **shape),
     )
-    whole = {"temporary": predicted.total - predicted.weights - predicted.optimizer, "total": predicted.total}
-    metrics = {f"predicted/{name}": size for name, size in (predicted._asdict() | whole).items()}
+    whole = {
+        "temporary": predicted.total - predicted.weights - predicted.optimizer,
+        "total": predicted.total,
+    }
+    metrics = {
+        f"predicted/{name}": size
+        for name, size in (predicted._asdict() | whole).items()
+    }
     return metrics | {f"compiled/{name}": size for name, size in compiled.items()}
 
 
 def label(cell: schedule.Row) -> str:
     """The cell's method, in short."""
     initials = ",".join(name[:1] for name in cell["targets"].split(","))
-    return f"lora {initials} r={cell['rank']}" if cell["method"] == "lora" else cell["method"]
+    return (
+        f"lora {initials} r={cell['rank']}"
+        if cell["method"] == "lora"
+        else cell["method"]
+    )
 
 
 def render(rows: list[schedule.Row], out: Path) -> list[Path]:
@@ -150,14 +199,32 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     drawn = figure(next(iter(steps.values()))) if steps else None
     if (bars := llama_memory.figure(rows)) is not None:
         results.write(out / SECOND, results.png(bars))
-    markdown = "\n".join([HEADER, *map(section, tables), WHY, *published(rows), *llama_memory.section(rows, SECOND)])
-    return results.render(out / NAME, markdown=markdown, table=pd.concat([pd.DataFrame(), *tables]), figure=drawn)
+    markdown = "\n".join(
+        [
+            HEADER,
+            *map(section, tables),
+            WHY,
+            *published(rows),
+            *llama_memory.section(rows, SECOND),
+        ]
+    )
+    return results.render(
+        out / NAME,
+        markdown=markdown,
+        table=pd.concat([pd.DataFrame(), *tables]),
+        figure=drawn,
+    )
 
 
 def _place(row: schedule.Row) -> tuple:
     """Among the others: by length, batch, model, float32 before bfloat16; full, BitFit, LoRA."""
     at = row["config"]
-    method = ("full", "bitfit", "lora").index(at["method"]), len(at["targets"]), at["targets"], at["rank"]
+    method = (
+        ("full", "bitfit", "lora").index(at["method"]),
+        len(at["targets"]),
+        at["targets"],
+        at["rank"],
+    )
     return at["length"], at["batch"], at["model"], at["compute"] != "float32", *method
 
 
@@ -189,7 +256,15 @@ WHY = """## What XLA does that the layers do not ask for
   on CPU in float32 though they be bfloat16.
 - The update has the gradient twice, as sum and as mean, since clipping reads all of it first: the fullest moment with few tokens.
 """
-SHOWN = ("weights", "optimizer", "gradients", "early", "activations", "copies", "checkpoint")
+SHOWN = (
+    "weights",
+    "optimizer",
+    "gradients",
+    "early",
+    "activations",
+    "copies",
+    "checkpoint",
+)
 PARTS = {name: name.replace("optimizer", "optimiser") for name in SHOWN}
 
 
@@ -197,11 +272,19 @@ def summary(group: list[schedule.Row]) -> pd.DataFrame:
     """One line for each step, in MB."""
     lines = []
     for row in group:
-        at, mb = row["config"], {name: size / 1e6 for name, size in row["metrics"].items()}
-        line = {name: at[name] for name in ("batch", "length", "model", "compute")} | {"method": label(at)}
+        at, mb = (
+            row["config"],
+            {name: size / 1e6 for name, size in row["metrics"].items()},
+        )
+        line = {name: at[name] for name in ("batch", "length", "model", "compute")} | {
+            "method": label(at)
+        }
         line |= {shown: mb[f"predicted/{name}"] for name, shown in PARTS.items()}
         line |= {"predicted": mb["predicted/total"], "compiled": mb["compiled/total"]}
-        for name, part in (("difference, %", "total"), ("of temporaries, %", "temporary")):
+        for name, part in (
+            ("difference, %", "total"),
+            ("of temporaries, %", "temporary"),
+        ):
             line[name] = 100 * (mb[f"predicted/{part}"] / mb[f"compiled/{part}"] - 1)
         lines.append(line)
     return pd.DataFrame(lines)
@@ -212,7 +295,9 @@ def section(table: pd.DataFrame) -> str:
     far = table["difference, %"].abs()
     worst = table.loc[far.idxmax()]
     shown = table.drop(columns=["batch", "length"])
-    text = results.markdown(shown, digits={name: 1 for name in shown.columns[3:]} | {"checkpoint": 2})
+    text = results.markdown(
+        shown, digits={name: 1 for name in shown.columns[3:]} | {"checkpoint": 2}
+    )
     return (
         f"## {table.batch.iloc[0]} rows of {table.length.iloc[0]} tokens\n\n{text}\n{(far <= 10).sum()} of {len(table)} totals are "
         f"within 10 %, {(far <= 5).sum()} within 5 %; the largest difference is {worst['difference, %']:+.1f} %: {worst.model}, "
@@ -225,48 +310,96 @@ def figure(group: list[schedule.Row]) -> Any:
     panels: dict[str, dict[str, list[Bar]]] = {}
     for row in group:
         at, said = row["config"], row["metrics"]
-        predicted = step_memory.Memory(**{name: int(said[f"predicted/{name}"]) for name in step_memory.Memory._fields})
+        predicted = step_memory.Memory(
+            **{
+                name: int(said[f"predicted/{name}"])
+                for name in step_memory.Memory._fields
+            }
+        )
         parts = {PARTS[name]: size / 1e6 for name, size in predicted.fullest.items()}
         bar = Bar(label(at), parts, said["compiled/total"] / 1e6)
         panels.setdefault(at["compute"], {}).setdefault(at["model"], []).append(bar)
-    rows = [[Panel(f"{name}, {dtype}", bars) for name, bars in found.items()] for dtype, found in panels.items()]
-    return stacked(rows, xlabel="MB for {batch} rows of {length} tokens".format(**group[0]["config"]), whole="compiled")
+    rows = [
+        [Panel(f"{name}, {dtype}", bars) for name, bars in found.items()]
+        for dtype, found in panels.items()
+    ]
+    return stacked(
+        rows,
+        xlabel="MB for {batch} rows of {length} tokens".format(**group[0]["config"]),
+        whole="compiled",
+    )
 
 
 def stored(rows: list[schedule.Row], by: str, **only: str) -> dict[str, Any]:
     """The metrics of the rows with these settings, by another setting."""
-    return {row["config"][by]: row["metrics"] for row in rows if only.items() <= row["config"].items()}
+    return {
+        row["config"][by]: row["metrics"]
+        for row in rows
+        if only.items() <= row["config"].items()
+    }
 
 
 def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The papers' claims on GPT-3 175B and LLaMA."""
     found = section_4_2(stored(rows, "precision", architecture=GPT3))
-    ours = [Verdict("LoRA section 4.2", f"{at.what}: {at.paper} ({at.claim})", at.ours, at.verdict) for at in found]
+    ours = [
+        Verdict(
+            "LoRA section 4.2",
+            f"{at.what}: {at.paper} ({at.claim})",
+            at.ours,
+            at.verdict,
+        )
+        for at in found
+    ]
     return ours + llama_memory.verdicts(rows)
 
 
 def published(rows: list[schedule.Row]) -> list[str]:
     """What training stores: GPT-3 175B beside the paper, then every architecture; nothing while rows are missing."""
-    found, mixed = stored(rows, "precision", architecture=GPT3), stored(rows, "architecture", precision=MIXED.name)
+    found, mixed = (
+        stored(rows, "precision", architecture=GPT3),
+        stored(rows, "architecture", precision=MIXED.name),
+    )
     if len(found) < len(PRECISIONS):
         return []
     ways = [
-        {"precision": name, "bytes each": PRECISIONS[name].learning, "full, TB": at["full/total"] / 1e12,
-         "full, TiB": at["full/total"] / 2**40, "LoRA, GB": at["lora/total"] / 1e9,
-         "full / LoRA": at["full/total"] / at["lora/total"]}
-        for name in PRECISIONS if (at := found[name])
-    ]  # fmt: skip
+        {
+            "precision": name,
+            "bytes each": PRECISIONS[name].learning,
+            "full, TB": at["full/total"] / 1e12,
+            "full, TiB": at["full/total"] / 2**40,
+            "LoRA, GB": at["lora/total"] / 1e9,
+            "full / LoRA": at["full/total"] / at["lora/total"],
+        }
+        for name in PRECISIONS
+        if (at := found[name])
+    ]
     sizes = [
-        {"model": name, "parameters": f"{at['full/parameters']:,.0f}", "LoRA's": f"{at['lora/parameters']:,.0f}",
-         "full, GB": at["full/total"] / 1e9, "LoRA, GB": at["lora/total"] / 1e9,
-         "full / LoRA": at["full/total"] / at["lora/total"],
-         "checkpoint, full, MB": at["full/checkpoint"] / 1e6, "checkpoint, LoRA, MB": at["lora/checkpoint"] / 1e6}
-        for name in accounting.ARCHITECTURES if (at := mixed.get(name))
-    ]  # fmt: skip
+        {
+            "model": name,
+            "parameters": f"{at['full/parameters']:,.0f}",
+            "LoRA's": f"{at['lora/parameters']:,.0f}",
+            "full, GB": at["full/total"] / 1e9,
+            "LoRA, GB": at["lora/total"] / 1e9,
+            "full / LoRA": at["full/total"] / at["lora/total"],
+            "checkpoint, full, MB": at["full/checkpoint"] / 1e6,
+            "checkpoint, LoRA, MB": at["lora/checkpoint"] / 1e6,
+        }
+        for name in accounting.ARCHITECTURES
+        if (at := mixed.get(name))
+    ]
     assumed = ASSUMED.format(mixed[GPT3]["sequence/inputs_of_blocks"] / 1e9)
-    tables = results.markdown(pd.DataFrame(ways), digits=2), results.markdown(pd.DataFrame(section_4_2(found)))
+    tables = (
+        results.markdown(pd.DataFrame(ways), digits=2),
+        results.markdown(pd.DataFrame(section_4_2(found))),
+    )
     right = {"parameters": "right", "LoRA's": "right"}
-    return [assumed, *tables, FOUND, results.markdown(pd.DataFrame(sizes), digits=3, align=right)]
+    return [
+        assumed,
+        *tables,
+        FOUND,
+        results.markdown(pd.DataFrame(sizes), digits=3, align=right),
+    ]
 
 
 ASSUMED = """## GPT-3 175B
@@ -296,9 +429,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formula = llama_memory.step if "base" in cell else compare
         metrics = step(cell) if cell in steps else formula(**cell)
         seconds = round(time.monotonic() - began, 3)
-        results.record(path, {"config": cell, "metrics": metrics, "seconds": seconds, "provenance": made_with})
+        results.record(
+            path,
+            {
+                "config": cell,
+                "metrics": metrics,
+                "seconds": seconds,
+                "provenance": made_with,
+            },
+        )
         if cell in steps:
-            print(f"{cell['model']} {cell['length']} {cell['compute']} {label(cell)}: {seconds:.0f} s", flush=True)
+            print(
+                f"{cell['model']} {cell['length']} {cell['compute']} {label(cell)}: {seconds:.0f} s",
+                flush=True,
+            )
     print("wrote", *render(results.read(path), config.out))
 
 

@@ -64,7 +64,9 @@ PRESETS = {
 def cells(config: Config) -> list[schedule.Row]:
     """One cell for each method and seed; in the paper preset all with one learning rate."""
     if config.preset == "paper":
-        return method_tables.cells(replace(config, setup=table11(config.setup)), PRESETS["quick"], rates={})
+        return method_tables.cells(
+            replace(config, setup=table11(config.setup)), PRESETS["quick"], rates={}
+        )
     return method_tables.cells(config, PRESETS["quick"])
 
 
@@ -72,7 +74,11 @@ def table11(setup: run.Setup) -> run.Setup:
     """What Table 11 has apart for each data set: DART goes without dropout, decay, smoothing; E2E's length penalty is 0.9."""
     if setup.data == "e2e":
         return setup
-    own = {"weight_decay": 0.0, "dropout": 0.0, "label_smoothing": 0.0} if setup.data == "dart" else {}
+    own = (
+        {"weight_decay": 0.0, "dropout": 0.0, "label_smoothing": 0.0}
+        if setup.data == "dart"
+        else {}
+    )
     return replace(setup, length_penalty=0.8, **own)
 
 
@@ -82,7 +88,11 @@ The question of LoRA's Tables 3, 13 and 14: which adaptation method writes best?
 of `nlg.jsonl`. The paper's models are GPT-2 medium and large, trained on all rows for five epochs: **compare the order, not the
 values**.
 """
-TABLES = {"e2e": "lora_table3_e2e", "dart": "lora_table13_dart", "webnlg": "lora_table14_webnlg"}
+TABLES = {
+    "e2e": "lora_table3_e2e",
+    "dart": "lora_table13_dart",
+    "webnlg": "lora_table14_webnlg",
+}
 
 
 def render(rows: list[schedule.Row], out: Path) -> list[Path]:
@@ -95,16 +105,24 @@ def published(task: str) -> str:
     if task not in TABLES:
         return ""
     found: Any = paper.table(TABLES[task])
-    found = found.assign(metric=found.metric + (" " + found.split if "split" in found else ""))
+    found = found.assign(
+        metric=found.metric + (" " + found.split if "split" in found else "")
+    )
     index = ["model", "method", "trainable_params"]
-    wide = found.pivot_table(index=index, columns="metric", values="value", sort=False).reset_index()
-    shown = results.markdown(wide.rename_axis(columns=None), align=dict.fromkeys(wide.columns[2:], "right"))
+    wide = found.pivot_table(
+        index=index, columns="metric", values="value", sort=False
+    ).reset_index()
+    shown = results.markdown(
+        wide.rename_axis(columns=None), align=dict.fromkeys(wide.columns[2:], "right")
+    )
     return f"The paper's Table {found.table.iloc[0]}:\n\n{shown}\n"
 
 
 def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The effects of Table 3: LoRA's BLEU is above that of each other method."""
-    return method_tables.verdicts(rows, "test/bleu", "LoRA Table 3", "LoRA's BLEU on E2E")
+    return method_tables.verdicts(
+        rows, "test/bleu", "LoRA Table 3", "LoRA's BLEU on E2E"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,7 +130,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = cli.line(Config, PRESETS, __doc__, arguments)
     if config.preset != "paper":
         config = replace(config, setup=run.had(config.setup))
-    schedule.run(NAME, config.out, cells(config), method_tables.label, render, dry_run=config.dry_run, keep=config.keep)
+    schedule.run(
+        NAME,
+        config.out,
+        cells(config),
+        method_tables.label,
+        render,
+        dry_run=config.dry_run,
+        keep=config.keep,
+    )
 
 
 if __name__ == "__main__":

@@ -52,15 +52,23 @@ class Config:
     rank: int = 8
     """LoRA's."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    setup: OmitArgPrefixes[run.Setup] = field(default_factory=lambda: run.Setup(quantize="nf4_double"))
+    setup: OmitArgPrefixes[run.Setup] = field(
+        default_factory=lambda: run.Setup(quantize="nf4_double")
+    )
 
 
 PRESETS = {
     "smoke": Config(
-        "smoke", Path("results/smoke"), rank=2, seeds=(0,), setup=replace(run.SMOKE, quantize="nf4_double")
+        "smoke",
+        Path("results/smoke"),
+        rank=2,
+        seeds=(0,),
+        setup=replace(run.SMOKE, quantize="nf4_double"),
     ),
     "quick": Config(),
-    "full": Config("full", setup=run.Setup(quantize="nf4_double", rows=0, validation_rows=0)),
+    "full": Config(
+        "full", setup=run.Setup(quantize="nf4_double", rows=0, validation_rows=0)
+    ),
 }
 
 
@@ -71,15 +79,25 @@ def cells(config: Config) -> list[schedule.Row]:
         ValueError: a kind there is not, or a method that has no A and B.
     """
     wrong = [
-        f"kinds: expected some of {', '.join(quant.SPECS)}, got {k!r}" for k in config.kinds if k not in quant.SPECS
+        f"kinds: expected some of {', '.join(quant.SPECS)}, got {k!r}"
+        for k in config.kinds
+        if k not in quant.SPECS
     ]
     wrong += [] if config.kinds else ["kinds: expected at least one"]
     if config.setup.method != "lora":
-        wrong.append(f"method: expected lora, whose A and B are stored, got {config.setup.method!r}")
+        wrong.append(
+            f"method: expected lora, whose A and B are stored, got {config.setup.method!r}"
+        )
     if wrong:
         raise ValueError("; ".join(wrong))
     return [
-        {**asdict(config.setup), "targets": config.targets, "rank": config.rank, "seed": seed} for seed in config.seeds
+        {
+            **asdict(config.setup),
+            "targets": config.targets,
+            "rank": config.rank,
+            "seed": seed,
+        }
+        for seed in config.seeds
     ]
 
 
@@ -92,8 +110,14 @@ def shipped(trained: schedule.Trained, kind: str) -> tuple[bytes, Any]:
     """The file with A and B in that data type, and the model read back from it."""
     model, row = trained
     mask = methods.mask(model, run.method(row["config"]))
-    idle = [path for path, layer in methods.adapters(model).items() if not layer.parameters()]
-    mask = tree.replace(mask, {f"{path}/lora_{part}": False for path in idle for part in "ab"})
+    idle = [
+        path
+        for path, layer in methods.adapters(model).items()
+        if not layer.parameters()
+    ]
+    mask = tree.replace(
+        mask, {f"{path}/lora_{part}": False for path in idle for part in "ab"}
+    )
     file = adapter.dump(model, mask, row, quantize=None if kind == FLOAT else kind)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
@@ -103,25 +127,43 @@ def shipped(trained: schedule.Trained, kind: str) -> tuple[bytes, Any]:
 
 def error(model: Any, other: Any) -> float:
     """||ΔW - ΔW'|| / ||ΔW|| over all matrices of both models."""
-    pairs = zip(methods.adapters(model).values(), methods.adapters(other).values(), strict=True)
-    deltas = [[np.asarray(layer.delta(), np.float64) for layer in pair] for pair in pairs]
-    away, whole = (sum((of**2).sum() for of in every) for every in ([a - b for a, b in deltas], [a for a, _ in deltas]))
+    pairs = zip(
+        methods.adapters(model).values(), methods.adapters(other).values(), strict=True
+    )
+    deltas = [
+        [np.asarray(layer.delta(), np.float64) for layer in pair] for pair in pairs
+    ]
+    away, whole = (
+        sum((of**2).sum() for of in every)
+        for every in ([a - b for a, b in deltas], [a for a, _ in deltas])
+    )
     return float((away / whole) ** 0.5)
 
 
 def bits(file: bytes, model: Any) -> float:
     """Bits in a file for each number of A and B, scales included."""
-    stored = sum(array.nbytes for name, array in safetensors.numpy.load(file).items() if "/lora_" in name)
+    stored = sum(
+        array.nbytes
+        for name, array in safetensors.numpy.load(file).items()
+        if "/lora_" in name
+    )
     layers = [layer for layer in methods.adapters(model).values() if layer.parameters()]
     return 8 * stored / sum(layer.lora_a.size + layer.lora_b.size for layer in layers)
 
 
-def evaluate(trained: schedule.Trained, configs: Sequence[schedule.Row]) -> list[schedule.Row]:
+def evaluate(
+    trained: schedule.Trained, configs: Sequence[schedule.Row]
+) -> list[schedule.Row]:
     """A row for each data type of a trained adapter."""
     cell, shared = trained.row["config"], run.bench(trained.row["config"])
     split = "test" if "test" in shared.encoded else "validation"
     encoded = shared.encoded[split]
-    how = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"], "compute": "float32"}
+    how = {
+        "widths": shared.widths,
+        "pad": shared.pad,
+        "size": 2 * cell["batch"],
+        "compute": "float32",
+    }
     before = classification.predict(trained.model, encoded, **how)
     scores = metrics.score(shared.task.metrics, before, encoded.label)
     rows = []
@@ -130,9 +172,17 @@ def evaluate(trained: schedule.Trained, configs: Sequence[schedule.Row]) -> list
         after = classification.predict(model, encoded, **how)
         score = metrics.score(shared.task.metrics, after, encoded.label)
         found = {f"{split}/{name}": value for name, value in score.items()}
-        found |= {f"change/{name}": value - scores[name] for name, value in score.items()}
-        found |= {"size/file": len(file), "size/bits": bits(file, model), "delta/error": error(trained.model, model)}
-        found["logits/distance"] = float(np.linalg.norm(after - before) / np.linalg.norm(before - before.mean(0)))
+        found |= {
+            f"change/{name}": value - scores[name] for name, value in score.items()
+        }
+        found |= {
+            "size/file": len(file),
+            "size/bits": bits(file, model),
+            "delta/error": error(trained.model, model),
+        }
+        found["logits/distance"] = float(
+            np.linalg.norm(after - before) / np.linalg.norm(before - before.mean(0))
+        )
         about = {"examples": {split: len(encoded.label)}, "provenance": run.began()}
         rows.append({"config": config, "metrics": found, **about})
     return rows
@@ -158,13 +208,20 @@ def summary(group: Sequence[schedule.Row]) -> pd.DataFrame:
     """A line for each data type, the largest first: means over seeds and their errors."""
     metric = schedule.primary(group[0])
     columns = {
-        "size/file": ("file", 1e-3), "size/bits": ("bits", 1), "delta/error": ("ΔW", 100), "logits/distance": ("logits", 100),
-        metric: ("score", 100), f"change/{metric.partition('/')[2]}": ("Δ", 100),
-    }  # fmt: skip
+        "size/file": ("file", 1e-3),
+        "size/bits": ("bits", 1),
+        "delta/error": ("ΔW", 100),
+        "logits/distance": ("logits", 100),
+        metric: ("score", 100),
+        f"change/{metric.partition('/')[2]}": ("Δ", 100),
+    }
     table: Any = results.summary(group, by=["stored"], metric=metric)[["stored"]]
     for key, (name, unit) in columns.items():
         found = results.summary(group, by=["stored"], metric=key)
-        table[name], table[f"{name} error"] = unit * found["mean"], unit * found["error"]
+        table[name], table[f"{name} error"] = (
+            unit * found["mean"],
+            unit * found["error"],
+        )
     order = {name: place for place, name in enumerate([FLOAT, *quant.SPECS])}
     table = table.sort_values("stored", key=lambda column: column.map(order))
     table = table.sort_values("bits", ascending=False, kind="stable", ignore_index=True)
@@ -177,18 +234,26 @@ def shown(table: pd.DataFrame) -> str:
     def with_error(name: str, form: str) -> list[str]:
         pairs = zip(table[name], table[f"{name} error"], strict=True)
         return [
-            f"{value:{form}}" + (f" ± {error:{form.strip('+')}}" if error == error else "") for value, error in pairs
+            f"{value:{form}}"
+            + (f" ± {error:{form.strip('+')}}" if error == error else "")
+            for value, error in pairs
         ]
 
     made = pd.DataFrame(
-        {"A and B": table["stored"], "file, kB": table["file"], "of float32, %": 100 * table["file"] / table["file"][0]}
+        {
+            "A and B": table["stored"],
+            "file, kB": table["file"],
+            "of float32, %": 100 * table["file"] / table["file"][0],
+        }
     )
     made["bits"] = table["bits"]
     forms = {"ΔW": ".2f", "logits": ".2f", "score": ".1f", "Δ": "+.2f"}
     for name, form in forms.items():
         made[f"{name}, %"] = with_error(name, form)
     right = {f"{name}, %": "right" for name in forms}
-    return results.markdown(made, digits={"file, kB": 1, "of float32, %": 1, "bits": 3}, align=right)
+    return results.markdown(
+        made, digits={"file, kB": 1, "of float32, %": 1, "bits": 3}, align=right
+    )
 
 
 def finding(table: pd.DataFrame) -> str:
@@ -210,7 +275,11 @@ def finding(table: pd.DataFrame) -> str:
 def section(group: Sequence[schedule.Row], table: pd.DataFrame, apart: str) -> str:
     """One group's table and what it says."""
     config = group[0]["config"]
-    base = "a base in full precision" if config["quantize"] == "none" else f"a base in {config['quantize']}"
+    base = (
+        "a base in full precision"
+        if config["quantize"] == "none"
+        else f"a base in {config['quantize']}"
+    )
     return (
         f"## {config['model']}, {config['data']}, {config['targets']}, r = {config['rank']} on {base}{apart}\n\n"
         f"{SMOKE if config['model'] == 'tiny' else ''}{shown(table)}\n{finding(table)}\n"
@@ -221,9 +290,15 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/quantized_adapters.md, .csv and .png from the rows alone."""
     found = groups(rows)
     tables = [summary(group) for group in found]
-    sections = [section(*each) for each in zip(found, tables, schedule.apart(found), strict=True)]
+    sections = [
+        section(*each)
+        for each in zip(found, tables, schedule.apart(found), strict=True)
+    ]
     return results.render(
-        out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables), figure=figure(tables[0])
+        out / NAME,
+        markdown="\n".join([HEADER, *sections]),
+        table=pd.concat(tables),
+        figure=figure(tables[0]),
     )
 
 
@@ -239,9 +314,11 @@ def figure(table: pd.DataFrame) -> Any:
         for said, name in (("of ΔW", "ΔW"), ("of the logits", "logits"))
     }
     return plots.bars_with_errors(
-        series, title=f"Rounding A and B (float32: {base['file']:.1f} kB, {base['score']:.1f} %)",
-        xlabel="data type of A and B, file, score", ylabel="relative error, %",
-    )  # fmt: skip
+        series,
+        title=f"Rounding A and B (float32: {base['file']:.1f} kB, {base['score']:.1f} %)",
+        xlabel="data type of A and B, file, score",
+        ylabel="relative error, %",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -253,12 +330,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kinds = dict.fromkeys([FLOAT, *config.kinds])
     wanted = [[{**cell, "stored": kind} for kind in kinds] for cell in trainings]
     missing = [
-        (cell, todo) for cell, all in zip(trainings, wanted, strict=True) if (todo := results.pending(path, all))
+        (cell, todo)
+        for cell, all in zip(trainings, wanted, strict=True)
+        if (todo := results.pending(path, all))
     ]
     print(f"{len(trainings)} adapters, {len(missing)} of them to store", flush=True)
     if config.dry_run:
-        return print(schedule.plan(trainings, schedule.untrained(config.out, trainings), counts, label))
-    for trained, (_, todo) in zip(schedule.trained(config.out, [c for c, _ in missing], label), missing, strict=True):
+        return print(
+            schedule.plan(
+                trainings, schedule.untrained(config.out, trainings), counts, label
+            )
+        )
+    for trained, (_, todo) in zip(
+        schedule.trained(config.out, [c for c, _ in missing], label),
+        missing,
+        strict=True,
+    ):
         for row in evaluate(trained, todo):
             results.record(path, row)
     print("wrote", *render(results.read(path), config.out))

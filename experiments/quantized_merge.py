@@ -56,7 +56,14 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), kinds=("nf4",), rank=2, seeds=(0,), setup=run.SMOKE),
+    "smoke": Config(
+        "smoke",
+        Path("results/smoke"),
+        kinds=("nf4",),
+        rank=2,
+        seeds=(0,),
+        setup=run.SMOKE,
+    ),
     "quick": Config(),
     "full": Config("full", setup=replace(run.SETUP, rows=0, validation_rows=0)),
 }
@@ -69,14 +76,25 @@ def cells(config: Config) -> list[schedule.Row]:
         ValueError: a kind there is not, or a method or base set elsewhere.
     """
     wrong = [
-        f"kinds: expected some of {', '.join(quant.SPECS)}, got {k!r}" for k in config.kinds if k not in quant.SPECS
+        f"kinds: expected some of {', '.join(quant.SPECS)}, got {k!r}"
+        for k in config.kinds
+        if k not in quant.SPECS
     ]
-    for name, got, expected in (("method", config.setup.method, "lora"), ("quantize", config.setup.quantize, "none")):
-        wrong += [f"{name}: expected {expected} (--kinds says how the base is stored), got {got!r}"] * (got != expected)
+    for name, got, expected in (
+        ("method", config.setup.method, "lora"),
+        ("quantize", config.setup.quantize, "none"),
+    ):
+        wrong += [
+            f"{name}: expected {expected} (--kinds says how the base is stored), got {got!r}"
+        ] * (got != expected)
     if wrong:
         raise ValueError("; ".join(wrong))
     shared = {**asdict(config.setup), "targets": config.targets, "rank": config.rank}
-    return [{**shared, "quantize": kind, "seed": seed} for kind in dict.fromkeys(config.kinds) for seed in config.seeds]
+    return [
+        {**shared, "quantize": kind, "seed": seed}
+        for kind in dict.fromkeys(config.kinds)
+        for seed in config.seeds
+    ]
 
 
 def label(cell: schedule.Row) -> str:
@@ -94,36 +112,66 @@ def layers(model: Any, merged: Any) -> dict[str, dict[str, list[float]]]:
         if not layer.parameters():
             continue  # idle, there to share a compiled program
         delta = np.asarray(layer.delta(), np.float64)
-        change = np.asarray(new[f"{path}/kernel"], np.float64) - np.asarray(layer.base.kernel[...])
+        change = np.asarray(new[f"{path}/kernel"], np.float64) - np.asarray(
+            layer.base.kernel[...]
+        )
         square = (delta**2).sum((-2, -1))
         distance = (((change - delta) ** 2).sum((-2, -1)) / square) ** 0.5
-        found[path] = {"distance": distance.tolist(), "kept": ((change * delta).sum((-2, -1)) / square).tolist()}
+        found[path] = {
+            "distance": distance.tolist(),
+            "kept": ((change * delta).sum((-2, -1)) / square).tolist(),
+        }
     return found
 
 
-def evaluate(trained: schedule.Trained, configs: Sequence[schedule.Row]) -> list[schedule.Row]:
+def evaluate(
+    trained: schedule.Trained, configs: Sequence[schedule.Row]
+) -> list[schedule.Row]:
     """A row for each way to merge a trained model."""
     cell, shared = trained.row["config"], run.bench(trained.row["config"])
     split = "test" if "test" in shared.encoded else "validation"
-    how = {"widths": shared.widths, "pad": shared.pad, "size": 2 * cell["batch"], "compute": "float32"}
+    how = {
+        "widths": shared.widths,
+        "pad": shared.pad,
+        "size": 2 * cell["batch"],
+        "compute": "float32",
+    }
     encoded = shared.encoded[split]
     before = classification.predict(trained.model, encoded, **how)
     unmerged = metrics.score(shared.task.metrics, before, encoded.label)
     rows = []
     for config in configs:
-        merged = methods.merge(trained.model, into=config["into"], original=original(config))
-        after, each = classification.predict(merged, encoded, **how), layers(trained.model, merged)
+        merged = methods.merge(
+            trained.model, into=config["into"], original=original(config)
+        )
+        after, each = (
+            classification.predict(merged, encoded, **how),
+            layers(trained.model, merged),
+        )
         found = {
-            f"{split}/{name}": value for name, value in metrics.score(shared.task.metrics, after, encoded.label).items()
+            f"{split}/{name}": value
+            for name, value in metrics.score(
+                shared.task.metrics, after, encoded.label
+            ).items()
         }
         found |= {f"unmerged/{name}": value for name, value in unmerged.items()}
         for name in ("distance", "kept"):
-            found[f"matrices/{name}"] = float(np.mean([at[name] for at in each.values()]))
-        found["logits/distance"] = float(np.linalg.norm(after - before) / np.linalg.norm(before - before.mean(0)))
+            found[f"matrices/{name}"] = float(
+                np.mean([at[name] for at in each.values()])
+            )
+        found["logits/distance"] = float(
+            np.linalg.norm(after - before) / np.linalg.norm(before - before.mean(0))
+        )
         found["logits/largest"] = float(np.abs(after - before).max())
-        found["logits/same_class"] = float(np.mean(after.argmax(-1) == before.argmax(-1)))
+        found["logits/same_class"] = float(
+            np.mean(after.argmax(-1) == before.argmax(-1))
+        )
         found["size/bits"] = stored_bits(merged)
-        about = {"layers": each, "examples": {split: len(encoded.label)}, "provenance": run.began()}
+        about = {
+            "layers": each,
+            "examples": {split: len(encoded.label)},
+            "provenance": run.began(),
+        }
         rows.append({"config": config, "metrics": found, **about})
     return rows
 
@@ -138,7 +186,11 @@ def original(config: schedule.Row) -> Any:
 def stored_bits(model: Any) -> float:
     """Bits for each number of the blocks' matrices."""
     kernels = tree.find(model, quant.BODY).values()
-    return 8 * sum(kernel.nbytes for kernel in kernels) / sum(kernel.size for kernel in kernels)
+    return (
+        8
+        * sum(kernel.nbytes for kernel in kernels)
+        / sum(kernel.size for kernel in kernels)
+    )
 
 
 HEADER = """# Merging an adapter into a quantised base
@@ -162,15 +214,27 @@ def summary(group: Sequence[schedule.Row]) -> pd.DataFrame:
     metric, by = schedule.primary(group[0]), ["quantize", "into"]
     name = metric.partition("/")[2]
     columns = {
-        "matrices/distance": "distance", "matrices/kept": "ΔW left", "logits/distance": "logits", "logits/largest": "largest",
-        "logits/same_class": "same class, %", f"unmerged/{name}": "unmerged, %", metric: "merged, %", "size/bits": "bits",
-    }  # fmt: skip
+        "matrices/distance": "distance",
+        "matrices/kept": "ΔW left",
+        "logits/distance": "logits",
+        "logits/largest": "largest",
+        "logits/same_class": "same class, %",
+        f"unmerged/{name}": "unmerged, %",
+        metric: "merged, %",
+        "size/bits": "bits",
+    }
     table: Any = results.summary(group, by=by, metric=metric)[by]
     for key, said in columns.items():
-        table[said] = results.summary(group, by=by, metric=key)["mean"] * (100 if said.endswith("%") else 1)
-    table["logits error"] = results.summary(group, by=by, metric="logits/distance")["error"]
+        table[said] = results.summary(group, by=by, metric=key)["mean"] * (
+            100 if said.endswith("%") else 1
+        )
+    table["logits error"] = results.summary(group, by=by, metric="logits/distance")[
+        "error"
+    ]
     order = {name: index for index, name in enumerate([*quant.SPECS, *WAYS])}
-    return table.sort_values(by, key=lambda column: column.map(order), ignore_index=True)
+    return table.sort_values(
+        by, key=lambda column: column.map(order), ignore_index=True
+    )
 
 
 def section(group: Sequence[schedule.Row], table: pd.DataFrame, apart: str) -> str:
@@ -197,11 +261,15 @@ def section(group: Sequence[schedule.Row], table: pd.DataFrame, apart: str) -> s
 def finding(table: pd.DataFrame) -> str:
     """Which way to take, by the logits; and what each does to the score."""
     ways: Any = table.groupby("into")["logits"].mean()
-    change: Any = (table["merged, %"] - table["unmerged, %"]).groupby(table["into"]).mean()
+    change: Any = (
+        (table["merged, %"] - table["unmerged, %"]).groupby(table["into"]).mean()
+    )
     text = []
     for way in WAYS:
         if way in ways.index:
-            text.append(f"{WAYS[way]} the logits move by {100 * ways[way]:.2g} % and the score by {change[way]:+.1f}")
+            text.append(
+                f"{WAYS[way]} the logits move by {100 * ways[way]:.2g} % and the score by {change[way]:+.1f}"
+            )
     return (
         f"Merged {', '.join(text)} (means over data types). **Recommended: merge {WAYS[ways.idxmin()]}**, where the function is "
         "to be kept; the matrices then take the bits of floating-point weights."
@@ -213,15 +281,24 @@ def by_layer(group: Sequence[schedule.Row]) -> str:
     found: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for row in group:
         for path, at in row["layers"].items():
-            place = row["config"]["quantize"], row["config"]["into"], path.removeprefix("blocks/")
+            place = (
+                row["config"]["quantize"],
+                row["config"]["into"],
+                path.removeprefix("blocks/"),
+            )
             found.setdefault(place, []).append(np.array([at["distance"], at["kept"]]))
     order = {name: index for index, name in enumerate([*quant.SPECS, *WAYS])}
     lines = []
     for place in sorted(found, key=lambda at: (order[at[0]], order[at[1]], at[2])):
         if place[1] != "dequantized":  # 0 and 1 throughout
             distance, kept = np.mean(found[place], axis=0)
-            each = {f"layer {i}": f"{d:.2f}, {k:.2f}" for i, (d, k) in enumerate(zip(distance, kept, strict=True))}
-            lines.append(dict(zip(("quantize", "into", "matrix"), place, strict=True)) | each)
+            each = {
+                f"layer {i}": f"{d:.2f}, {k:.2f}"
+                for i, (d, k) in enumerate(zip(distance, kept, strict=True))
+            }
+            lines.append(
+                dict(zip(("quantize", "into", "matrix"), place, strict=True)) | each
+            )
     return results.markdown(pd.DataFrame(lines))
 
 
@@ -229,9 +306,15 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     """Draw out/quantized_merge.md, .csv and .png from the rows alone."""
     found = groups(rows)
     tables = [summary(group) for group in found]
-    sections = [section(*each) for each in zip(found, tables, schedule.apart(found), strict=True)]
+    sections = [
+        section(*each)
+        for each in zip(found, tables, schedule.apart(found), strict=True)
+    ]
     return results.render(
-        out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables), figure=figure(tables[0])
+        out / NAME,
+        markdown="\n".join([HEADER, *sections]),
+        table=pd.concat(tables),
+        figure=figure(tables[0]),
     )
 
 
@@ -257,12 +340,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     counts = schedule.check(trainings)
     wanted = [[{**cell, "into": way} for way in WAYS] for cell in trainings]
     missing = [
-        (cell, todo) for cell, all in zip(trainings, wanted, strict=True) if (todo := results.pending(path, all))
+        (cell, todo)
+        for cell, all in zip(trainings, wanted, strict=True)
+        if (todo := results.pending(path, all))
     ]
     print(f"{len(trainings)} adapters, {len(missing)} of them to merge", flush=True)
     if config.dry_run:
-        return print(schedule.plan(trainings, schedule.untrained(config.out, trainings), counts, label))
-    for trained, (_, todo) in zip(schedule.trained(config.out, [c for c, _ in missing], label), missing, strict=True):
+        return print(
+            schedule.plan(
+                trainings, schedule.untrained(config.out, trainings), counts, label
+            )
+        )
+    for trained, (_, todo) in zip(
+        schedule.trained(config.out, [c for c, _ in missing], label),
+        missing,
+        strict=True,
+    ):
         for row in evaluate(trained, todo):
             results.record(path, row)
     print("wrote", *render(results.read(path), config.out))

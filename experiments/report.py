@@ -33,7 +33,11 @@ class Config:
     """Folder of the rows; the page lands there too."""
 
 
-PRESETS = {"smoke": Config("smoke", Path("results/smoke")), "quick": Config(), "full": Config("full")}
+PRESETS = {
+    "smoke": Config("smoke", Path("results/smoke")),
+    "quick": Config(),
+    "full": Config("full"),
+}
 
 
 class Study(NamedTuple):
@@ -56,13 +60,19 @@ def studies(out: Path) -> list[Study]:
         script["render"](rows, out)
         title = " ".join(script["__doc__"].split("\n\n")[0].split())
         concluded = script["verdicts"](rows) if "verdicts" in script else []
-        found.append(Study(path.stem, title, rows, (out / f"{path.stem}.md").read_text(), concluded))
+        found.append(
+            Study(
+                path.stem, title, rows, (out / f"{path.stem}.md").read_text(), concluded
+            )
+        )
     return found
 
 
 def page(found: Sequence[Study]) -> str:
     """The whole page, in Markdown."""
-    return "\n".join([HEADER, counts(found), ran(found), concluded(found), *map(section, found)])
+    return "\n".join(
+        [HEADER, counts(found), ran(found), concluded(found), *map(section, found)]
+    )
 
 
 HEADER = """# Results
@@ -77,9 +87,17 @@ and an effect that is not seen is a finding.
 
 def counts(found: Sequence[Study]) -> str:
     """How often each experiment reached each verdict."""
-    reached = {study.name: Counter(verdict.verdict for verdict in study.verdicts) for study in found}
+    reached = {
+        study.name: Counter(verdict.verdict for verdict in study.verdicts)
+        for study in found
+    }
     lines = [
-        {"of": kind, "verdict": name, "meaning": meaning, **{study: at[name] for study, at in reached.items() if at}}
+        {
+            "of": kind,
+            "verdict": name,
+            "meaning": meaning,
+            **{study: at[name] for study, at in reached.items() if at},
+        }
         for kind, known in (("value", claims.VALUES), ("effect", claims.EFFECTS))
         for name, meaning in known.items()
     ]
@@ -92,9 +110,14 @@ def ran(found: Sequence[Study]) -> str:
     for study in found:
         said = [row["provenance"] for row in study.rows]
         machines = {
-            f"{at['machine']['cpu']}, {at['machine']['cores']} cores, {at['machine']['backend']}" for at in said
+            f"{at['machine']['cpu']}, {at['machine']['cores']} cores, {at['machine']['backend']}"
+            for at in said
         }
-        spent = [row["seconds"] for row in study.rows if isinstance(row.get("seconds"), int | float)]
+        spent = [
+            row["seconds"]
+            for row in study.rows
+            if isinstance(row.get("seconds"), int | float)
+        ]
         dates = sorted({at["date"][:10] for at in said})
         lines.append(
             {
@@ -102,7 +125,11 @@ def ran(found: Sequence[Study]) -> str:
                 "rows": len(study.rows),
                 "date": dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
                 "time": progress.clock(sum(spent)) if spent else "",
-                "commit": ", ".join(sorted({at["commit"][:7] + ("+" if at["dirty"] else "") for at in said})),
+                "commit": ", ".join(
+                    sorted(
+                        {at["commit"][:7] + ("+" if at["dirty"] else "") for at in said}
+                    )
+                ),
                 "jax": ", ".join(sorted({at["versions"]["jax"] for at in said})),
                 "machine": "; ".join(sorted(machines)),
             }
@@ -119,7 +146,9 @@ def concluded(found: Sequence[Study]) -> str:
         for verdict in study.verdicts
         if len(study.verdicts) <= FEW
     ]
-    return f"## What came out\n\n{results.markdown(pd.DataFrame(every))}" if every else ""
+    return (
+        f"## What came out\n\n{results.markdown(pd.DataFrame(every))}" if every else ""
+    )
 
 
 FEW = 40
@@ -140,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     out = cli.line(Config, PRESETS, __doc__, arguments).out
     if not (found := studies(out)):
-        raise ValueError(f"--out: expected a folder with rows of an experiment (*.jsonl), got {out}")
+        raise ValueError(
+            f"--out: expected a folder with rows of an experiment (*.jsonl), got {out}"
+        )
     results.write(out / "README.md", page(found))
     print(f"wrote {out / 'README.md'}: {', '.join(study.name for study in found)}")
 

@@ -63,26 +63,43 @@ def comparisons(config: Config) -> list[schedule.Row]:
     """The identity of every row; raises ValueError for ranks or seeds that make no comparison, or any other wrong setting."""
     (low, high), (first, second) = config.ranks, config.seeds
     if low >= high or first == second:
-        raise ValueError(f"expected ranks LOW HIGH and two different seeds, got {low} {high} and {first} {second}")
+        raise ValueError(
+            f"expected ranks LOW HIGH and two different seeds, got {low} {high} and {first} {second}"
+        )
     fixed = {**asdict(config.setup), "targets": config.targets}
     given = ((low, first), (high, first), (high, second))
-    narrow, wide, other = schedule.resolved({**fixed, "rank": rank, "seed": seed} for rank, seed in given)
+    narrow, wide, other = schedule.resolved(
+        {**fixed, "rank": rank, "seed": seed} for rank, seed in given
+    )
     found = matrices(wide, config.side)
     ranks, seeds = {"left": narrow, "right": wide}, {"left": wide, "right": other}
-    each = [("rank", path, ranks) for path in found] + [("seed", path, seeds) for path in found]
+    each = [("rank", path, ranks) for path in found] + [
+        ("seed", path, seeds) for path in found
+    ]
     each.append(("random", found[0], seeds))
-    return [{"comparison": kind, "matrix": path, "side": config.side, **pair} for kind, path, pair in each]
+    return [
+        {"comparison": kind, "matrix": path, "side": config.side, **pair}
+        for kind, path, pair in each
+    ]
 
 
 def matrices(cell: schedule.Row, side: str) -> list[str]:
     """The paths of the layers the cell adapts; raises ValueError when they have no low-rank factors, or several widths."""
     layers = methods.adapters(run.adapt(cell)[0])
-    shapes = {path: directions(layer, side).shape for path, layer in layers.items() if hasattr(layer, "factors")}
+    shapes = {
+        path: directions(layer, side).shape
+        for path, layer in layers.items()
+        if hasattr(layer, "factors")
+    }
     if others := [path for path, shape in shapes.items() if len(shape) != 3]:
-        raise ValueError(f"targets: expected matrices that every block has, got also {', '.join(others)}")
+        raise ValueError(
+            f"targets: expected matrices that every block has, got also {', '.join(others)}"
+        )
     widths = {path: d for path, (*_, d, r) in shapes.items() if r}
     if len(set(widths.values())) != 1:
-        raise ValueError(f"expected low-rank adapters of one width on the {side} side, got {widths or cell['method']}")
+        raise ValueError(
+            f"expected low-rank adapters of one width on the {side} side, got {widths or cell['method']}"
+        )
     return list(widths)
 
 
@@ -91,17 +108,30 @@ def label(cell: schedule.Row) -> str:
     return f"{cell['data']} {cell['targets']} r={cell['rank']} seed={cell['seed']}"
 
 
-def measure(missing: Sequence[schedule.Row], cells: Sequence[schedule.Row], out: Path) -> Iterator[schedule.Row]:
+def measure(
+    missing: Sequence[schedule.Row], cells: Sequence[schedule.Row], out: Path
+) -> Iterator[schedule.Row]:
     """The rows, one after another; those of the cells that have no kept adapter are trained first."""
     trained = schedule.trained(out, cells, label) if cells else []
-    layers = {results.key(cell): methods.adapters(one.model) for cell, one in zip(cells, trained, strict=True)}
+    layers = {
+        results.key(cell): methods.adapters(one.model)
+        for cell, one in zip(cells, trained, strict=True)
+    }
     for config in missing:
         pair = [config["left"], config["right"]]
-        left, right = (directions(layers[results.key(cell)][config["matrix"]], config["side"]) for cell in pair)
+        left, right = (
+            directions(layers[results.key(cell)][config["matrix"]], config["side"])
+            for cell in pair
+        )
         if config["comparison"] == "random":
-            left, right = (jax.random.normal(jax.random.key(cell["seed"]), left.shape[-2:]) for cell in pair)
+            left, right = (
+                jax.random.normal(jax.random.key(cell["seed"]), left.shape[-2:])
+                for cell in pair
+            )
         d, r = left.shape[-2:]
-        phi = np.asarray(analysis.subspace_similarity(left, right), float).reshape(-1, r, right.shape[-1])
+        phi = np.asarray(analysis.subspace_similarity(left, right), float).reshape(
+            -1, r, right.shape[-1]
+        )
         metrics = {f"layer{n}/phi_1_1": at[0, 0] for n, at in enumerate(phi, start=1)}
         metrics |= {f"mean/phi_{i}_{i}": phi[:, i - 1, i - 1].mean() for i in (1, r)}
         metrics |= {f"expected/phi_{i}_{i}": i / d for i in (1, r)}
@@ -125,7 +155,12 @@ class Maps(NamedTuple):
     phi: Mapping[str, Mapping[int, Float[np.ndarray, "i j"]]]
 
 
-NAMES = {"query": "ΔWq", "key": "ΔWk", "value": "ΔWv", "output": "ΔWo"}  # ours: the paper's
+NAMES = {
+    "query": "ΔWq",
+    "key": "ΔWk",
+    "value": "ΔWv",
+    "output": "ΔWo",
+}  # ours: the paper's
 
 
 def ours(group: Sequence[schedule.Row]) -> Maps:
@@ -133,37 +168,64 @@ def ours(group: Sequence[schedule.Row]) -> Maps:
     layers = max(len(row["phi"]) for row in group)
     middle = max(1, layers // 2)  # the paper's is the 48th of 96
     phi: Any = {}
-    for row in sorted(group, key=lambda row: (row["config"]["comparison"] == "random", row["config"]["matrix"])):
+    for row in sorted(
+        group,
+        key=lambda row: (
+            row["config"]["comparison"] == "random",
+            row["config"]["matrix"],
+        ),
+    ):
         end = row["config"]["matrix"].rpartition("/")[2]
-        name = "random" if row["config"]["comparison"] == "random" else NAMES.get(end, end)
+        name = (
+            "random" if row["config"]["comparison"] == "random" else NAMES.get(end, end)
+        )
         found = {n: np.array(at) for n, at in enumerate(row["phi"], start=1)}
         phi[name] = {middle: found[1]} if name == "random" else found
     return Maps("ours", group[0]["dimension"], middle, layers, phi)
 
 
-FIGURES = {"rank": ("fig3_phi_r8_r64_layer48", "fig6_phi_r8_r64_layers1_32_64_96"),
-           "seed": ("fig4_phi_two_seeds_r64_layer48", "fig7_phi_two_seeds_r64_layers1_32_64_96")}  # fmt: skip
+FIGURES = {
+    "rank": ("fig3_phi_r8_r64_layer48", "fig6_phi_r8_r64_layers1_32_64_96"),
+    "seed": (
+        "fig4_phi_two_seeds_r64_layer48",
+        "fig7_phi_two_seeds_r64_layers1_32_64_96",
+    ),
+}
 IN_PAPER = {"dW_q": "ΔWq", "dW_v": "ΔWv", "random_gaussian": "random"}
 
 
 def published(kind: str) -> Maps:
     """The paper's heat maps as read from its figures: Figures 3 and 6 for "rank", 4 and 7 for "seed"."""
-    table: Any = pd.concat(paper.table(f"figures/lora_{name}") for name in FIGURES[kind])
+    table: Any = pd.concat(
+        paper.table(f"figures/lora_{name}") for name in FIGURES[kind]
+    )
     table = table.rename(columns={"i_r8": "i", "j_r64": "j"})
     phi: dict[str, dict[int, Any]] = {}
     for (matrix, layer), cells in table.groupby(["matrix", "layer"]):
-        phi.setdefault(IN_PAPER[matrix], {})[layer] = cells.pivot(index="i", columns="j", values="phi").to_numpy()
+        phi.setdefault(IN_PAPER[matrix], {})[layer] = cells.pivot(
+            index="i", columns="j", values="phi"
+        ).to_numpy()
     return Maps("paper", 12288, 48, 96, phi)
 
 
-CELLS = {"rank": heatmaps.upper, "seed": np.asarray}  # between two ranks the paper leaves j < i white
+CELLS = {
+    "rank": heatmaps.upper,
+    "seed": np.asarray,
+}  # between two ranks the paper leaves j < i white
 
 
 def figure(kind: str, each: Sequence[Maps]) -> Figure:
     """Figure 3 or 4 in kind: the middle layer, ours above the paper's."""
-    rows = [[panel(maps, name, maps.middle, CELLS[kind]) for name in maps.phi] for maps in each]
-    if kind == "rank":  # Figure 3's third and fourth panel; the paper's own have not been read from its colours
-        zoomed = [panel(each[0], name, each[0].middle, heatmaps.lower) for name in each[0].phi]
+    rows = [
+        [panel(maps, name, maps.middle, CELLS[kind]) for name in maps.phi]
+        for maps in each
+    ]
+    if (
+        kind == "rank"
+    ):  # Figure 3's third and fourth panel; the paper's own have not been read from its colours
+        zoomed = [
+            panel(each[0], name, each[0].middle, heatmaps.lower) for name in each[0].phi
+        ]
         rows[0] += [at._replace(title=f"{at.title}, j ≤ i") for at in zoomed]
     return heatmaps.grid(rows, label="φ(i, j)")
 
@@ -172,12 +234,16 @@ def figure_of_layers(kind: str, each: Sequence[Maps]) -> Figure:
     """Figure 6 or 7 in kind: a column for each matrix and a line for each layer, the paper's beside ours."""
     columns = [
         [panel(maps, name, layer, CELLS[kind]) for layer in sorted(layers)]
-        for maps in each for name, layers in maps.phi.items() if name != "random"
-    ]  # fmt: skip
+        for maps in each
+        for name, layers in maps.phi.items()
+        if name != "random"
+    ]
     return heatmaps.grid(list(zip_longest(*columns)), label="φ(i, j)")
 
 
-def panel(maps: Maps, name: str, layer: int, cells: Callable[[np.ndarray], np.ndarray]) -> heatmaps.Panel:
+def panel(
+    maps: Maps, name: str, layer: int, cells: Callable[[np.ndarray], np.ndarray]
+) -> heatmaps.Panel:
     """One map, those of its cells that are shown."""
     place = "" if name == "random" else f", layer {layer}/{maps.layers}"
     return heatmaps.Panel(f"{maps.whose}: {name}{place}", cells(maps.phi[name][layer]))
@@ -189,12 +255,20 @@ def similarities(maps: Maps) -> pd.DataFrame:
     some = np.array([i for i in (1, 2, 4, 8, 16, 32, 64) if i < r] + [r]) - 1
     lines: dict[tuple[str, str], Any] = {}
     for name, layers in maps.phi.items():
-        each = {(name, str(n)): [*layers[n].diagonal()[some], common(layers[n], maps.width)] for n in sorted(layers)}
+        each = {
+            (name, str(n)): [*layers[n].diagonal()[some], common(layers[n], maps.width)]
+            for n in sorted(layers)
+        }
         lines |= {} if name == "random" else each
         lines[name, "mean"] = np.mean(list(each.values()), 0)
     lines[f"expected, d = {maps.width}", ""] = [*(some + 1) / maps.width, 0]
-    columns = pd.Index(["whose", "matrix", "layer", *(f"φ({i},{i})" for i in some + 1), "n"])
-    return pd.DataFrame([(maps.whose, *names, *values) for names, values in lines.items()], columns=columns)
+    columns = pd.Index(
+        ["whose", "matrix", "layer", *(f"φ({i},{i})" for i in some + 1), "n"]
+    )
+    return pd.DataFrame(
+        [(maps.whose, *names, *values) for names, values in lines.items()],
+        columns=columns,
+    )
 
 
 def common(phi: Float[np.ndarray, "r j"], d: int) -> float:
@@ -204,24 +278,54 @@ def common(phi: Float[np.ndarray, "r j"], d: int) -> float:
 
 def effects(kind: str, maps: Maps) -> pd.DataFrame:
     """The paper's effects (section 7.2), the test each is put to here, and in how many of the matrices and layers it holds."""
-    every = [phi for name, layers in maps.phi.items() if name != "random" for phi in layers.values()]
+    every = [
+        phi
+        for name, layers in maps.phi.items()
+        if name != "random"
+        for phi in layers.values()
+    ]
     q, v, random = (maps.phi.get(name, {}) for name in ("ΔWq", "ΔWv", "random"))
     d, both = maps.width, [(q[layer], v[layer]) for layer in q if layer in v]
     top = "φ(1,1) >= 0.25, a cosine of 1/2", [phi[0, 0] >= 0.25 for phi in every]
     ranks = [
         ("both ranks share the top direction", *top),
-        ("the others are shared less", "φ(r,r) < φ(1,1)", [phi.diagonal()[-1] < phi[0, 0] for phi in every]),
-        ("the top direction is shared more by ΔWv than by ΔWq", "φ(1,1)", [b[0, 0] > a[0, 0] for a, b in both]),
+        (
+            "the others are shared less",
+            "φ(r,r) < φ(1,1)",
+            [phi.diagonal()[-1] < phi[0, 0] for phi in every],
+        ),
+        (
+            "the top direction is shared more by ΔWv than by ΔWq",
+            "φ(1,1)",
+            [b[0, 0] > a[0, 0] for a, b in both],
+        ),
     ]
     seeds = [
         ("two seeds share the top direction", *top),
-        ("they share few in all", "0.5 <= n <= r/4", [0.5 <= common(phi, d) <= len(phi) / 4 for phi in every]),
-        ("they share more of ΔWq than of ΔWv", "n", [common(a, d) > common(b, d) for a, b in both]),
-        ("random matrices share none", "|n| < 0.5", [abs(common(phi, d)) < 0.5 for phi in random.values()]),
+        (
+            "they share few in all",
+            "0.5 <= n <= r/4",
+            [0.5 <= common(phi, d) <= len(phi) / 4 for phi in every],
+        ),
+        (
+            "they share more of ΔWq than of ΔWv",
+            "n",
+            [common(a, d) > common(b, d) for a, b in both],
+        ),
+        (
+            "random matrices share none",
+            "|n| < 0.5",
+            [abs(common(phi, d)) < 0.5 for phi in random.values()],
+        ),
     ]
     tests = ranks if kind == "rank" else seeds
-    lines = [(name, test, sum(holds), len(holds)) for name, test, holds in tests if holds]
-    said = [(name, test, f"{'there' if 2 * k > n else 'absent'}, {k} of {n}") for name, test, k, n in lines]
+    lines = [
+        (name, test, sum(holds), len(holds)) for name, test, holds in tests if holds
+    ]
+    said = [
+        (name, test, f"{'there' if 2 * k > n else 'absent'}, {k} of {n}")
+        for name, test, k, n in lines
+    ]
     return pd.DataFrame(said, columns=pd.Index(["effect", "test", maps.whose]))
 
 
@@ -244,14 +348,29 @@ common beyond those of random ones. The tests' bounds were chosen with the paper
 
 def section(kind: str, group: Sequence[schedule.Row]) -> str:
     """The tables of one comparison: the effects, ours and the paper's put to the same tests, and the similarities."""
-    config, left, each = group[0]["config"], group[0]["config"]["left"], [ours(group), published(kind)]
-    pair = " against ".join(f"r = {cell['rank']} seed {cell['seed']}" for cell in (left, config["right"]))
+    config, left, each = (
+        group[0]["config"],
+        group[0]["config"]["left"],
+        [ours(group), published(kind)],
+    )
+    pair = " against ".join(
+        f"r = {cell['rank']} seed {cell['seed']}" for cell in (left, config["right"])
+    )
     found = effects(kind, each[0]).merge(effects(kind, each[1]))
-    there, absent = ("; ".join(found.effect[found.ours.str.startswith(said)]) or "none" for said in ("there", "absent"))
+    there, absent = (
+        "; ".join(found.effect[found.ours.str.startswith(said)]) or "none"
+        for said in ("there", "absent")
+    )
     table: Any = pd.concat([similarities(maps) for maps in each], ignore_index=True)
     table = table[[name for name in table if name != "n"] + ["n"] * ("n" in table)]
-    settings = ", ".join(f"{k} {v}" for k, v in left.items() if k not in ("rank", "seed", "data_source"))
-    smoke = "**A smoke run of a random model: its numbers mean nothing.**\n\n" if left["model"] == "tiny" else ""
+    settings = ", ".join(
+        f"{k} {v}" for k, v in left.items() if k not in ("rank", "seed", "data_source")
+    )
+    smoke = (
+        "**A smoke run of a random model: its numbers mean nothing.**\n\n"
+        if left["model"] == "tiny"
+        else ""
+    )
     return (
         f"## Two {kind}s: {pair}, {config['side']} side\n\n{left['model']}, {left['data']}.\n\n{smoke}"
         f"{results.markdown(found)}\nThere in ours: {there}. Absent: {absent}.\n\n{results.markdown(table, digits=4)}\n"
@@ -263,21 +382,37 @@ def every_cell(rows: Sequence[schedule.Row]) -> pd.DataFrame:
     """A line for each i of every map, a column for each j."""
     order = ("side", "comparison", "matrix")
     lines = []
-    for row in sorted(rows, key=lambda row: (*(row["config"][name] for name in order), row["key"])):
+    for row in sorted(
+        rows, key=lambda row: (*(row["config"][name] for name in order), row["key"])
+    ):
         config = row["config"]
-        fixed = {name: config["left"][name] for name in ("model", "data")} | {name: config[name] for name in order}
-        fixed |= {f"{name}_{at}": config[at][name] for at in ("left", "right") for name in ("rank", "seed")}
-        lines += [{**fixed, "layer": layer, "i": i, **dict(enumerate(line, 1))}
-                  for layer, phi in enumerate(row["phi"], 1) for i, line in enumerate(phi, 1)]  # fmt: skip
+        fixed = {name: config["left"][name] for name in ("model", "data")} | {
+            name: config[name] for name in order
+        }
+        fixed |= {
+            f"{name}_{at}": config[at][name]
+            for at in ("left", "right")
+            for name in ("rank", "seed")
+        }
+        lines += [
+            {**fixed, "layer": layer, "i": i, **dict(enumerate(line, 1))}
+            for layer, phi in enumerate(row["phi"], 1)
+            for i, line in enumerate(phi, 1)
+        ]
     return pd.DataFrame(lines)
 
 
 def by_kind(rows: Sequence[schedule.Row]) -> dict[str, list[list[schedule.Row]]]:
     """The groups of rows that compare ranks, and those that compare seeds; the input side first."""
-    groups = sorted(schedule.groups(rows, but=("comparison", "matrix")), key=lambda group: group[0]["config"]["side"])
+    groups = sorted(
+        schedule.groups(rows, but=("comparison", "matrix")),
+        key=lambda group: group[0]["config"]["side"],
+    )
     kinds: dict[str, list[list[schedule.Row]]] = {}
     for group in groups:
-        kinds.setdefault("rank" if group[0]["config"]["comparison"] == "rank" else "seed", []).append(group)
+        kinds.setdefault(
+            "rank" if group[0]["config"]["comparison"] == "rank" else "seed", []
+        ).append(group)
     return {kind: kinds[kind] for kind in FIGURES if kind in kinds}
 
 
@@ -288,23 +423,37 @@ def verdicts(rows: Sequence[schedule.Row]) -> list[Verdict]:
         where = {"rank": "LoRA Figures 3, 6", "seed": "LoRA Figures 4, 7"}[kind]
         for name, _, said in effects(kind, ours(group)).itertuples(index=False):
             word, _, times = said.partition(", ")
-            found.append(Verdict(where, name, times, {"there": "seen", "absent": "not seen"}[word]))
+            found.append(
+                Verdict(
+                    where, name, times, {"there": "seen", "absent": "not seen"}[word]
+                )
+            )
     return found
 
 
 def render(rows: Sequence[schedule.Row], out: Path) -> list[Path]:
     """Draw out/subspace_similarity.md, .csv, .png and the other figures from the rows alone."""
     kinds = by_kind(rows)
-    text = "\n".join([HEADER, *(section(kind, group) for kind, found in kinds.items() for group in found)])
+    text = "\n".join(
+        [
+            HEADER,
+            *(section(kind, group) for kind, found in kinds.items() for group in found),
+        ]
+    )
     names = {"rank": ("", "_layers", 3, 6), "seed": ("_seeds", "_seeds_layers", 4, 7)}
     figures = {}
     for kind, (group, *_) in kinds.items():
-        each, (one, all_layers, n, n_layers) = [ours(group), published(kind)], names[kind]
+        each, (one, all_layers, n, n_layers) = (
+            [ours(group), published(kind)],
+            names[kind],
+        )
         figures |= {one: figure(kind, each), all_layers: figure_of_layers(kind, each)}
         text += f"\n![Figure {n} in kind]({NAME}{one}.png)\n\n![Figure {n_layers} in kind]({NAME}{all_layers}.png)\n"
     for name in set(figures) - {""}:
         results.write(out / f"{NAME}{name}.png", results.png(figures[name]))
-    return results.render(out / NAME, markdown=text, table=every_cell(rows), figure=figures.get(""))
+    return results.render(
+        out / NAME, markdown=text, table=every_cell(rows), figure=figures.get("")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -312,13 +461,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = cli.line(Config, PRESETS, __doc__, arguments)
     path, wanted = config.out / f"{NAME}.jsonl", comparisons(config)
     missing = results.pending(path, wanted)
-    cells = list({results.key(cell): cell for row in missing for cell in (row["left"], row["right"])}.values())
-    print(f"{len(missing)} of {len(wanted)} comparisons to make: {'; '.join(map(label, cells)) or 'none'}", flush=True)
+    cells = list(
+        {
+            results.key(cell): cell
+            for row in missing
+            for cell in (row["left"], row["right"])
+        }.values()
+    )
+    print(
+        f"{len(missing)} of {len(wanted)} comparisons to make: {'; '.join(map(label, cells)) or 'none'}",
+        flush=True,
+    )
     if config.dry_run:
         return
     for row in measure(missing, cells, config.out):
         results.record(path, row)
-    print("wrote", *(str(written) for written in render(results.read(path), config.out)))
+    print(
+        "wrote", *(str(written) for written in render(results.read(path), config.out))
+    )
 
 
 if __name__ == "__main__":

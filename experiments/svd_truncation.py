@@ -53,9 +53,13 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), rank=8, ks=(0, 1, 2, 4), setup=run.SMOKE),
+    "smoke": Config(
+        "smoke", Path("results/smoke"), rank=8, ks=(0, 1, 2, 4), setup=run.SMOKE
+    ),
     "quick": Config(),
-    "full": Config("full", seeds=(0, 1, 2), setup=replace(run.SETUP, rows=0, validation_rows=0)),
+    "full": Config(
+        "full", seeds=(0, 1, 2), setup=replace(run.SETUP, rows=0, validation_rows=0)
+    ),
 }
 
 
@@ -66,9 +70,13 @@ def cells(config: Config) -> list[schedule.Row]:
         ValueError: a k below 0, or another method than lora.
     """
     if wrong := [k for k in config.ks if k < 0]:
-        raise ValueError(f"ks: expected whole numbers >= 0, got {', '.join(map(str, wrong))}")
+        raise ValueError(
+            f"ks: expected whole numbers >= 0, got {', '.join(map(str, wrong))}"
+        )
     if config.setup.method != "lora":
-        raise ValueError(f"method: expected lora (full fine-tuning is trained beside it), got {config.setup.method!r}")
+        raise ValueError(
+            f"method: expected lora (full fine-tuning is trained beside it), got {config.setup.method!r}"
+        )
     full = replace(config.setup, method="full", learning_rate=config.full_learning_rate)
     lora = {**asdict(config.setup), "targets": config.targets, "rank": config.rank}
     both = lora, {**asdict(full), "targets": ".", "rank": 0}
@@ -89,7 +97,11 @@ def label(cell: schedule.Row) -> str:
 
 def series(cell: schedule.Row) -> str:
     """What a training is called in tables and figure."""
-    name = f"LoRA r = {cell['rank']} ({cell['targets']})" if cell["rank"] else "full fine-tuning"
+    name = (
+        f"LoRA r = {cell['rank']} ({cell['targets']})"
+        if cell["rank"]
+        else "full fine-tuning"
+    )
     return f"{name}, lr {cell['learning_rate']:g}"
 
 
@@ -103,17 +115,32 @@ class Learnt(NamedTuple):
 def learnt(model: Any, base: Any) -> Learnt:
     """What a model has learnt: its adapters, or if it has none the difference of the blocks' matrices from those of `base`."""
     if adapters := methods.adapters(model):
-        there = {path: layer.factors() for path, layer in adapters.items() if layer.parameters()}
-        return Learnt(methods.unload(model), {path: SVD(*analysis.delta_svd(*ab)) for path, ab in there.items()})
+        there = {
+            path: layer.factors()
+            for path, layer in adapters.items()
+            if layer.parameters()
+        }
+        return Learnt(
+            methods.unload(model),
+            {path: SVD(*analysis.delta_svd(*ab)) for path, ab in there.items()},
+        )
     parts = decompose(base, model, BLOCKS)
     layers = tree.nodes(base)
-    return Learnt(tree.replace(model, {f"{path}/kernel": layers[path].kernel[...] for path in parts}), parts)
+    return Learnt(
+        tree.replace(
+            model, {f"{path}/kernel": layers[path].kernel[...] for path in parts}
+        ),
+        parts,
+    )
 
 
 def truncated(whole: Learnt, k: int) -> Any:
     """The model with the top k directions of each ΔW, as LoRA layers of rank k."""
     layers = tree.nodes(whole.rest)
-    return tree.replace(whole.rest, {path: adapter(layers[path], part, k) for path, part in whole.parts.items()})
+    return tree.replace(
+        whole.rest,
+        {path: adapter(layers[path], part, k) for path, part in whole.parts.items()},
+    )
 
 
 def loss(spectra: Sequence[np.ndarray], k: int) -> dict[str, float]:
@@ -122,19 +149,32 @@ def loss(spectra: Sequence[np.ndarray], k: int) -> dict[str, float]:
     relative_error: ||ΔW - ΔW_k||_F / ||ΔW||_F over all matrices together; energy: the share of ||ΔW||² kept, mean over
     matrices; effective_rank: of the whole ΔW, mean over matrices.
     """
-    tail, whole = (sum(float((s[..., start:] ** 2).sum()) for s in spectra) for start in (k, 0))
+    tail, whole = (
+        sum(float((s[..., start:] ** 2).sum()) for s in spectra) for start in (k, 0)
+    )
     if not whole:
-        raise ValueError("expected a training that changes its matrices; ΔW is zero: is the learning rate too low?")
-    energy = [analysis.energy(s)[..., min(k, s.shape[-1]) - 1] if k else np.zeros(s.shape[:-1]) for s in spectra]
+        raise ValueError(
+            "expected a training that changes its matrices; ΔW is zero: is the learning rate too low?"
+        )
+    energy = [
+        analysis.energy(s)[..., min(k, s.shape[-1]) - 1]
+        if k
+        else np.zeros(s.shape[:-1])
+        for s in spectra
+    ]
     ranks = [analysis.effective_rank(s) for s in spectra]
     return {
         "delta/relative_error": (tail / whole) ** 0.5,
         "delta/energy": float(np.mean(np.concatenate([np.ravel(e) for e in energy]))),
-        "delta/effective_rank": float(np.mean(np.concatenate([np.ravel(r) for r in ranks]))),
+        "delta/effective_rank": float(
+            np.mean(np.concatenate([np.ravel(r) for r in ranks]))
+        ),
     }
 
 
-def evaluate(trained: schedule.Trained, configs: Sequence[schedule.Row]) -> Iterator[schedule.Row]:
+def evaluate(
+    trained: schedule.Trained, configs: Sequence[schedule.Row]
+) -> Iterator[schedule.Row]:
     """A row for each truncation of a trained model."""
     cell, shared = trained.row["config"], run.bench(trained.row["config"])
     split = "test" if "test" in shared.encoded else "validation"
@@ -145,9 +185,12 @@ def evaluate(trained: schedule.Trained, configs: Sequence[schedule.Row]) -> Iter
         scores = run.score(cell, model, split)
         yield {
             "config": config,
-            "metrics": {f"{split}/{name}": value for name, value in scores.items()} | loss(spectra, config["k"]),
+            "metrics": {f"{split}/{name}": value for name, value in scores.items()}
+            | loss(spectra, config["k"]),
             "examples": {split: trained.row["examples"][split]},
-            "parameters": sum(layer.parameters() for layer in methods.adapters(model).values()),
+            "parameters": sum(
+                layer.parameters() for layer in methods.adapters(model).values()
+            ),
             "trained": trained.row["metrics"],
             "provenance": run.began(),
         }
@@ -176,8 +219,15 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     said = schedule.apart(groups)
     sections = [section(*each) for each in zip(groups, tables, said, strict=True)]
     markdown = "\n".join([HEADER, *sections])
-    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)])
-    return results.render(out / NAME, markdown=markdown, table=every, figure=figure(tables[0]))
+    every = pd.concat(
+        [
+            table.assign(settings=of[2:]) if of else table
+            for table, of in zip(tables, said, strict=True)
+        ]
+    )
+    return results.render(
+        out / NAME, markdown=markdown, table=every, figure=figure(tables[0])
+    )
 
 
 def summary(group: list[schedule.Row]) -> pd.DataFrame:
@@ -185,45 +235,66 @@ def summary(group: list[schedule.Row]) -> pd.DataFrame:
     config, metric, by = group[0]["config"], schedule.primary(group[0]), [*VARIED, "k"]
     table = results.summary(group, by=by, metric=metric)
     made = table[by].assign(
-        data=config["data"], model=config["model"], series=[series(dict(line)) for _, line in table.iterrows()],
-        metric=metric, score=100 * table["mean"], error=100 * table.error, seeds=table["count"],
-    )  # fmt: skip
+        data=config["data"],
+        model=config["model"],
+        series=[series(dict(line)) for _, line in table.iterrows()],
+        metric=metric,
+        score=100 * table["mean"],
+        error=100 * table.error,
+        seeds=table["count"],
+    )
     made["error of"] = table.error_kind
     for name in ("relative_error", "energy", "effective_rank"):
         made[name] = results.summary(group, by=by, metric=f"delta/{name}")["mean"]
-    size = {(series(row["config"]), row["config"]["k"]): row["parameters"] for row in group}
+    size = {
+        (series(row["config"]), row["config"]["k"]): row["parameters"] for row in group
+    }
     made["parameters"] = [size[cell] for cell in zip(made.series, made.k, strict=True)]
-    return made.sort_values(["method", "series", "k"], ascending=[False, True, True], ignore_index=True)
+    return made.sort_values(
+        ["method", "series", "k"], ascending=[False, True, True], ignore_index=True
+    )
 
 
 def section(group: list[schedule.Row], table: pd.DataFrame, apart: str) -> str:
     """A table for each training of one group of rows, with what it says."""
     config, metric = group[0]["config"], schedule.primary(group[0])
-    n, seeds = group[0]["examples"][metric.partition("/")[0]], sorted({row["config"]["seed"] for row in group})
-    parts = [f"### {name}\n\n{lines(part)}\n{finding(part)}\n" for name, part in table.groupby("series", sort=False)]
+    n, seeds = (
+        group[0]["examples"][metric.partition("/")[0]],
+        sorted({row["config"]["seed"] for row in group}),
+    )
+    parts = [
+        f"### {name}\n\n{lines(part)}\n{finding(part)}\n"
+        for name, part in table.groupby("series", sort=False)
+    ]
     claim = paper.claims().loc["L16"].published_value
     hidden = (*VARIED, "seed", "k", "data_source")
-    settings = ", ".join(f"{name} {value}" for name, value in config.items() if name not in hidden)
+    settings = ", ".join(
+        f"{name} {value}" for name, value in config.items() if name not in hidden
+    )
     return (
         f"## {config['data']}, {config['model']}{apart}\n\n{SMOKE if config['model'] == 'tiny' else ''}"
         f"{metric} in %, {n:,} examples, seeds {seeds}{ERRORS[table['error of'].iloc[0]]}. Parameters are those of the "
         f"rank-k factors. Relative error is ||ΔW - ΔW_k|| / ||ΔW|| over all matrices, energy the share of ||ΔW||² kept, mean "
         f"over matrices (Frobenius norms). The paper's claim, of GPT-3 trained at that rank: {claim} of 12,288 suffices.\n\n"
-        + "\n".join(parts) +
-        f"\n<details><summary>Settings</summary>\n\n{settings}\n\nData: {config['data_source']}\n\n</details>\n"
-    )  # fmt: skip
+        + "\n".join(parts)
+        + f"\n<details><summary>Settings</summary>\n\n{settings}\n\nData: {config['data_source']}\n\n</details>\n"
+    )
 
 
 def lines(part: pd.DataFrame) -> str:
     """One training's table."""
-    shown = pd.DataFrame({
-        "k": [f"{k} (all)" if k == part.k.max() else str(k) for k in part.k],
-        "parameters": [f"{size:,}" for size in part.parameters],
-        "score": [f"{score:.1f}" + ("" if np.isnan(error) else f" ± {error:.1f}")
-                  for score, error in zip(part.score, part.error, strict=True)],
-        "relative error": [f"{error:.3f}" for error in part.relative_error],
-        "energy": [f"{energy:.3f}" for energy in part.energy],
-    })  # fmt: skip
+    shown = pd.DataFrame(
+        {
+            "k": [f"{k} (all)" if k == part.k.max() else str(k) for k in part.k],
+            "parameters": [f"{size:,}" for size in part.parameters],
+            "score": [
+                f"{score:.1f}" + ("" if np.isnan(error) else f" ± {error:.1f}")
+                for score, error in zip(part.score, part.error, strict=True)
+            ],
+            "relative error": [f"{error:.3f}" for error in part.relative_error],
+            "energy": [f"{energy:.3f}" for energy in part.energy],
+        }
+    )
     return results.markdown(shown, align=dict.fromkeys(shown.columns, "right"))
 
 
@@ -249,32 +320,57 @@ def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     Where no direction does too (k = 0), nothing is said: there is nothing to be kept.
     """
     found = []
-    for name, part in summary(schedule.groups(rows, but=(*VARIED, "seed", "k"))[0]).groupby("series", sort=False):
+    for name, part in summary(
+        schedule.groups(rows, but=(*VARIED, "seed", "k"))[0]
+    ).groupby("series", sort=False):
         whole = part.iloc[-1]
         for score in part.score[part.k == 2]:
             none = [f", {at:.1f} without any" for at in part.score[part.k == 0]]
             said = f"{score:.1f} against {whole.score:.1f} ± {whole.error:.1f} %{''.join(none)}"
-            idle = any(as_good(at, whole.score, whole.error) == "seen" for at in part.score[part.k == 0])
-            verdict = "within the error" if idle else as_good(score, whole.score, whole.error)
+            idle = any(
+                as_good(at, whole.score, whole.error) == "seen"
+                for at in part.score[part.k == 0]
+            )
+            verdict = (
+                "within the error" if idle else as_good(score, whole.score, whole.error)
+            )
             found.append(
-                Verdict("LoRA sections 1, 4.1", f"the top 2 directions of ΔW do as well as all: {name}", said, verdict)
+                Verdict(
+                    "LoRA sections 1, 4.1",
+                    f"the top 2 directions of ΔW do as well as all: {name}",
+                    said,
+                    verdict,
+                )
             )
     return found
 
 
 def figure(table: pd.DataFrame):
     """Score, and relative error, against k; a dotted line is the score at k = 0."""
-    parts: Any = {str(name): part[part.k > 0] for name, part in table.groupby("series", sort=False)}
+    parts: Any = {
+        str(name): part[part.k > 0]
+        for name, part in table.groupby("series", sort=False)
+    }
     scores = {name: (part.k, part.score, part.error) for name, part in parts.items()}
     errors = {name: (part.k, part.relative_error, None) for name, part in parts.items()}
     drawn = plots.lines_with_errors(
-        scores, title=f"{table.model.iloc[0]}, {table.data.iloc[0]} (dotted: k = 0)", xlabel="singular directions kept, k",
+        scores,
+        title=f"{table.model.iloc[0]}, {table.data.iloc[0]} (dotted: k = 0)",
+        xlabel="singular directions kept, k",
         ylabel=f"{table.metric.iloc[0]}, %",
-        beside=[plots.Panel(errors, "What is missing", r"$\Vert\Delta W - \Delta W_k\Vert \ / \ \Vert\Delta W\Vert$")],
-    )  # fmt: skip
+        beside=[
+            plots.Panel(
+                errors,
+                "What is missing",
+                r"$\Vert\Delta W - \Delta W_k\Vert \ / \ \Vert\Delta W\Vert$",
+            )
+        ],
+    )
     for index, name in enumerate(parts):
         for score in table.score[(table.series == name) & (table.k == 0)]:
-            drawn.axes[0].axhline(score, color=plots.COLOURS[index % 7], linestyle=":", linewidth=1.5)
+            drawn.axes[0].axhline(
+                score, color=plots.COLOURS[index % 7], linestyle=":", linewidth=1.5
+            )
     return drawn
 
 
@@ -285,13 +381,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     trainings = schedule.resolved(cells(config))
     schedule.check(trainings)
     missing = [results.pending(path, points(cell, config.ks)) for cell in trainings]
-    todo = [(cell, configs) for cell, configs in zip(trainings, missing, strict=True) if configs]
-    print(f"{sum(map(len, missing))} truncations to score, of {len(todo)} trainings: "
-          f"{'; '.join(label(cell) for cell, _ in todo) or 'none'}", flush=True)  # fmt: skip
+    todo = [
+        (cell, configs)
+        for cell, configs in zip(trainings, missing, strict=True)
+        if configs
+    ]
+    print(
+        f"{sum(map(len, missing))} truncations to score, of {len(todo)} trainings: "
+        f"{'; '.join(label(cell) for cell, _ in todo) or 'none'}",
+        flush=True,
+    )
     if config.dry_run:
         return
     for trained, (_, configs) in zip(
-        schedule.trained(config.out, [cell for cell, _ in todo], label), todo, strict=True
+        schedule.trained(config.out, [cell for cell, _ in todo], label),
+        todo,
+        strict=True,
     ):
         for row in evaluate(trained, configs):
             results.record(path, row)

@@ -48,7 +48,15 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), model="tiny", batch=4, length=16, rank=2, steps=3),
+    "smoke": Config(
+        "smoke",
+        Path("results/smoke"),
+        model="tiny",
+        batch=4,
+        length=16,
+        rank=2,
+        steps=3,
+    ),
     "quick": Config(),
     "full": Config("full", steps=30),
 }
@@ -57,7 +65,10 @@ METHODS = ("full", "lora")
 
 def cells(config: Config) -> list[schedule.Row]:
     """One cell for each framework, method and dtype of the products."""
-    common = {name: getattr(config, name) for name in ("model", "batch", "length", "targets", "rank", "steps")}
+    common = {
+        name: getattr(config, name)
+        for name in ("model", "batch", "length", "targets", "rank", "steps")
+    }
     return [
         {**common, "framework": framework, "method": method, "compute": compute}
         for framework in ("lora_jax", *([config.peer] if config.peer != "none" else []))
@@ -70,7 +81,13 @@ def ours(cell: schedule.Row) -> step_time.Step:
     """The library's own training step, compiled for the cell."""
     model, _ = models.load(cell["model"])
     method = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"])
-    return step_time.training_step(model, method, batch=cell["batch"], length=cell["length"], compute=cell["compute"])
+    return step_time.training_step(
+        model,
+        method,
+        batch=cell["batch"],
+        length=cell["length"],
+        compute=cell["compute"],
+    )
 
 
 def peft(cell: schedule.Row) -> step_time.Step:
@@ -85,30 +102,49 @@ def peft(cell: schedule.Row) -> step_time.Step:
         ) from None
     shape = models.load(cell["model"])[0].config
     if shape.kind != "bert":
-        raise ValueError(f"--peer peft: expected a model of the BERT family, got {shape.kind}")
+        raise ValueError(
+            f"--peer peft: expected a model of the BERT family, got {shape.kind}"
+        )
     torch.manual_seed(0)
-    none: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    none: dict[str, Any] = {
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
     model: Any = BertForSequenceClassification(
         BertConfig(
-            vocab_size=shape.vocabulary, hidden_size=shape.width, num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads, intermediate_size=shape.ffn, max_position_embeddings=shape.positions, **none,
+            vocab_size=shape.vocabulary,
+            hidden_size=shape.width,
+            num_hidden_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            intermediate_size=shape.ffn,
+            max_position_embeddings=shape.positions,
+            **none,
         )
-    )  # fmt: skip
+    )
     if cell["method"] == "lora":
         model = get_peft_model(
             model,
             LoraConfig(
-                task_type=TaskType.SEQ_CLS, r=cell["rank"], lora_alpha=16, target_modules=cell["targets"].split(",")
+                task_type=TaskType.SEQ_CLS,
+                r=cell["rank"],
+                lora_alpha=16,
+                target_modules=cell["targets"].split(","),
             ),
         )
-    learning = [parameter for parameter in model.train().parameters() if parameter.requires_grad]
+    learning = [
+        parameter for parameter in model.train().parameters() if parameter.requires_grad
+    ]
     optimizer = torch.optim.AdamW(learning, lr=1e-3)
     batch = step_time.random_batch(cell["batch"], cell["length"], shape.vocabulary)
     tokens, labels = torch.tensor(batch.tokens).long(), torch.tensor(batch.label).long()
 
     def step():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cell["compute"] == "bfloat16"):
-            loss = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss
+        with torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=cell["compute"] == "bfloat16"
+        ):
+            loss = model(
+                input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels
+            ).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
@@ -125,11 +161,25 @@ def measure(cells: Sequence[schedule.Row]) -> list[schedule.Row]:
     """The rows of the cells. Their steps are interleaved, so that a machine that speeds up or slows down favours none."""
     steps = [FRAMEWORKS[cell["framework"]](cell) for cell in cells]
     rows = []
-    for cell, step, taken in zip(cells, steps, step_time.interleaved(steps, cells[0]["steps"]), strict=True):
+    for cell, step, taken in zip(
+        cells, steps, step_time.interleaved(steps, cells[0]["steps"]), strict=True
+    ):
         median = statistics.median(taken)
-        metrics = {"step/seconds": median, "step/tokens_per_second": cell["batch"] * cell["length"] / median}
-        metrics |= {f"memory/{name}_mb": value / 1e6 for name, value in step.facts.items()}
-        rows.append({"config": cell, "metrics": metrics, "seconds": taken, "provenance": provenance.provenance()})
+        metrics = {
+            "step/seconds": median,
+            "step/tokens_per_second": cell["batch"] * cell["length"] / median,
+        }
+        metrics |= {
+            f"memory/{name}_mb": value / 1e6 for name, value in step.facts.items()
+        }
+        rows.append(
+            {
+                "config": cell,
+                "metrics": metrics,
+                "seconds": taken,
+                "provenance": provenance.provenance(),
+            }
+        )
     return rows
 
 
@@ -140,12 +190,17 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
         table = summary(group)
         tables.append(table)
         shape = ", ".join(
-            f"{name} {group[0]['config'][name]}" for name in ("model", "batch", "length", "targets", "rank")
+            f"{name} {group[0]['config'][name]}"
+            for name in ("model", "batch", "length", "targets", "rank")
         )
         machine = group[0]["provenance"]["machine"]
         said = f"{machine['cpu']}, {machine['cores']} cores, {machine['backend']}; median of {group[0]['config']['steps']} steps"
-        sections.append(f"## {shape}\n\n{said}\n\n{results.markdown(table, digits=DIGITS)}\n{ratios(table)}")
-    return results.render(out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables))
+        sections.append(
+            f"## {shape}\n\n{said}\n\n{results.markdown(table, digits=DIGITS)}\n{ratios(table)}"
+        )
+    return results.render(
+        out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables)
+    )
 
 
 HEADER = """# Throughput and memory of a training step
@@ -159,19 +214,31 @@ head included. The paper's claims are of GPT-3 175B on V100s: **a trend, not a c
 def summary(group: list[schedule.Row]) -> pd.DataFrame:
     """One line for each framework, product dtype and method."""
     names = ("framework", "compute", "method")
-    lines = [{**{name: row["config"][name] for name in names}, **row["metrics"]} for row in group]
+    lines = [
+        {**{name: row["config"][name] for name in names}, **row["metrics"]}
+        for row in group
+    ]
     table: Any = pd.DataFrame(lines).sort_values(
         list(names), key=lambda c: c.map(lambda v: ORDER.get(v, 0)), ignore_index=True
     )
     renamed = {
-        "step/seconds": "step, ms", "step/tokens_per_second": "tokens/s", "memory/peak_mb": "peak, MB",
-        "memory/optimizer_mb": "optimiser, MB", "memory/checkpoint_mb": "checkpoint, MB",
-    }  # fmt: skip
+        "step/seconds": "step, ms",
+        "step/tokens_per_second": "tokens/s",
+        "memory/peak_mb": "peak, MB",
+        "memory/optimizer_mb": "optimiser, MB",
+        "memory/checkpoint_mb": "checkpoint, MB",
+    }
     table["step/seconds"] *= 1e3
     return table.rename(columns=renamed)[[*names, *renamed.values()]]
 
 
-DIGITS = {"step, ms": 1, "tokens/s": 0, "peak, MB": 1, "optimiser, MB": 3, "checkpoint, MB": 3}
+DIGITS = {
+    "step, ms": 1,
+    "tokens/s": 0,
+    "peak, MB": 1,
+    "optimiser, MB": 3,
+    "checkpoint, MB": 3,
+}
 ORDER = {"lora_jax": 0, "peft": 1, "float32": 0, "bfloat16": 1, "full": 0, "lora": 1}
 
 
@@ -187,7 +254,10 @@ def savings(table: pd.DataFrame) -> pd.DataFrame:
     at: Any = table.set_index(["framework", "compute", "method"])
     claims, lines = paper.claims(), []
     for compute in dict.fromkeys(table[table.framework == "lora_jax"].compute):
-        full, lora = at.loc[("lora_jax", compute, "full")], at.loc[("lora_jax", compute, "lora")]
+        full, lora = (
+            at.loc[("lora_jax", compute, "full")],
+            at.loc[("lora_jax", compute, "lora")],
+        )
         ours = {
             "L9": 100 * (1 - lora["step, ms"] / full["step, ms"]),
             "L2": full["peak, MB"] / lora["peak, MB"],
@@ -195,7 +265,14 @@ def savings(table: pd.DataFrame) -> pd.DataFrame:
         }
         for claim, what in CLAIMS.items():
             published = f"{claims.loc[claim].published_value:g} ({claim})"
-            lines.append({"compute": compute, "what": what, "ours": round(ours[claim], 2), "paper": published})
+            lines.append(
+                {
+                    "compute": compute,
+                    "what": what,
+                    "ours": round(ours[claim], 2),
+                    "paper": published,
+                }
+            )
     return pd.DataFrame(lines)
 
 
@@ -207,7 +284,14 @@ def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
             none = 0 if line["what"].endswith("%") else 1  # where nothing is saved
             said = f"{line['ours']:g} in {line['compute']}"
             verdict = effect(line["ours"] - none)
-            found.append(Verdict("LoRA section 4.2", f"{line['what']}: {line['paper']}", said, verdict))
+            found.append(
+                Verdict(
+                    "LoRA section 4.2",
+                    f"{line['what']}: {line['paper']}",
+                    said,
+                    verdict,
+                )
+            )
     return found
 
 
@@ -216,11 +300,20 @@ def ratios(table: pd.DataFrame) -> str:
     at: Any = table.set_index(["framework", "compute", "method"])
     text = results.markdown(savings(table))
     peers = [
-        {"compute": compute, "method": method, "step, lora_jax / peft": round(
-            at.loc[("lora_jax", compute, method), "step, ms"] / at.loc[("peft", compute, method), "step, ms"], 2)}
-        for compute in dict.fromkeys(table.compute) for method in METHODS
-        if ("peft", compute, method) in at.index and ("lora_jax", compute, method) in at.index
-    ]  # fmt: skip
+        {
+            "compute": compute,
+            "method": method,
+            "step, lora_jax / peft": round(
+                at.loc[("lora_jax", compute, method), "step, ms"]
+                / at.loc[("peft", compute, method), "step, ms"],
+                2,
+            ),
+        }
+        for compute in dict.fromkeys(table.compute)
+        for method in METHODS
+        if ("peft", compute, method) in at.index
+        and ("lora_jax", compute, method) in at.index
+    ]
     return text + ("\n" + results.markdown(pd.DataFrame(peers)) if peers else "")
 
 
@@ -230,7 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = config.out / f"{NAME}.jsonl"
     wanted = cells(config)
     if missing := results.pending(path, wanted):
-        print(f"timing {len(missing)} kinds of step, {config.steps} of each", flush=True)
+        print(
+            f"timing {len(missing)} kinds of step, {config.steps} of each", flush=True
+        )
         for row in measure(list(missing)):
             results.record(path, row)
     render(results.read(path), config.out)

@@ -22,13 +22,22 @@ from lora_jax.results.claims import Verdict
 
 NAME = "trainable_params"
 TABLES = {
-    15: "lora_table15_gpt3_hparam_vs_params", 4: "lora_table4_gpt3", 5: "lora_table5_weight_types", 2: "lora_table2_glue",
-    3: "lora_table3_e2e", 13: "lora_table13_dart", 14: "lora_table14_webnlg",
-}  # fmt: skip
+    15: "lora_table15_gpt3_hparam_vs_params",
+    4: "lora_table4_gpt3",
+    5: "lora_table5_weight_types",
+    2: "lora_table2_glue",
+    3: "lora_table3_e2e",
+    13: "lora_table13_dart",
+    14: "lora_table14_webnlg",
+}
 MODELS = {
-    "RoBERTa-base": "roberta-base", "RoBERTa-large": "roberta-large", "DeBERTa-XXL": "deberta-v2-xxl",
-    "GPT-2 M": "gpt2-medium", "GPT-2 L": "gpt2-large", "GPT-3 175B": "gpt3-175b",
-}  # fmt: skip
+    "RoBERTa-base": "roberta-base",
+    "RoBERTa-large": "roberta-large",
+    "DeBERTa-XXL": "deberta-v2-xxl",
+    "GPT-2 M": "gpt2-medium",
+    "GPT-2 L": "gpt2-large",
+    "GPT-3 175B": "gpt3-175b",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,11 @@ class Config:
     """Of --budget: names among query, key, value, output, up, down."""
 
 
-PRESETS = {"smoke": Config("smoke", Path("results/smoke"), tables=(2,)), "quick": Config(), "full": Config("full")}
+PRESETS = {
+    "smoke": Config("smoke", Path("results/smoke"), tables=(2,)),
+    "quick": Config(),
+    "full": Config("full"),
+}
 
 
 class Count(NamedTuple):
@@ -71,8 +84,15 @@ def published(tables: Sequence[int] = tuple(TABLES)) -> list[Count]:
     """
     unknown = ", ".join(str(number) for number in tables if number not in TABLES)
     if unknown or not tables:
-        raise ValueError(f"tables: expected some of {', '.join(map(str, TABLES))}, got {unknown or 'none'}")
-    lines = [(n, line) for n in TABLES if n in tables for line in paper.table(TABLES[n]).to_dict("records")]
+        raise ValueError(
+            f"tables: expected some of {', '.join(map(str, TABLES))}, got {unknown or 'none'}"
+        )
+    lines = [
+        (n, line)
+        for n in TABLES
+        if n in tables
+        for line in paper.table(TABLES[n]).to_dict("records")
+    ]
     return list(dict.fromkeys(_count(number, line) for number, line in lines))
 
 
@@ -80,7 +100,10 @@ def _count(number: int, line: Any) -> Count:
     model, printed = line["model"], line["trainable_params"].partition(" ")[0]
     method = SPELLINGS.get(method := str(line.get("method", "LoRA")), method)
     if "weight_type" in line:
-        found = f"{line['weight_type'].replace('W', 'r_').replace(',', '=')}={line['r']:g}", "printed"
+        found = (
+            f"{line['weight_type'].replace('W', 'r_').replace(',', '=')}={line['r']:g}",
+            "printed",
+        )
     elif "hyperparameters" in line:
         found = line["hyperparameters"], "printed"
     else:
@@ -89,9 +112,15 @@ def _count(number: int, line: Any) -> Count:
 
 
 SPELLINGS = {
-    "FT": "Fine-Tune", "PreEmbed": "PrefixEmbed", "PreLayer": "PrefixLayer", "PrefLayer": "PrefixLayer",
-    "Prefix": "PrefixLayer", "AdptH": "AdapterH", "AdptP": "AdapterP", "AdptD": "AdapterD",
-}  # fmt: skip
+    "FT": "Fine-Tune",
+    "PreEmbed": "PrefixEmbed",
+    "PreLayer": "PrefixLayer",
+    "PrefLayer": "PrefixLayer",
+    "Prefix": "PrefixLayer",
+    "AdptH": "AdapterH",
+    "AdptP": "AdapterP",
+    "AdptD": "AdapterD",
+}
 CONFIGURATIONS = {
     (model, method, count): (hyperparameters, known)
     for model, method, counts, hyperparameters, known in (
@@ -129,32 +158,56 @@ METHODS: dict[str, Callable[..., accounting.Method]] = {
     "FTTop2": lambda given: accounting.FineTune(blocks=2),
     "BitFit": lambda given: accounting.BitFit(),
     "PrefixEmbed": lambda given: accounting.Prefix(given["l_p"], given["l_i"]),
-    "PrefixLayer": lambda given: accounting.Prefix(given["l_p"], given["l_i"], every_layer=True),
+    "PrefixLayer": lambda given: accounting.Prefix(
+        given["l_p"], given["l_i"], every_layer=True
+    ),
     "AdapterH": lambda given: accounting.Adapter(given["r"]),
     "AdapterL": lambda given: accounting.Adapter(given["r"], per_block=1, norms=1),
     "AdapterP": lambda given: accounting.Adapter(given["r"], per_block=1),
-    "AdapterD": lambda given: accounting.Adapter(given["r"], per_block=1, blocks=given.get("blocks")),
-    "LoRA": lambda given: accounting.LoRA(",".join(TARGETS[name] for name in given if name in TARGETS), given["rank"]),
-    "LoRA+PE": lambda given: accounting.Both(METHODS["LoRA"](given), METHODS["PrefixEmbed"](given)),
-    "LoRA+PL": lambda given: accounting.Both(METHODS["LoRA"](given), METHODS["PrefixLayer"](given)),
+    "AdapterD": lambda given: accounting.Adapter(
+        given["r"], per_block=1, blocks=given.get("blocks")
+    ),
+    "LoRA": lambda given: accounting.LoRA(
+        ",".join(TARGETS[name] for name in given if name in TARGETS), given["rank"]
+    ),
+    "LoRA+PE": lambda given: accounting.Both(
+        METHODS["LoRA"](given), METHODS["PrefixEmbed"](given)
+    ),
+    "LoRA+PL": lambda given: accounting.Both(
+        METHODS["LoRA"](given), METHODS["PrefixLayer"](given)
+    ),
 }
 
 
 def method_of(count: Count) -> accounting.Method:
     """The method of a published count; hyperparameters are as in Table 15, `r_q=r_v=8,l_p=8,l_i=4` or `-`."""
     given = {}
-    for part in count.hyperparameters.split(",") if count.hyperparameters != "-" else ():
+    for part in (
+        count.hyperparameters.split(",") if count.hyperparameters != "-" else ()
+    ):
         *names, value = part.split("=")
-        given |= dict.fromkeys(["rank", *names] if names[0] in TARGETS else names, int(value))
+        given |= dict.fromkeys(
+            ["rank", *names] if names[0] in TARGETS else names, int(value)
+        )
     return METHODS[count.method](given)
 
 
 def judged(count: int, printed: str) -> dict[str, Any]:
     """The verdict on a count, printed as `0.35M` or `175,255.8M`, and its difference from the published one in %."""
-    digits, ours = Decimal(printed[:-1].replace(",", "")), count / Decimal({"M": 10**6, "B": 10**9}[printed[-1]])
+    digits, ours = (
+        Decimal(printed[:-1].replace(",", "")),
+        count / Decimal({"M": 10**6, "B": 10**9}[printed[-1]]),
+    )
     modes = {"equal": ROUND_HALF_UP, "truncated": ROUND_DOWN}
-    found = [verdict for verdict, mode in modes.items() if ours.quantize(digits, mode) == digits]
-    return {"verdict": [*found, "unexplained"][0], "difference_percent": round(float(100 * (ours / digits - 1)), 2)}
+    found = [
+        verdict
+        for verdict, mode in modes.items()
+        if ours.quantize(digits, mode) == digits
+    ]
+    return {
+        "verdict": [*found, "unexplained"][0],
+        "difference_percent": round(float(100 * (ours / digits - 1)), 2),
+    }
 
 
 def row(count: Count) -> dict[str, Any]:
@@ -163,29 +216,64 @@ def row(count: Count) -> dict[str, Any]:
     closed = accounting.trainable_parameters(method, architecture)
     tree = accounting.tree_parameters(method, architecture)
     said = judged(closed, count.published)
-    reason = REASONS[count.model, count.method] if said["verdict"] == "unexplained" else ""
-    metrics = {"count/closed_form": closed} | ({} if tree is None else {"count/tree": tree})
+    reason = (
+        REASONS[count.model, count.method] if said["verdict"] == "unexplained" else ""
+    )
+    metrics = {"count/closed_form": closed} | (
+        {} if tree is None else {"count/tree": tree}
+    )
     return {"config": count._asdict(), "metrics": metrics, **said, "reason": reason}
 
 
 POOLER = "a nominal size; {:,} with the pretrained pooler, in whose place a classifier has its head"
 REASONS = {
-    ("RoBERTa-base", "Fine-Tune"): POOLER.format(accounting.total_parameters("roberta-base")),
-    ("RoBERTa-large", "Fine-Tune"): POOLER.format(accounting.total_parameters("roberta-large")),
+    ("RoBERTa-base", "Fine-Tune"): POOLER.format(
+        accounting.total_parameters("roberta-base")
+    ),
+    ("RoBERTa-large", "Fine-Tune"): POOLER.format(
+        accounting.total_parameters("roberta-large")
+    ),
     ("DeBERTa-XXL", "Fine-Tune"): "a nominal size",
     ("RoBERTa-large", "AdapterP"): "its matrices alone, without biases, are 3.0 x 2^20",
     ("RoBERTa-large", "AdapterH"): "its matrices alone, without biases, are 6.0 x 2^20",
     ("GPT-2 M", "Fine-Tune"): "as if the model had 98,304 more",
-    ("GPT-2 M", "FTTop2"): "Table 3 prints 25.19M for it, which is what two blocks have",
-    ("GPT-2 M", "AdapterH"): "no whole r gives it; AdapterL has the same printed count, and r = 224 gives that",
-    ("GPT-2 M", "PrefixLayer"): "no whole number of tokens gives it; nominally 0.1 % of the model",
-    ("GPT-2 L", "PrefixLayer"): "no whole number of tokens gives it; nominally 0.1 % of the model",
-    ("GPT-2 M", "LoRA"): "prefix-tuning's nominal 0.1 %; the official checkpoint, 1.5 MB, is 393,216 x 4 bytes",
+    (
+        "GPT-2 M",
+        "FTTop2",
+    ): "Table 3 prints 25.19M for it, which is what two blocks have",
+    (
+        "GPT-2 M",
+        "AdapterH",
+    ): "no whole r gives it; AdapterL has the same printed count, and r = 224 gives that",
+    (
+        "GPT-2 M",
+        "PrefixLayer",
+    ): "no whole number of tokens gives it; nominally 0.1 % of the model",
+    (
+        "GPT-2 L",
+        "PrefixLayer",
+    ): "no whole number of tokens gives it; nominally 0.1 % of the model",
+    (
+        "GPT-2 M",
+        "LoRA",
+    ): "prefix-tuning's nominal 0.1 %; the official checkpoint, 1.5 MB, is 393,216 x 4 bytes",
     ("GPT-2 L", "LoRA"): "prefix-tuning's nominal 0.1 % of the model",
-    ("GPT-3 175B", "Fine-Tune"): "175,221.8M if the output embedding were not the input's",
-    ("GPT-3 175B", "BitFit"): "12 L d = 14,155,776 would print so; with those of the norms a block has 11 d biases",
-    ("GPT-3 175B", "PrefixLayer"): "no row fits, no rule gives all; Figure 2 plots (8, 8) at 20.263M = 17 x 97 d",
-    ("GPT-3 175B", "LoRA"): "Figure 2 plots 603.9M; twice the 301.9M printed for half as many matrices",
+    (
+        "GPT-3 175B",
+        "Fine-Tune",
+    ): "175,221.8M if the output embedding were not the input's",
+    (
+        "GPT-3 175B",
+        "BitFit",
+    ): "12 L d = 14,155,776 would print so; with those of the norms a block has 11 d biases",
+    (
+        "GPT-3 175B",
+        "PrefixLayer",
+    ): "no row fits, no rule gives all; Figure 2 plots (8, 8) at 20.263M = 17 x 97 d",
+    (
+        "GPT-3 175B",
+        "LoRA",
+    ): "Figure 2 plots 603.9M; twice the 301.9M printed for half as many matrices",
     ("GPT-3 175B", "LoRA+PL"): "its LoRA is 37,748,736; its prefix is as PrefixLayer",
 }
 
@@ -194,20 +282,33 @@ def render(rows: list[dict[str, Any]], out: Path) -> list[Path]:
     """Draw out/trainable_params.md and .csv from the rows alone, in the order of `published`."""
     made = {row["key"]: _line(row) for row in rows}
     keys = [results.key(count._asdict()) for count in published()]
-    data = pd.DataFrame([made[key] for key in keys if key in made]).astype({"tree": "Int64"})
+    data = pd.DataFrame([made[key] for key in keys if key in made]).astype(
+        {"tree": "Int64"}
+    )
     alike: dict[str, list[str]] = {}  # tables that print the same counts are shown once
     for number, part in data.groupby("table", sort=False):
         alike.setdefault(section(part), []).append(f"Table {number}")
-    sections = [f"## {' and '.join(numbers)}\n\n{text}" for text, numbers in alike.items()]
+    sections = [
+        f"## {' and '.join(numbers)}\n\n{text}" for text, numbers in alike.items()
+    ]
     ranks = results.markdown(budgets(data), align={"parameters": "right"})
-    markdown = "\n".join([HEADER, results.markdown(summary(data)), *sections, NOTES, ranks])
+    markdown = "\n".join(
+        [HEADER, results.markdown(summary(data)), *sections, NOTES, ranks]
+    )
     return results.render(out / NAME, markdown=markdown, table=data)
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
     config = {name: row["config"][name] for name in Count._fields}
-    counts = {"closed form": int(row["metrics"]["count/closed_form"]), "tree": row["metrics"].get("count/tree")}
-    return config | counts | {name: row[name] for name in ("verdict", "difference_percent", "reason")}
+    counts = {
+        "closed form": int(row["metrics"]["count/closed_form"]),
+        "tree": row["metrics"].get("count/tree"),
+    }
+    return (
+        config
+        | counts
+        | {name: row[name] for name in ("verdict", "difference_percent", "reason")}
+    )
 
 
 def verdicts(rows: list[dict[str, Any]]) -> list[Verdict]:
@@ -215,20 +316,41 @@ def verdicts(rows: list[dict[str, Any]]) -> list[Verdict]:
     found = []
     for row in rows:
         count = Count(**{name: row["config"][name] for name in Count._fields})
-        what = f"{count.model} {count.method} {count.hyperparameters}: {count.published}"
-        said = "fitted" if count.known == "fitted" and row["verdict"] == "equal" else row["verdict"]
-        found.append(Verdict(f"LoRA Table {count.table}", what, f"{row['metrics']['count/closed_form']:,.0f}", said))
+        what = (
+            f"{count.model} {count.method} {count.hyperparameters}: {count.published}"
+        )
+        said = (
+            "fitted"
+            if count.known == "fitted" and row["verdict"] == "equal"
+            else row["verdict"]
+        )
+        found.append(
+            Verdict(
+                f"LoRA Table {count.table}",
+                what,
+                f"{row['metrics']['count/closed_form']:,.0f}",
+                said,
+            )
+        )
     return found
 
 
 def summary(data: pd.DataFrame) -> pd.DataFrame:
     """How many counts have which verdict, by table and in all."""
     fitted = data.known == "fitted"
-    said = {verdict: (data.verdict == verdict) & ~fitted for verdict in ("equal", "truncated", "unexplained")}
+    said = {
+        verdict: (data.verdict == verdict) & ~fitted
+        for verdict in ("equal", "truncated", "unexplained")
+    }
     said |= {"fitted": fitted, "on the tree": data.tree.notna()}
     said |= {"tree = closed form": (data.tree == data["closed form"]).fillna(False)}
     each: Any = pd.DataFrame({"counts": True, **said})
-    made = each.astype(int).groupby(data.table, sort=False).sum().rename(index="Table {}".format)
+    made = (
+        each.astype(int)
+        .groupby(data.table, sort=False)
+        .sum()
+        .rename(index="Table {}".format)
+    )
     return pd.concat([made, made.sum().to_frame("all").T]).rename_axis("").reset_index()
 
 
@@ -236,14 +358,28 @@ def section(part: pd.DataFrame) -> str:
     """One of the paper's tables without its title, and the reasons known for what is unexplained."""
     wrong = part.verdict == "unexplained"
     shown = part[["model", "method"]].assign(
-        hyperparameters=part.hyperparameters + (" (" + part.known + ")").where(part.known != "printed", ""),
+        hyperparameters=part.hyperparameters
+        + (" (" + part.known + ")").where(part.known != "printed", ""),
         published=part.published,
-        **{name: part[name].map("{:,}".format, na_action="ignore") for name in ("closed form", "tree")},
-        verdict=part.verdict + part.difference_percent.map(", {:+.2f} %".format).where(wrong, ""),
+        **{
+            name: part[name].map("{:,}".format, na_action="ignore")
+            for name in ("closed form", "tree")
+        },
+        verdict=part.verdict
+        + part.difference_percent.map(", {:+.2f} %".format).where(wrong, ""),
     )
-    text = results.markdown(shown, align=dict.fromkeys(("published", "closed form", "tree"), "right"))
-    reasons: Any = part[wrong].groupby(["model", "method", "reason"], sort=False).published.agg(", ".join)
-    said = [f"- {model} {method}, {which}: {reason}.\n" for (model, method, reason), which in reasons.items()]
+    text = results.markdown(
+        shown, align=dict.fromkeys(("published", "closed form", "tree"), "right")
+    )
+    reasons: Any = (
+        part[wrong]
+        .groupby(["model", "method", "reason"], sort=False)
+        .published.agg(", ".join)
+    )
+    said = [
+        f"- {model} {method}, {which}: {reason}.\n"
+        for (model, method, reason), which in reasons.items()
+    ]
     return text + ("\nUnexplained:\n\n" + "".join(said) if said else "")
 
 
@@ -252,7 +388,8 @@ def budgets(data: pd.DataFrame) -> pd.DataFrame:
     loras: Any = data[data.method == "LoRA"]
     cases = loras[["model", "closed form"]].drop_duplicates()
     return pd.DataFrame(
-        {"model": model, "parameters": f"{budget:,}"} | {targets: _rank(budget, model, targets) for targets in SETS}
+        {"model": model, "parameters": f"{budget:,}"}
+        | {targets: _rank(budget, model, targets) for targets in SETS}
         for model, budget in cases.itertuples(index=False)
     )
 
@@ -299,7 +436,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{said}: r = {fit.rank} has {fit.parameters:,} and leaves {fit.left:,}")
         return
     path, made_with = config.out / f"{NAME}.jsonl", provenance.provenance()
-    for count in results.pending(path, [count._asdict() for count in published(config.tables)]):
+    for count in results.pending(
+        path, [count._asdict() for count in published(config.tables)]
+    ):
         results.record(path, row(Count(**count)) | {"provenance": made_with})
     for drawn in render(results.read(path), config.out):
         print(drawn)

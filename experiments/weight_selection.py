@@ -26,9 +26,14 @@ from lora_jax.results.claims import Verdict, effect
 
 NAME = "weight_selection"
 IN_PAPER = {
-    "query": "Wq", "key": "Wk", "value": "Wv", "output": "Wo", "query,key": "Wq,Wk", "query,value": "Wq,Wv",
+    "query": "Wq",
+    "key": "Wk",
+    "value": "Wv",
+    "output": "Wo",
+    "query,key": "Wq,Wk",
+    "query,value": "Wq,Wv",
     "query,key,value,output": "Wq,Wk,Wv,Wo",
-}  # fmt: skip
+}
 BOTH = "query,value"  # the paper: "adapting both Wq and Wv gives the best performance overall"
 DATASETS = ("WikiSQL", "MultiNLI")
 
@@ -54,7 +59,11 @@ class Config:
 PRESETS = {
     "smoke": Config("smoke", Path("results/smoke"), seeds=(0, 1), setup=run.SMOKE),
     "quick": Config(),
-    "full": Config("full", seeds=(0, 1, 2, 3, 4), setup=replace(run.SETUP, rows=0, validation_rows=0)),
+    "full": Config(
+        "full",
+        seeds=(0, 1, 2, 3, 4),
+        setup=replace(run.SETUP, rows=0, validation_rows=0),
+    ),
 }
 
 
@@ -65,27 +74,54 @@ def cells(config: Config) -> list[schedule.Row]:
         ValueError: the budget does not pay for r = 1 of a set, with what that costs; or the method has no rank.
     """
     setup = asdict(config.setup)
-    drafts = schedule.resolved([{**setup, "targets": targets, "rank": 1, "seed": 0} for targets in config.targets])
+    drafts = schedule.resolved(
+        [
+            {**setup, "targets": targets, "rank": 1, "seed": 0}
+            for targets in config.targets
+        ]
+    )
     one, two = (costs([{**draft, "rank": rank} for draft in drafts]) for rank in (1, 2))
     if any(two[targets] <= cost for targets, cost in one.items()):
-        raise ValueError(f"method: expected one with a rank to choose, as lora, got {config.setup.method}")
-    budget = config.budget or costs([{**drafts[0], "targets": "query", "rank": 8}])["query"]
-    if poor := [f"{one[targets]:,} for {targets}" for targets in one if one[targets] > budget]:
-        raise ValueError(f"budget: expected at least what r = 1 costs ({', '.join(poor)}), got {budget:,}")
-    rank = {targets: highest(budget, cost, two[targets]) for targets, cost in one.items()}
+        raise ValueError(
+            f"method: expected one with a rank to choose, as lora, got {config.setup.method}"
+        )
+    budget = (
+        config.budget or costs([{**drafts[0], "targets": "query", "rank": 8}])["query"]
+    )
+    if poor := [
+        f"{one[targets]:,} for {targets}" for targets in one if one[targets] > budget
+    ]:
+        raise ValueError(
+            f"budget: expected at least what r = 1 costs ({', '.join(poor)}), got {budget:,}"
+        )
+    rank = {
+        targets: highest(budget, cost, two[targets]) for targets, cost in one.items()
+    }
     try:
         schedule.check([{**draft, "rank": rank[draft["targets"]]} for draft in drafts])
     except ValueError as error:
-        raise ValueError(f"budget: {budget:,} is more than the matrices can hold ({error})") from None
+        raise ValueError(
+            f"budget: {budget:,} is more than the matrices can hold ({error})"
+        ) from None
     return [
-        {**setup, "budget": budget, "targets": targets, "rank": rank[targets], "seed": seed}
-        for seed in config.seeds for targets in one
-    ]  # fmt: skip
+        {
+            **setup,
+            "budget": budget,
+            "targets": targets,
+            "rank": rank[targets],
+            "seed": seed,
+        }
+        for seed in config.seeds
+        for targets in one
+    ]
 
 
 def costs(drafts: list[schedule.Row]) -> dict[str, int]:
     """The adapter's learning parameters by set of matrices."""
-    return {draft["targets"]: count.adapter for draft, count in zip(drafts, schedule.check(drafts), strict=True)}
+    return {
+        draft["targets"]: count.adapter
+        for draft, count in zip(drafts, schedule.check(drafts), strict=True)
+    }
 
 
 def highest(budget: int, one: int, two: int) -> int:
@@ -119,14 +155,27 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     said = schedule.apart(groups)
     sections = [section(*each) for each in zip(groups, tables, said, strict=True)]
     markdown = "\n".join([HEADER, *sections])
-    every = pd.concat([table.assign(settings=of[2:]) if of else table for table, of in zip(tables, said, strict=True)])
-    return results.render(out / NAME, markdown=markdown, table=every, figure=figure(tables[0]))
+    every = pd.concat(
+        [
+            table.assign(settings=of[2:]) if of else table
+            for table, of in zip(tables, said, strict=True)
+        ]
+    )
+    return results.render(
+        out / NAME, markdown=markdown, table=every, figure=figure(tables[0])
+    )
 
 
 def published(data: str) -> pd.DataFrame:
     """The paper's value, std and r on one data set, by our name of the matrices."""
-    table: Any = paper.table("lora_table5_weight_types").query("dataset == @data").set_index("weight_type")
-    return table.rename({name: targets for targets, name in IN_PAPER.items()})[["value", "std", "r"]]
+    table: Any = (
+        paper.table("lora_table5_weight_types")
+        .query("dataset == @data")
+        .set_index("weight_type")
+    )
+    return table.rename({name: targets for targets, name in IN_PAPER.items()})[
+        ["value", "std", "r"]
+    ]
 
 
 def summary(group: list[schedule.Row]) -> pd.DataFrame:
@@ -135,28 +184,61 @@ def summary(group: list[schedule.Row]) -> pd.DataFrame:
     table = results.summary(group, by=["targets", "rank"], metric=metric)
     size = {row["config"]["targets"]: row["parameters"]["adapter"] for row in group}
     said = {name: config[name] for name in ("data", "model", "method", "budget")}
-    cell = {"targets": table.targets, "rank": table["rank"], "parameters": table.targets.map(size)}
-    scores = {"metric": metric, "score": 100 * table["mean"], "error": 100 * table.error, "error of": table.error_kind}
+    cell = {
+        "targets": table.targets,
+        "rank": table["rank"],
+        "parameters": table.targets.map(size),
+    }
+    scores = {
+        "metric": metric,
+        "score": 100 * table["mean"],
+        "error": 100 * table.error,
+        "error of": table.error_kind,
+    }
     made = pd.DataFrame({**said, **cell, **scores, "seeds": table["count"]})
     for data in DATASETS:
         there = published(data).reindex(made.targets)
-        made[f"paper {data}"], made[f"paper {data} std"] = there.value.to_numpy(), there["std"].to_numpy()
+        made[f"paper {data}"], made[f"paper {data} std"] = (
+            there.value.to_numpy(),
+            there["std"].to_numpy(),
+        )
     known = list(IN_PAPER)
-    order = [known.index(name) if name in known else len(known) for name in made.targets]
+    order = [
+        known.index(name) if name in known else len(known) for name in made.targets
+    ]
     return made.iloc[np.argsort(order, kind="stable")].reset_index(drop=True)
 
 
 def section(group: list[schedule.Row], table: pd.DataFrame, apart: str) -> str:
     """The table of one group of rows, what follows from it, and the settings."""
     config, metric = group[0]["config"], schedule.primary(group[0])
-    n, seeds = group[0]["examples"][metric.partition("/")[0]], sorted({row["config"]["seed"] for row in group})
-    scores = {"ours": ("score", "error"), **{data: (f"paper {data}", f"paper {data} std") for data in DATASETS}}
-    shown = pd.DataFrame({
-        "targets": table.targets, "r": table["rank"], "parameters": [f"{size:,}" for size in table.parameters],
-        "paper: r": published(DATASETS[0]).r.reindex(table.targets).to_numpy(),
-        **{name: [value(*pair) for pair in zip(table[x], table[error], strict=True)] for name, (x, error) in scores.items()},
-    })  # fmt: skip
-    settings = ", ".join(f"{k} {v}" for k, v in config.items() if k not in ("targets", "rank", "seed", "data_source"))
+    n, seeds = (
+        group[0]["examples"][metric.partition("/")[0]],
+        sorted({row["config"]["seed"] for row in group}),
+    )
+    scores = {
+        "ours": ("score", "error"),
+        **{data: (f"paper {data}", f"paper {data} std") for data in DATASETS},
+    }
+    shown = pd.DataFrame(
+        {
+            "targets": table.targets,
+            "r": table["rank"],
+            "parameters": [f"{size:,}" for size in table.parameters],
+            "paper: r": published(DATASETS[0]).r.reindex(table.targets).to_numpy(),
+            **{
+                name: [
+                    value(*pair) for pair in zip(table[x], table[error], strict=True)
+                ]
+                for name, (x, error) in scores.items()
+            },
+        }
+    )
+    settings = ", ".join(
+        f"{k} {v}"
+        for k, v in config.items()
+        if k not in ("targets", "rank", "seed", "data_source")
+    )
     right = {name: "right" for name in shown.columns[1:]}
     return (
         f"## {config['data']}, {config['model']}, {config['budget']:,} parameters{apart}\n\n"
@@ -170,15 +252,27 @@ def section(group: list[schedule.Row], table: pd.DataFrame, apart: str) -> str:
 
 def value(score: float, error: float, sign: str = "") -> str:
     """`70.4 ± 0.5`; without an error if none is known, empty without a score."""
-    return "" if np.isnan(score) else f"{score:{sign}.1f}" + ("" if np.isnan(error) else f" ± {error:.1f}")
+    return (
+        ""
+        if np.isnan(score)
+        else f"{score:{sign}.1f}" + ("" if np.isnan(error) else f" ± {error:.1f}")
+    )
 
 
 def orders(table: pd.DataFrame) -> str:
     """The sets from best to worst, ours and the paper's."""
     lines = []
-    for who, column in (("ours", "score"), *((f"paper, {data}", f"paper {data}") for data in DATASETS)):
-        falling: Any = table.dropna(subset=column).sort_values(column, ascending=False, kind="stable")
-        names = [f"{{{name}}} {score:.1f}" for name, score in zip(falling.targets, falling[column], strict=True)]
+    for who, column in (
+        ("ours", "score"),
+        *((f"paper, {data}", f"paper {data}") for data in DATASETS),
+    ):
+        falling: Any = table.dropna(subset=column).sort_values(
+            column, ascending=False, kind="stable"
+        )
+        names = [
+            f"{{{name}}} {score:.1f}"
+            for name, score in zip(falling.targets, falling[column], strict=True)
+        ]
         lines += [f"- {who}: {', '.join(names)}\n"] if names else []
     return "From best to worst:\n\n" + "".join(lines)
 
@@ -194,14 +288,25 @@ def comparison(table: pd.DataFrame) -> str:
     others = [name for name in table.targets if name != BOTH]
     if len(others) == len(table) or not others:
         return ""
-    words = {"seen": "better", "within the error": "within the error", "not seen": "worse"}
+    words = {
+        "seen": "better",
+        "within the error": "within the error",
+        "not seen": "worse",
+    }
     gains = [gain(table, name) for name in others]
-    lines = {"against": [f"{{{name}}}" for name in others], "ours": [value(*each, "+") for each in gains]}
+    lines = {
+        "against": [f"{{{name}}}" for name in others],
+        "ours": [value(*each, "+") for each in gains],
+    }
     lines |= {f"{{{BOTH}}} is": [words[effect(*each)] for each in gains]}
     for data in DATASETS:
         score: Any = table.set_index("targets")[f"paper {data}"]
-        lines[data] = [value(score[BOTH] - score[name], math.nan, "+") for name in others]
-    shown = results.markdown(pd.DataFrame(lines), align=dict.fromkeys(("ours", *DATASETS), "right"))
+        lines[data] = [
+            value(score[BOTH] - score[name], math.nan, "+") for name in others
+        ]
+    shown = results.markdown(
+        pd.DataFrame(lines), align=dict.fromkeys(("ours", *DATASETS), "right")
+    )
     return (
         "The paper: the whole budget in Wq or in Wk does significantly worse than in both Wq and Wv. What "
         f"{{{BOTH}}} gains, in points, ± both standard errors together:\n\n{shown}"
@@ -229,14 +334,21 @@ def figure(table: pd.DataFrame):
     ours = f"{Path(table.model.iloc[0]).name}, {Path(table.data.iloc[0]).name} ({table.budget.iloc[0]:,} parameters)"
     series: Any = {ours: (names, table.score, table.error)}
     for data in DATASETS:
-        series[f"paper: GPT-3 175B, {data}"] = names, table[f"paper {data}"], table[f"paper {data} std"]
+        series[f"paper: GPT-3 175B, {data}"] = (
+            names,
+            table[f"paper {data}"],
+            table[f"paper {data} std"],
+        )
     low = np.nanmin([list(y) for _, y, _ in series.values()])
     base = max(0, 10 * math.floor(low / 10 - 0.5))
     return plots.bars_with_errors(
-        series, title="One budget, different matrices" + (f" (bars start at {base})" if base else ""),
+        series,
+        title="One budget, different matrices"
+        + (f" (bars start at {base})" if base else ""),
         xlabel="adapted attention matrices",
-        ylabel=f"{table.metric.iloc[0].partition('/')[2]}, %", ylim=(base, 100),
-    )  # fmt: skip
+        ylabel=f"{table.metric.iloc[0].partition('/')[2]}, %",
+        ylim=(base, 100),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,9 +16,15 @@ MOST_CORES = 4  # each core that is a device holds a copy of the model, and has 
 
 def cores_as_devices() -> None:
     """Let every core be a device, up to `MOST_CORES`, where nobody has said how many; before jax counts its devices."""
-    said = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
+    said = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get(
+        "XLA_FLAGS", ""
+    )
     if not said:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
         jax.config.update("jax_num_cpu_devices", min(MOST_CORES, cores))
 
 
@@ -31,7 +37,9 @@ def mesh(rows: int) -> Mesh:
     """As many of this process's devices as share that many rows evenly."""
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
-    return jax.make_mesh((count,), ("rows",), axis_types=(AxisType.Auto,), devices=devices[:count])
+    return jax.make_mesh(
+        (count,), ("rows",), axis_types=(AxisType.Auto,), devices=devices[:count]
+    )
 
 
 def copied(tree: Any, mesh: Mesh, *, host: bool = False) -> Any:

@@ -29,8 +29,12 @@ def read(requirement: str, sha256: str, member: str) -> bytes:
     with zipfile.ZipFile(path(requirement, sha256)) as archive:
         names = archive.namelist()
         if member not in names:
-            near = difflib.get_close_matches(member, names, n=5, cutoff=0.4) or names[:10]
-            raise ValueError(f"{requirement} has no member {member!r}; of its {len(names)} the nearest are {near}")
+            near = (
+                difflib.get_close_matches(member, names, n=5, cutoff=0.4) or names[:10]
+            )
+            raise ValueError(
+                f"{requirement} has no member {member!r}; of its {len(names)} the nearest are {near}"
+            )
         return archive.read(member)
 
 
@@ -74,7 +78,9 @@ def _stem(requirement: str) -> str:
     """The start of the wheel's file name, "name-version", as the wheel format spells it."""
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+]+)", requirement)
     if not match:
-        raise ValueError(f"a pinned wheel is asked for as 'name==version', got {requirement!r}")
+        raise ValueError(
+            f"a pinned wheel is asked for as 'name==version', got {requirement!r}"
+        )
     return f"{_normal(match[1])}-{match[2]}"
 
 
@@ -85,7 +91,11 @@ def _normal(name: str) -> str:
 def _candidates(folder: Path, stem: str) -> list[Path]:
     name, version = stem.split("-")
     parts = ((wheel, wheel.name.split("-")) for wheel in sorted(folder.glob("*.whl")))
-    return [wheel for wheel, part in parts if (_normal(part[0]), part[1:2]) == (name, [version])]
+    return [
+        wheel
+        for wheel, part in parts
+        if (_normal(part[0]), part[1:2]) == (name, [version])
+    ]
 
 
 def _intact(wheel: Path, sha256: str) -> bool:
@@ -113,7 +123,10 @@ def _locked(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process that downloads into {lock.parent}", file=sys.stderr)
+            print(
+                f"waiting for another process that downloads into {lock.parent}",
+                file=sys.stderr,
+            )
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -123,16 +136,28 @@ def _recheck(folder: Path, stem: str, sha256: str) -> Path | None:
     for wheel in _candidates(folder, stem):
         if _intact(wheel, sha256):
             return wheel
-        print(f"{wheel} does not have the pinned sha256: removed, to be fetched again", file=sys.stderr)
+        print(
+            f"{wheel} does not have the pinned sha256: removed, to be fetched again",
+            file=sys.stderr,
+        )
         wheel.unlink()
     return None
 
 
 def _fetch(folder: Path, requirement: str, sha256: str) -> Path:
-    for leftover in folder.glob(".part-*"):  # of a killed run: whoever still downloads holds the lock
+    for leftover in folder.glob(
+        ".part-*"
+    ):  # of a killed run: whoever still downloads holds the lock
         shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=folder, ignore_cleanup_errors=True) as part:
-        print(f"downloading {requirement} with pip into {folder} ...", end="", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(
+        prefix=".part-", dir=folder, ignore_cleanup_errors=True
+    ) as part:
+        print(
+            f"downloading {requirement} with pip into {folder} ...",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
         try:
             fetched = _pip_download(requirement, Path(part), folder, sha256)
             print(f" {fetched.stat().st_size / 1e6:.1f} MB", end="", file=sys.stderr)
@@ -151,21 +176,46 @@ def _fetch(folder: Path, requirement: str, sha256: str) -> Path:
 
 def _pip_download(requirement: str, part: Path, folder: Path, sha256: str) -> Path:
     """Runs pip under the user's own configuration (indexes, proxies, credentials)."""
-    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", "--quiet"]
+    options = [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--quiet",
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, "--dest", str(part), requirement],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            *options,
+            "--dest",
+            str(part),
+            requirement,
+        ],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={**os.environ, "TMPDIR": str(part)},  # so that a killed pip's own leftovers are cleared as well
+        env={
+            **os.environ,
+            "TMPDIR": str(part),
+        },  # so that a killed pip's own leftovers are cleared as well
     )
     fetched = sorted(part.glob("*.whl"))
     if done.returncode == 0 and fetched:
         return fetched[0]
     if "[Errno 28]" in done.stderr:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING: Location")]
-    said = "\n".join(f"    {line}" for line in lines[-5:]) or f"    (nothing; exit status {done.returncode})"
+    lines = [
+        line
+        for line in done.stderr.splitlines()
+        if line.strip() and not line.startswith("WARNING: Location")
+    ]
+    said = (
+        "\n".join(f"    {line}" for line in lines[-5:])
+        or f"    (nothing; exit status {done.returncode})"
+    )
     raise OSError(
         f"{requirement} is not in {folder} and `pip download` could not fetch it; pip said:\n{said}\n"
         f"Do one of these: run once with network access; copy the wheel {_stem(requirement)}-*.whl (sha256 {sha256}) "

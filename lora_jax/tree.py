@@ -20,15 +20,22 @@ Tree = Any
 
 def path_name(keys: tuple) -> Path:
     """The name of a pytree key path: attributes, dictionary keys and indices joined by `/`."""
-    return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key)))) for key in keys)
+    return "/".join(
+        str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", key))))
+        for key in keys
+    )
 
 
 def _is_variable(node: Any) -> bool:
-    return isinstance(node, nnx.Variable)  # nnx's box around a leaf: the leaf's path ends here
+    return isinstance(
+        node, nnx.Variable
+    )  # nnx's box around a leaf: the leaf's path ends here
 
 
 def _is_whole(node: Any) -> bool:
-    return hasattr(node, "dequantize")  # a quantised value: one leaf, frozen or not as a whole
+    return hasattr(
+        node, "dequantize"
+    )  # a quantised value: one leaf, frozen or not as a whole
 
 
 def _is_leaf(node: Any) -> bool:
@@ -44,7 +51,9 @@ def nodes(tree: Tree) -> dict[Path, Any]:
     found: dict[Path, Any] = {}
 
     def visit(keys, node):
-        if keys and getattr(keys[-1], "name", None) != "_pytree__state":  # nnx's own bookkeeping
+        if (
+            keys and getattr(keys[-1], "name", None) != "_pytree__state"
+        ):  # nnx's own bookkeeping
             found[path_name(keys)] = _value(node)
         return _is_leaf(node)
 
@@ -55,16 +64,25 @@ def nodes(tree: Tree) -> dict[Path, Any]:
 def leaves(tree: Tree) -> dict[Path, Any]:
     """The leaves by path; a quantised value is one leaf, a hole left by `split` is none."""
     pairs = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_leaf)[0]
-    return {path_name(keys): _value(leaf) for keys, leaf in pairs if jax.tree.leaves(leaf)}
+    return {
+        path_name(keys): _value(leaf) for keys, leaf in pairs if jax.tree.leaves(leaf)
+    }
 
 
 def near(wanted: str, names: list[str]) -> str:
     """The names there are, for an error: those whose ends are nearest first, at most twelve."""
     parts = wanted.count("/") + 1
     ends = {name: "/".join(name.split("/")[-parts:]) for name in names}
-    close = difflib.get_close_matches(wanted, sorted(set(ends.values())), n=3, cutoff=0.4)
-    order = sorted(names, key=lambda name: close.index(ends[name]) if ends[name] in close else len(close))
-    return ", ".join(order[:12]) + (f", … ({len(order)} in all)" if len(order) > 12 else "")
+    close = difflib.get_close_matches(
+        wanted, sorted(set(ends.values())), n=3, cutoff=0.4
+    )
+    order = sorted(
+        names,
+        key=lambda name: close.index(ends[name]) if ends[name] in close else len(close),
+    )
+    return ", ".join(order[:12]) + (
+        f", … ({len(order)} in all)" if len(order) > 12 else ""
+    )
 
 
 def find(tree: Tree, pattern: str) -> dict[Path, Any]:
@@ -76,11 +94,15 @@ def find(tree: Tree, pattern: str) -> dict[Path, Any]:
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"expected a regular expression on paths, got {pattern!r}: {error}") from None
+        raise ValueError(
+            f"expected a regular expression on paths, got {pattern!r}: {error}"
+        ) from None
     every = nodes(tree)
     found = {path: node for path, node in every.items() if regex.search(path)}
     if not found:
-        raise ValueError(f"{pattern!r} matches no path; there are: {near(pattern, list(every))}")
+        raise ValueError(
+            f"{pattern!r} matches no path; there are: {near(pattern, list(every))}"
+        )
     return found
 
 
@@ -92,16 +114,24 @@ def replace(tree: Tree, new: dict[Path, Any]) -> Tree:
     """
     every = nodes(tree)
     if unknown := [path for path in new if path not in every]:
-        raise ValueError(f"no such path: {', '.join(unknown)}; there are: {near(unknown[0], list(every))}")
+        raise ValueError(
+            f"no such path: {', '.join(unknown)}; there are: {near(unknown[0], list(every))}"
+        )
 
     def here(keys, node):
         return path_name(keys) in new
 
     def exchange(keys, node):
         value = new.get(path_name(keys), node)
-        return node.replace(value) if _is_variable(node) and not _is_variable(value) else value
+        return (
+            node.replace(value)
+            if _is_variable(node) and not _is_variable(value)
+            else value
+        )
 
-    return jax.tree_util.tree_map_with_path(exchange, tree, is_leaf=here, is_leaf_takes_path=True)
+    return jax.tree_util.tree_map_with_path(
+        exchange, tree, is_leaf=here, is_leaf_takes_path=True
+    )
 
 
 def mask(tree: Tree, pattern: str) -> Tree:
@@ -117,15 +147,21 @@ def mask(tree: Tree, pattern: str) -> Tree:
 
     chosen = jax.tree_util.tree_map_with_path(match, tree, is_leaf=_is_leaf)
     if not any(jax.tree.leaves(chosen)):
-        raise ValueError(f"{pattern!r} matches no leaf; there are: {near(pattern, list(leaves(tree)))}")
+        raise ValueError(
+            f"{pattern!r} matches no leaf; there are: {near(pattern, list(leaves(tree)))}"
+        )
     return chosen
 
 
 def split(tree: Tree, mask: Tree) -> tuple[Tree, Tree]:
     """(trainable, frozen): two trees of the same shape with `optax.MaskedNode()` in each other's places."""
     hole = optax.MaskedNode()
-    trainable = jax.tree.map(lambda leaf, learns: leaf if learns else hole, tree, mask, is_leaf=_is_whole)
-    frozen = jax.tree.map(lambda leaf, learns: hole if learns else leaf, tree, mask, is_leaf=_is_whole)
+    trainable = jax.tree.map(
+        lambda leaf, learns: leaf if learns else hole, tree, mask, is_leaf=_is_whole
+    )
+    frozen = jax.tree.map(
+        lambda leaf, learns: hole if learns else leaf, tree, mask, is_leaf=_is_whole
+    )
     return trainable, frozen
 
 
@@ -135,7 +171,9 @@ def _is_hole(node: Any) -> bool:
 
 def merge(trainable: Tree, frozen: Tree) -> Tree:
     """The whole tree again; the inverse of `split`."""
-    return jax.tree.map(lambda a, b: b if _is_hole(a) else a, trainable, frozen, is_leaf=_is_hole)
+    return jax.tree.map(
+        lambda a, b: b if _is_hole(a) else a, trainable, frozen, is_leaf=_is_hole
+    )
 
 
 def count(tree: Tree) -> int:
@@ -152,5 +190,7 @@ def unstack(tree: Tree) -> list[Tree]:
     """The L trees of a stacked one."""
     layers = {leaf.shape[0] for leaf in jax.tree.leaves(tree)}
     if len(layers) != 1:
-        raise ValueError(f"expected one leading layer axis of one length on every leaf, got lengths {sorted(layers)}")
+        raise ValueError(
+            f"expected one leading layer axis of one length on every leaf, got lengths {sorted(layers)}"
+        )
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(layers.pop())]

@@ -93,7 +93,10 @@ def measure(path: Path) -> Style:
 def _docstring_lines(nodes: list[ast.AST]) -> set[int]:
     lines: set[int] = set()
     for node in nodes:
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, DOCUMENTED)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             docstring = node.body[0]
             lines.update(range(docstring.lineno, docstring.end_lineno + 1))
     return lines
@@ -141,7 +144,9 @@ def main(places: list[str]) -> None:
         rate = 1000 * style.comprehensions / max(1, style.lines)
         share = 100 * style.comment_lines / max(1, style.lines)
         length, name = style.longest_function
-        print(f"{style.density:7.1f}  {rate:19.0f}  {share:10.1f}  {style.lines:5d}  {length:3d} {name:24s} {path}")
+        print(
+            f"{style.density:7.1f}  {rate:19.0f}  {share:10.1f}  {style.lines:5d}  {length:3d} {name:24s} {path}"
+        )
         for line in style.nested:
             print(f"    {path}:{line}: a comprehension inside a comprehension")
         for line, name in style.fillers:

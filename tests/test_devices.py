@@ -16,24 +16,44 @@ def test_each_device_has_its_rows_and_the_whole_model(batch):
     mesh = devices.mesh(8)
     parts = devices.spread(batch, mesh).tokens.addressable_shards
     assert [part.data.shape for part in parts] == [(4, 16), (4, 16)]
-    np.testing.assert_array_equal(np.concatenate([part.data for part in parts]), batch.tokens)
+    np.testing.assert_array_equal(
+        np.concatenate([part.data for part in parts]), batch.tokens
+    )
     kernel = devices.copied({"kernel": np.ones((3, 2))}, mesh)["kernel"]
     assert [part.data.shape for part in kernel.addressable_shards] == [(3, 2), (3, 2)]
     assert devices.gathered(kernel).devices() == {jax.devices()[0]}
 
 
 @pytest.mark.parametrize(("accumulate", "rate"), [(1, 0.0), (4, 0.3)])
-def test_a_training_on_two_devices_is_that_on_one(accumulate, rate, tiny, examples, monkeypatch):
+def test_a_training_on_two_devices_is_that_on_one(
+    accumulate, rate, tiny, examples, monkeypatch
+):
     method = methods.lora(rank=2, dropout=rate)
     model = method.adapt(jax.random.key(0), tiny())
-    settings = train.Settings(learning_rate=0.02, epochs=1, batch=8, accumulate=accumulate, hidden_dropout=rate)
+    settings = train.Settings(
+        learning_rate=0.02,
+        epochs=1,
+        batch=8,
+        accumulate=accumulate,
+        hidden_dropout=rate,
+    )
 
     def fit():
-        return train.fit(model, methods.mask(model, method), examples, settings, seed=0, widths=(16,), pad=1)
+        return train.fit(
+            model,
+            methods.mask(model, method),
+            examples,
+            settings,
+            seed=0,
+            widths=(16,),
+            pad=1,
+        )
 
     two, one_device = fit(), devices.mesh(1)
     monkeypatch.setattr(devices, "mesh", lambda rows: one_device)
     one = fit()
     np.testing.assert_allclose(two.losses, one.losses, rtol=1e-4)
-    for ours, theirs in zip(jax.tree.leaves(two.model), jax.tree.leaves(one.model), strict=True):
+    for ours, theirs in zip(
+        jax.tree.leaves(two.model), jax.tree.leaves(one.model), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=1e-4)

@@ -41,9 +41,12 @@ def make_wheel(folder: Path) -> tuple[Path, str]:
     with zipfile.ZipFile(folder / NAME, "w") as archive:
         archive.writestr("tiny_data/numbers.csv", "1,2\n")
         archive.writestr("tiny_data/words.txt", "one two\n")
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-data\nVersion: 1.0\n")
         archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-data\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            f"{info}/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr(f"{info}/RECORD", "")
     return folder / NAME, hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
@@ -54,7 +57,9 @@ def fake_pip(monkeypatch: pytest.MonkeyPatch, act) -> None:
 
     def run(command, **_):
         said = act(Path(command[command.index("--dest") + 1]))
-        return subprocess.CompletedProcess(command, 0 if said is None else 1, "", said or "")
+        return subprocess.CompletedProcess(
+            command, 0 if said is None else 1, "", said or ""
+        )
 
     monkeypatch.setattr(download.subprocess, "run", run)
 
@@ -65,7 +70,9 @@ def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def visible(folder: Path) -> list[str]:
     return sorted(
-        file.name for file in folder.iterdir() if not file.name.endswith(".verified") and file.name != ".lock"
+        file.name
+        for file in folder.iterdir()
+        if not file.name.endswith(".verified") and file.name != ".lock"
     )
 
 
@@ -74,7 +81,9 @@ def test_pip_fetches_once_and_a_member_is_read(index, cache, monkeypatch, capsys
     assert download.read(PIN, sha256, "tiny_data/numbers.csv") == b"1,2\n"
     assert visible(cache) == [NAME]
     said = capsys.readouterr().err
-    assert said.startswith(f"downloading {PIN} with pip into {cache} ...") and said.endswith("0.0 MB\n")
+    assert said.startswith(
+        f"downloading {PIN} with pip into {cache} ..."
+    ) and said.endswith("0.0 MB\n")
     no_pip(monkeypatch)
     assert "tiny_data/words.txt" in download.members(PIN, sha256)
     assert capsys.readouterr().err == ""
@@ -116,13 +125,18 @@ def test_a_damaged_copy_is_fetched_again(index, cache, monkeypatch, capsys):
     source, sha256 = make_wheel(index)
     cache.mkdir(parents=True)
     (cache / NAME).write_bytes(source.read_bytes()[:100])
-    fake_pip(monkeypatch, lambda part: (part / NAME).write_bytes(source.read_bytes()) and None)
+    fake_pip(
+        monkeypatch,
+        lambda part: (part / NAME).write_bytes(source.read_bytes()) and None,
+    )
     assert download.path(PIN, sha256).read_bytes() == source.read_bytes()
     assert "does not have the pinned sha256: removed" in capsys.readouterr().err
 
 
 def test_a_fetched_wheel_with_another_hash_is_refused(cache, monkeypatch):
-    fake_pip(monkeypatch, lambda part: (part / NAME).write_bytes(b"something else") and None)
+    fake_pip(
+        monkeypatch, lambda part: (part / NAME).write_bytes(b"something else") and None
+    )
     got = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(OSError, match=f"expected sha256 {'a' * 64}, got {got}"):
         download.path(PIN, "a" * 64)
@@ -133,7 +147,11 @@ def test_a_verified_wheel_is_hashed_again_only_after_a_change(cache, monkeypatch
     wheel, sha256 = make_wheel(cache)
     hashed = []
     monkeypatch.setattr(
-        download, "_sha256", lambda file: hashed.append(file) or hashlib.sha256(file.read_bytes()).hexdigest()
+        download,
+        "_sha256",
+        lambda file: (
+            hashed.append(file) or hashlib.sha256(file.read_bytes()).hexdigest()
+        ),
     )
     download.path(PIN, sha256)
     download.path(PIN, sha256)
@@ -145,11 +163,16 @@ def test_a_verified_wheel_is_hashed_again_only_after_a_change(cache, monkeypatch
 
 def test_an_unknown_member_names_the_nearest(cache):
     _, sha256 = make_wheel(cache)
-    with pytest.raises(ValueError, match=r"no member 'tiny_data/number.csv'; of its 5 .*'tiny_data/numbers.csv'"):
+    with pytest.raises(
+        ValueError,
+        match=r"no member 'tiny_data/number.csv'; of its 5 .*'tiny_data/numbers.csv'",
+    ):
         download.read(PIN, sha256, "tiny_data/number.csv")
 
 
-@pytest.mark.parametrize("requirement", ["tiny-data", "tiny-data>=1.0", "../x==1.0", "a==1/../../x"])
+@pytest.mark.parametrize(
+    "requirement", ["tiny-data", "tiny-data>=1.0", "../x==1.0", "a==1/../../x"]
+)
 def test_only_a_pin_is_taken(requirement, cache):
     with pytest.raises(ValueError, match="'name==version', got"):
         download.path(requirement, "f" * 64)
@@ -170,7 +193,10 @@ def test_leftovers_of_a_killed_run_are_cleared(index, cache, monkeypatch):
     source, sha256 = make_wheel(index)
     (cache / ".part-killed" / "pip-unpack").mkdir(parents=True)
     (cache / ".part-killed" / "pip-unpack" / NAME).write_bytes(b"half")
-    fake_pip(monkeypatch, lambda part: (part / NAME).write_bytes(source.read_bytes()) and None)
+    fake_pip(
+        monkeypatch,
+        lambda part: (part / NAME).write_bytes(source.read_bytes()) and None,
+    )
     download.path(PIN, sha256)
     assert visible(cache) == [NAME]
 
@@ -185,7 +211,10 @@ def test_two_at_once_download_once(index, cache, monkeypatch, capsys):
         (part / NAME).write_bytes(source.read_bytes())
 
     fake_pip(monkeypatch, slow)
-    threads = [threading.Thread(target=lambda: found.append(download.path(PIN, sha256))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: found.append(download.path(PIN, sha256)))
+        for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -195,12 +224,20 @@ def test_two_at_once_download_once(index, cache, monkeypatch, capsys):
 
 
 def test_a_full_disk_is_said_plainly(cache, monkeypatch):
-    fake_pip(monkeypatch, lambda _: "ERROR: Could not install: [Errno 28] No space left on device: '/x'")
-    with pytest.raises(OSError, match=r"cannot store tiny-data==1.0 in .*: No space left on device. Make room there"):
+    fake_pip(
+        monkeypatch,
+        lambda _: "ERROR: Could not install: [Errno 28] No space left on device: '/x'",
+    )
+    with pytest.raises(
+        OSError,
+        match=r"cannot store tiny-data==1.0 in .*: No space left on device. Make room there",
+    ):
         download.path(PIN, "f" * 64)
 
 
 def test_a_cache_that_cannot_be_written_is_said_plainly(cache):
     cache.parent.write_text("a file where the cache should be")
-    with pytest.raises(OSError, match=r"cannot store tiny-data==1.0 in .*set LORA_JAX_CACHE"):
+    with pytest.raises(
+        OSError, match=r"cannot store tiny-data==1.0 in .*set LORA_JAX_CACHE"
+    ):
         download.path(PIN, "f" * 64)

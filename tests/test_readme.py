@@ -15,10 +15,16 @@ README = (ROOT / "README.md").read_text()
 
 
 def code(containing):
-    return next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if containing in block)
+    return next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        if containing in block
+    )
 
 
-@pytest.mark.parametrize(("name", "outputs"), [("tiny", 2 * 2 * 16), ("tiny-llama", 2 * (32 + 16))])
+@pytest.mark.parametrize(
+    ("name", "outputs"), [("tiny", 2 * 2 * 16), ("tiny-llama", 2 * (32 + 16))]
+)
 def test_the_method_of_the_readme_starts_as_the_base_and_merges(name, outputs):
     names = {}
     exec(code("class Gain"), names)
@@ -28,7 +34,9 @@ def test_the_method_of_the_readme_starts_as_the_base_and_merges(name, outputs):
     tokens = jnp.arange(12).reshape(2, 6)
     np.testing.assert_allclose(adapted(tokens), model(tokens), atol=1e-6)
     assert methods.counts(adapted, method).adapter == outputs
-    learnt = tree.replace(adapted, {path: leaf * 9 for path, leaf in tree.find(adapted, "/gain$").items()})
+    learnt = tree.replace(
+        adapted, {path: leaf * 9 for path, leaf in tree.find(adapted, "/gain$").items()}
+    )
     np.testing.assert_allclose(methods.merge(learnt)(tokens), learnt(tokens), atol=1e-5)
     assert not np.allclose(learnt(tokens), model(tokens), atol=1e-4)
 

@@ -56,7 +56,13 @@ LLAMA = {
 }
 CELLS = [{"base": name, "rank": 64, "block": 64, "tokens": 512} for name in LLAMA]
 """The figure's settings: r = 64 on every matrix of the blocks, one sequence of 512 tokens, gradient checkpointing."""
-PARTS = ("model", "adapters", "weight gradient", "optimizer", "input gradient")  # as the figure has them
+PARTS = (
+    "model",
+    "adapters",
+    "weight gradient",
+    "optimizer",
+    "input gradient",
+)  # as the figure has them
 
 
 def quantized(numbers: int, block: int, *, double: bool) -> int:
@@ -72,28 +78,52 @@ def step(base: str, rank: int, block: int, tokens: int) -> dict[str, int]:
     Also of full fine-tuning in 16 bits, "full/total", and what checkpointing keeps, "sequence/inputs_of_blocks".
     """
     sizes, metrics = LLAMA[base], {}
-    for way, double, sides in (("ours", True, sizes.sides), ("fitted", False, 18 * sizes.width)):
-        block_bytes = sum(quantized(i * o, block, double=double) for i, o in sizes.matrices)
+    for way, double, sides in (
+        ("ours", True, sizes.sides),
+        ("fitted", False, 18 * sizes.width),
+    ):
+        block_bytes = sum(
+            quantized(i * o, block, double=double) for i, o in sizes.matrices
+        )
         adapters = 2 * sizes.layers * rank * sides
         model = sizes.layers * block_bytes + 2 * sizes.rest
-        parts = dict(zip(PARTS, (model, adapters, adapters, 4 * adapters, 2 * tokens * sides), strict=True))
-        metrics |= {f"{way}/{part}": size for part, size in {**parts, "total": sum(parts.values())}.items()}
+        parts = dict(
+            zip(
+                PARTS,
+                (model, adapters, adapters, 4 * adapters, 2 * tokens * sides),
+                strict=True,
+            )
+        )
+        metrics |= {
+            f"{way}/{part}": size
+            for part, size in {**parts, "total": sum(parts.values())}.items()
+        }
     every = sizes.body + sizes.rest
     full = states(every, every, PRECISIONS["FP16, moments FP32"]).total
     kept = 2 * sizes.layers * tokens * sizes.width
-    return metrics | {"full/parameters": every, "full/total": full, "sequence/inputs_of_blocks": kept}
+    return metrics | {
+        "full/parameters": every,
+        "full/total": full,
+        "sequence/inputs_of_blocks": kept,
+    }
 
 
 def _found(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Each model's metrics; none while one is missing."""
-    found = {row["config"]["base"]: row["metrics"] for row in rows if row["config"] in CELLS}
+    found = {
+        row["config"]["base"]: row["metrics"] for row in rows if row["config"] in CELLS
+    }
     return {name: found[name] for name in LLAMA} if len(found) == len(LLAMA) else {}
 
 
 def _published() -> dict[tuple[str, str], float]:
     """The figure's MB by model and part; of "total" a thousand for each GB of the label."""
     lines = paper.table("qlora_fig6_memory_breakdown").to_dict("records")
-    return {(at["model"], at["component"]): at["value"] * (1000 if at["unit"] == "GB" else 1) for at in lines}
+    return {
+        (at["model"], at["component"]): at["value"]
+        * (1000 if at["unit"] == "GB" else 1)
+        for at in lines
+    }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -101,7 +131,10 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     printed, lines = _published(), []
     for name, at in _found(rows).items():
         for part in (*PARTS, "total"):
-            said, line = printed[name, part], {"model": name, "part": part, "paper": printed[name, part]}
+            said, line = (
+                printed[name, part],
+                {"model": name, "part": part, "paper": printed[name, part]},
+            )
             for way, shown in (("ours", "difference, %"), ("fitted", "of fitted, %")):
                 mb = at[f"{way}/{part}"] / MB
                 line |= {way: mb, shown: 100 * (mb / said - 1)}
@@ -122,7 +155,9 @@ def section(rows: Sequence[dict[str, Any]], picture: str) -> list[str]:
         return f"{', '.join(first)} and {last}"
 
     def left(part: str) -> str:
-        return each(at["paper"][part, name] - at["fitted"][part, name] for name in LLAMA)
+        return each(
+            at["paper"][part, name] - at["fitted"][part, name] for name in LLAMA
+        )
 
     known = FOUND.format(
         far=each(-at["difference, %"]["model", name] for name in LLAMA),
@@ -131,7 +166,9 @@ def section(rows: Sequence[dict[str, Any]], picture: str) -> list[str]:
         left=left("model"),
         gradient=each(at["fitted"]["input gradient", name] for name in LLAMA),
         away=left("input gradient"),
-        kept=each(metrics["sequence/inputs_of_blocks"] / MB for metrics in found.values()),
+        kept=each(
+            metrics["sequence/inputs_of_blocks"] / MB for metrics in found.values()
+        ),
         label=printed["LLaMA 65B", "total"] / 1000,
         total=total / 1000,
         bytes=total * MB / 1e9,
@@ -143,7 +180,9 @@ def section(rows: Sequence[dict[str, Any]], picture: str) -> list[str]:
 def growth(mb: int) -> float:
     """Bits by which the published model bars, of so many bytes an MB, grow for each parameter of the blocks, from 7B to 65B."""
     printed, (small, *_, large) = _published(), LLAMA
-    grown = [mb * printed[name, "model"] - 2 * LLAMA[name].rest for name in (small, large)]
+    grown = [
+        mb * printed[name, "model"] - 2 * LLAMA[name].rest for name in (small, large)
+    ]
     return 8 * (grown[1] - grown[0]) / (LLAMA[large].body - LLAMA[small].body)
 
 
@@ -185,27 +224,54 @@ def figure(rows: Sequence[dict[str, Any]]) -> Figure | None:
             Bar(way, {part.removeprefix("weight "): at[way][part] for part in PARTS})
             for way in ("paper", "ours", "fitted")
         ]
-        panels.append(Panel(str(name), [bars[0]._replace(whole=at["paper"]["total"]), *bars[1:]]))
-    return stacked([panels[::2], panels[1::2]], xlabel="MB of 2^20 bytes", whole="label") if panels else None
+        panels.append(
+            Panel(str(name), [bars[0]._replace(whole=at["paper"]["total"]), *bars[1:]])
+        )
+    return (
+        stacked([panels[::2], panels[1::2]], xlabel="MB of 2^20 bytes", whole="label")
+        if panels
+        else None
+    )
 
 
 def verdicts(rows: Sequence[dict[str, Any]]) -> list[Verdict]:
     """Figure 6 by its totals, and the claim on 65B; nothing while a row is missing."""
     if not (found := _found(rows)):
         return []
-    claims, totals = paper.claims().published_value, table(rows).query("part == 'total'")
+    claims, totals = (
+        paper.claims().published_value,
+        table(rows).query("part == 'total'"),
+    )
     printed = [f"{mb / 1000:.1f}" for mb in totals["paper"]]
-    reached = [judged(mb / 1000, said) for mb, said in zip(totals["ours"], printed, strict=True)]
+    reached = [
+        judged(mb / 1000, said)
+        for mb, said in zip(totals["ours"], printed, strict=True)
+    ]
     names = ", ".join(name.split()[1] for name in LLAMA)
     ours = ", ".join(f"{mb / 1000:.1f}" for mb in totals["ours"])
     at = found["LLaMA 65B"]
-    full, small = at["full/total"] / 1e9, (at["ours/total"] + at["sequence/inputs_of_blocks"]) / 1e9
+    full, small = (
+        at["full/total"] / 1e9,
+        (at["ours/total"] + at["sequence/inputs_of_blocks"]) / 1e9,
+    )
     most, least = float(claims["Q1"]), float(claims["Q2"].strip("< "))
     return [
-        Verdict("QLoRA Figure 6", f"LLaMA {names} in all: {', '.join(printed)} GB", f"{ours} GB; adapters as printed with 18 h",
-                max(reached, key=list(VALUES).index)),
-        Verdict("QLoRA section 1", f"memory, 65B, 16-bit fine-tuning: > {most:g} GB (Q1)", f"{full:.1f} GB at 12 bytes each",
-                "fitted" if full > most else "unexplained"),
-        Verdict("QLoRA section 1", f"memory, 65B, QLoRA: < {least:g} GB (Q2)", f"{small:.1f} GB, inputs of blocks included",
-                "equal" if small < least else "unexplained"),
-    ]  # fmt: skip
+        Verdict(
+            "QLoRA Figure 6",
+            f"LLaMA {names} in all: {', '.join(printed)} GB",
+            f"{ours} GB; adapters as printed with 18 h",
+            max(reached, key=list(VALUES).index),
+        ),
+        Verdict(
+            "QLoRA section 1",
+            f"memory, 65B, 16-bit fine-tuning: > {most:g} GB (Q1)",
+            f"{full:.1f} GB at 12 bytes each",
+            "fitted" if full > most else "unexplained",
+        ),
+        Verdict(
+            "QLoRA section 1",
+            f"memory, 65B, QLoRA: < {least:g} GB (Q2)",
+            f"{small:.1f} GB, inputs of blocks included",
+            "equal" if small < least else "unexplained",
+        ),
+    ]

@@ -60,7 +60,9 @@ def states(parameters: int, learning: int, precision: Precision) -> States:
         ValueError: more learn than there are.
     """
     if not 0 <= learning <= parameters:
-        raise ValueError(f"learning: expected 0 to {parameters:,}, the model's parameters, got {learning:,}")
+        raise ValueError(
+            f"learning: expected 0 to {parameters:,}, the model's parameters, got {learning:,}"
+        )
     return States(
         weights=parameters * precision.weight + learning * precision.copy,
         gradients=learning * precision.gradient,
@@ -69,7 +71,9 @@ def states(parameters: int, learning: int, precision: Precision) -> States:
     )
 
 
-def compare(architecture: str, targets: str, rank: int, precision: str) -> dict[str, int]:
+def compare(
+    architecture: str, targets: str, rank: int, precision: str
+) -> dict[str, int]:
     """Full fine-tuning against LoRA, in bytes: "full/total", "lora/weights" and so on, and the parameters that learn.
 
     "sequence/inputs_of_blocks": those of one sequence of the greatest length in FP16, all that checkpointing keeps.
@@ -77,8 +81,13 @@ def compare(architecture: str, targets: str, rank: int, precision: str) -> dict[
     sizes = accounting.ARCHITECTURES[architecture]
     every = accounting.total_parameters(sizes)
     learning = accounting.trainable_parameters(accounting.LoRA(targets, rank), sizes)
-    metrics = {"sequence/inputs_of_blocks": 2 * sizes.layers * sizes.positions * sizes.width}
-    for method, there, learn in (("full", every, every), ("lora", every + learning, learning)):
+    metrics = {
+        "sequence/inputs_of_blocks": 2 * sizes.layers * sizes.positions * sizes.width
+    }
+    for method, there, learn in (
+        ("full", every, every),
+        ("lora", every + learning, learning),
+    ):
         found = states(there, learn, PRECISIONS[precision])
         metrics |= {f"{method}/{part}": size for part, size in found._asdict().items()}
         metrics |= {f"{method}/total": found.total, f"{method}/parameters": learn}
@@ -99,12 +108,24 @@ class Claim(NamedTuple):
 _CLAIMS = {
     "L3": ("memory, full fine-tuning", "TB", lambda at: at["full/total"] / 1e12),
     "L2": ("memory, full / LoRA", "x", lambda at: at["full/total"] / at["lora/total"]),
-    "L15": ("memory saved, up to", "", lambda at: 1 - at["lora/total"] / at["full/total"]),
+    "L15": (
+        "memory saved, up to",
+        "",
+        lambda at: 1 - at["lora/total"] / at["full/total"],
+    ),
     "L4": ("memory, LoRA", "GB", lambda at: at["lora/total"] / 1e9),
     "L5": ("checkpoint, full", "GB", lambda at: at["full/checkpoint"] / 1e9),
     "L6": ("checkpoint, LoRA", "MB", lambda at: at["lora/checkpoint"] / 1e6),
-    "L7": ("checkpoint, full / LoRA", "x", lambda at: at["full/checkpoint"] / at["lora/checkpoint"]),
-    "L8": ("100 adapted models", "GB", lambda at: (at["full/checkpoint"] + 100 * at["lora/checkpoint"]) / 1e9),
+    "L7": (
+        "checkpoint, full / LoRA",
+        "x",
+        lambda at: at["full/checkpoint"] / at["lora/checkpoint"],
+    ),
+    "L8": (
+        "100 adapted models",
+        "GB",
+        lambda at: (at["full/checkpoint"] + 100 * at["lora/checkpoint"]) / 1e9,
+    ),
 }
 _DEPENDS = ("L2", "L3", "L15")  # on the precision, which the paper does not say
 
@@ -117,15 +138,28 @@ def section_4_2(found: Mapping[str, Mapping[str, float]]) -> list[Claim]:
     table, claims = paper.claims(), []
     for claim, (what, unit, measure) in _CLAIMS.items() if HALF.name in found else ():
         said = table.loc[claim].published_value
-        printed = f"{said:g}" if isinstance(said, float) else f"{float(Fraction(said)):.2f}"
-        names = [name for name in PRECISIONS if name in found] if claim in _DEPENDS else [HALF.name]
+        printed = (
+            f"{said:g}" if isinstance(said, float) else f"{float(Fraction(said)):.2f}"
+        )
+        names = (
+            [name for name in PRECISIONS if name in found]
+            if claim in _DEPENDS
+            else [HALF.name]
+        )
         ours = {name: measure(found[name]) for name in names}
         far = {name: abs(value - float(printed)) for name, value in ours.items()}
         name = min(far, key=far.__getitem__)
         verdict = judged(ours[name], printed)
         verdict = "fitted" if claim in _DEPENDS and verdict == "equal" else verdict
         claims.append(
-            Claim(claim, what, f"{printed} {unit}".strip(), f"{ours[name]:.4g} {unit}".strip(), name, verdict)
+            Claim(
+                claim,
+                what,
+                f"{printed} {unit}".strip(),
+                f"{ours[name]:.4g} {unit}".strip(),
+                name,
+                verdict,
+            )
         )
     return claims
 

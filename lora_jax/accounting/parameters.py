@@ -54,7 +54,9 @@ class _Rest(NamedTuple):
 _REST = {
     "bert": _Rest(1, 3, 2),  # the embeddings' norm, the pooler
     "roberta": _Rest(0, 2, 1),  # the embeddings' norm
-    "deberta": _Rest(3, 7, 4),  # the norms of embeddings and positions; a convolution over three tokens, and its norm
+    "deberta": _Rest(
+        3, 7, 4
+    ),  # the norms of embeddings and positions; a convolution over three tokens, and its norm
     "gpt2": _Rest(0, 2, 1),  # the last norm
 }
 
@@ -92,7 +94,9 @@ class Prefix:
 
     def count(self, a: Architecture) -> int:
         _at_least(0, prefix=self.prefix, infix=self.infix)
-        return (a.layers if self.every_layer else 1) * a.width * (self.prefix + self.infix)
+        return (
+            (a.layers if self.every_layer else 1) * a.width * (self.prefix + self.infix)
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,9 @@ class Adapter:
         _at_least(1, rank=self.rank, per_block=self.per_block)
         _at_least(0, norms=self.norms)
         bottleneck = 2 * a.width * self.rank + self.rank + a.width
-        return _blocks(self.blocks, a) * (self.per_block * bottleneck + self.norms * 2 * a.width)
+        return _blocks(self.blocks, a) * (
+            self.per_block * bottleneck + self.norms * 2 * a.width
+        )
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,9 @@ class LoRA:
         shapes = _shapes(self.targets, a)
         _at_least(1, rank=self.rank)
         if self.rank > (most := min(map(min, shapes))):
-            raise ValueError(f"rank: expected 1 <= rank <= {most} for {self.targets} of {a.name}, got {self.rank}")
+            raise ValueError(
+                f"rank: expected 1 <= rank <= {most} for {self.targets} of {a.name}, got {self.rank}"
+            )
         return a.layers * self.rank * sum(map(sum, shapes))
 
 
@@ -155,7 +163,9 @@ def trainable_parameters(method: Method, architecture: Architecture | str) -> in
 def total_parameters(architecture: Architecture | str) -> int:
     """All weights of the pretrained model, without a head: RoBERTa's pooler counts here, but a classifier has its head instead."""
     a = _architecture(architecture)
-    return FineTune().count(a) + (a.width * (a.width + 1) if a.family == "roberta" else 0)
+    return FineTune().count(a) + (
+        a.width * (a.width + 1) if a.family == "roberta" else 0
+    )
 
 
 class Fit(NamedTuple):
@@ -201,18 +211,27 @@ def tree_parameters(method: Method, architecture: Architecture | str) -> int | N
         return None
     # Not methods.counts, which reads LoRA's scales: here they have no values, but neither is a direction stored in vain.
     adapted = jax.eval_shape(adaptation.adapt, jax.random.key(0), _model(a))
-    return tree.count(tree.split(adapted, methods.mask(adapted, adaptation, head=False))[0])
+    return tree.count(
+        tree.split(adapted, methods.mask(adapted, adaptation, head=False))[0]
+    )
 
 
 @cache
 def _model(a: Architecture) -> Any:
     """The architecture's model, every leaf a shape."""
     names = ("layers", "width", "heads", "ffn", "vocabulary", "positions")
-    sizes: dict[str, Any] = {name: getattr(a, name) for name in names} | {"epsilon": 1e-5, "activation": "gelu"}
+    sizes: dict[str, Any] = {name: getattr(a, name) for name in names} | {
+        "epsilon": 1e-5,
+        "activation": "gelu",
+    }
     if a.family == "gpt2":
         init = partial(gpt2.init, config=gpt2.Config(**sizes))
     else:
-        init = partial(bert.init, config=bert.Config(kind=a.family, segments=a.segments, pad=0, **sizes), labels=2)
+        init = partial(
+            bert.init,
+            config=bert.Config(kind=a.family, segments=a.segments, pad=0, **sizes),
+            labels=2,
+        )
     return jax.eval_shape(init, jax.random.key(0))
 
 
@@ -220,26 +239,38 @@ def _architecture(wanted: Architecture | str) -> Architecture:
     if isinstance(wanted, Architecture):
         return wanted
     if wanted not in ARCHITECTURES:
-        raise ValueError(f"architecture: expected one of {tree.near(wanted, list(ARCHITECTURES))}, got {wanted!r}")
+        raise ValueError(
+            f"architecture: expected one of {tree.near(wanted, list(ARCHITECTURES))}, got {wanted!r}"
+        )
     return ARCHITECTURES[wanted]
 
 
 def _shapes(targets: str, a: Architecture) -> list[tuple[int, int]]:
     """(i, o) of each target's matrix."""
     d, f = a.width, a.ffn
-    known = {**dict.fromkeys(("query", "key", "value", "output"), (d, d)), "up": (d, f), "down": (f, d)}
+    known = {
+        **dict.fromkeys(("query", "key", "value", "output"), (d, d)),
+        "up": (d, f),
+        "down": (f, d),
+    }
     names = dict.fromkeys(name.strip() for name in targets.split(","))
     if wrong := [name for name in names if name not in known]:
-        raise ValueError(f"targets: expected names of {', '.join(known)}, got {', '.join(map(repr, wrong))}")
+        raise ValueError(
+            f"targets: expected names of {', '.join(known)}, got {', '.join(map(repr, wrong))}"
+        )
     return [known[name] for name in names]
 
 
 def _blocks(blocks: int | None, a: Architecture) -> int:
     if blocks is not None and not 1 <= blocks <= a.layers:
-        raise ValueError(f"blocks: expected 1 <= blocks <= {a.layers} for {a.name}, got {blocks}")
+        raise ValueError(
+            f"blocks: expected 1 <= blocks <= {a.layers} for {a.name}, got {blocks}"
+        )
     return a.layers if blocks is None else blocks
 
 
 def _at_least(least: int, **values: int) -> None:
-    if wrong := [f"{name} = {value}" for name, value in values.items() if value < least]:
+    if wrong := [
+        f"{name} = {value}" for name, value in values.items() if value < least
+    ]:
         raise ValueError(f"expected at least {least}, got {', '.join(wrong)}")

@@ -35,7 +35,11 @@ class Memory(NamedTuple):
 
         The update has the gradient twice, as the batch's sum and as its mean: clipping reads the whole of it first.
         """
-        backward = {"gradients": self.early, "activations": self.activations, "copies": self.copies}
+        backward = {
+            "gradients": self.early,
+            "activations": self.activations,
+            "copies": self.copies,
+        }
         update = {"gradients": 2 * self.gradients, "activations": 0, "copies": 0}
         most = max(backward, update, key=lambda parts: sum(parts.values()))
         return {"weights": self.weights, "optimizer": self.optimizer, **most}
@@ -48,7 +52,9 @@ class Memory(NamedTuple):
 
 def size(of: Any) -> int:
     """Bytes of all leaves, which may be shapes."""
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(of))
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(of)
+    )
 
 
 def encoder(sizes: Architecture) -> bert.Encoder:
@@ -59,12 +65,18 @@ def encoder(sizes: Architecture) -> bert.Encoder:
     """
     name, family, *numbers = sizes
     if family not in ("bert", "roberta"):
-        raise ValueError(f"models: expected BERT or RoBERTa encoders, got {name} of the family {family}")
+        raise ValueError(
+            f"models: expected BERT or RoBERTa encoders, got {name} of the family {family}"
+        )
     config = bert.Config(family, *numbers, epsilon=1e-5, activation="gelu", pad=0)
-    return jax.eval_shape(lambda key: bert.init(key, config, labels=2), jax.random.key(0))
+    return jax.eval_shape(
+        lambda key: bert.init(key, config, labels=2), jax.random.key(0)
+    )
 
 
-def predict(trainable: Any, frozen: Any, *, batch: int, length: int, compute: str = "float32") -> Memory:
+def predict(
+    trainable: Any, frozen: Any, *, batch: int, length: int, compute: str = "float32"
+) -> Memory:
     """Memory of one step on `batch` rows of `length` tokens, without dropout or micro-batches, on CPU.
 
     Args:
@@ -74,11 +86,19 @@ def predict(trainable: Any, frozen: Any, *, batch: int, length: int, compute: st
     Raises:
         ValueError: the model is no encoder, or has adapters other than LoRA's: what these keep has not been derived.
     """
-    config, learning, gradients = _config(trainable, frozen), tree.leaves(trainable), size(trainable)
-    looped = config.layers > bert.UNROLL  # in the compiled program; else its blocks follow one another
+    config, learning, gradients = (
+        _config(trainable, frozen),
+        tree.leaves(trainable),
+        size(trainable),
+    )
+    looped = (
+        config.layers > bert.UNROLL
+    )  # in the compiled program; else its blocks follow one another
     product = jnp.dtype(compute).itemsize
     # The CPU backend has a loop cut bfloat16 stacks in float32.
-    kernels = (4 if looped else product) * (4 * config.width**2 + 2 * config.width * config.ffn)
+    kernels = (4 if looped else product) * (
+        4 * config.width**2 + 2 * config.width * config.ffn
+    )
     return Memory(
         weights=gradients + size(frozen),
         gradients=gradients,
@@ -90,7 +110,13 @@ def predict(trainable: Any, frozen: Any, *, batch: int, length: int, compute: st
     )
 
 
-def _activations(config: bert.Config, learning: Mapping[str, Any], batch: int, length: int, looped: bool) -> int:
+def _activations(
+    config: bert.Config,
+    learning: Mapping[str, Any],
+    batch: int,
+    length: int,
+    looped: bool,
+) -> int:
     """Of all blocks but the last, of which at that moment nothing is left; it is computed for one token alone anyway."""
     each = sum(kept(config, learning, length).values())
     if not looped:
@@ -101,7 +127,9 @@ def _activations(config: bert.Config, learning: Mapping[str, Any], batch: int, l
     return bytes_ + 5 * batch * config.heads * length**2 * looped
 
 
-def kept(config: bert.Config, learning: Mapping[str, Any], length: int) -> dict[str, int]:
+def kept(
+    config: bert.Config, learning: Mapping[str, Any], length: int
+) -> dict[str, int]:
     """float32 numbers that a block keeps per token for its backward pass, by what they are: what autodiff asks for.
 
     A layer's input is kept where its matrix learns or has an adapter; norms and activation keep their inputs and compute the
@@ -110,11 +138,16 @@ def kept(config: bert.Config, learning: Mapping[str, Any], length: int) -> dict[
     d, f, scores = config.width, config.ffn, config.heads * length
 
     def learns(layer: str) -> bool:
-        return any(re.fullmatch(rf"blocks/{layer}/((base/)?kernel|lora_a)", path) for path in learning)
+        return any(
+            re.fullmatch(rf"blocks/{layer}/((base/)?kernel|lora_a)", path)
+            for path in learning
+        )
 
     return {
         "query, key, value": 3 * d,
-        "softmax": 2 * scores + 2 * config.heads,  # exponentials and weights; the sums and what divides by them
+        "softmax": 2 * scores
+        + 2
+        * config.heads,  # exponentials and weights; the sums and what divides by them
         "inputs of the norms": 2 * d,
         "input of the activation": f,
         "block's input": d * learns("attention/(query|key|value)"),
@@ -122,18 +155,24 @@ def kept(config: bert.Config, learning: Mapping[str, Any], length: int) -> dict[
         "input of the MLP": d * learns("mlp/up"),
         "output of the activation": f * learns("mlp/down"),
         "between A and B": sum(
-            leaf.shape[-1] for path, leaf in learning.items() if re.match(r"blocks/.*/lora_a$", path)
+            leaf.shape[-1]
+            for path, leaf in learning.items()
+            if re.match(r"blocks/.*/lora_a$", path)
         ),
     }
 
 
-def kept_by_xla(config: bert.Config, learning: Mapping[str, Any], length: int) -> dict[str, int]:
+def kept_by_xla(
+    config: bert.Config, learning: Mapping[str, Any], length: int
+) -> dict[str, int]:
     """float32 numbers per token that XLA keeps beside them, in blocks that are no loop.
 
     It finds what the backward pass is to compute anew to be the same as what the forward pass computed, and keeps that; and it
     writes out factors that are the same for a whole line.
     """
-    scales = sum(bool(re.fullmatch(r"blocks/\w+_norm/scale", path)) for path in learning)
+    scales = sum(
+        bool(re.fullmatch(r"blocks/\w+_norm/scale", path)) for path in learning
+    )
     sums = (
         "blocks/mlp/up/lora_a" in learning
     )  # both products are kept, instead of their sum, and three parts of the GELU
@@ -145,9 +184,13 @@ def kept_by_xla(config: bert.Config, learning: Mapping[str, Any], length: int) -
     }
 
 
-def _early(learning: Mapping[str, Any], layers: int, itemsize: int, looped: bool) -> int:
+def _early(
+    learning: Mapping[str, Any], layers: int, itemsize: int, looped: bool
+) -> int:
     """A loop has room for the gradients of all blocks from the start, kernels' in the dtype of the products; else one block's."""
-    blocks = {path: leaf for path, leaf in learning.items() if path.startswith("blocks/")}
+    blocks = {
+        path: leaf for path, leaf in learning.items() if path.startswith("blocks/")
+    }
     outside, inside = size(learning) - size(blocks), size(blocks)
     if not looped:
         return outside + inside // layers
@@ -157,14 +200,26 @@ def _early(learning: Mapping[str, Any], layers: int, itemsize: int, looped: bool
 
 def _config(trainable: Any, frozen: Any) -> bert.Config:
     if not isinstance(trainable, bert.Encoder):
-        raise ValueError(f"expected a BERT or RoBERTa encoder, got {type(trainable).__name__}")
+        raise ValueError(
+            f"expected a BERT or RoBERTa encoder, got {type(trainable).__name__}"
+        )
     layers = methods.adapters(tree.merge(trainable, frozen))
-    if other := sorted({type(layer).__name__ for layer in layers.values() if type(layer) is not methods.LoRA}):
-        raise ValueError(f"expected no adapters but LoRA's: what others keep is not derived; got {', '.join(other)}")
+    if other := sorted(
+        {
+            type(layer).__name__
+            for layer in layers.values()
+            if type(layer) is not methods.LoRA
+        }
+    ):
+        raise ValueError(
+            f"expected no adapters but LoRA's: what others keep is not derived; got {', '.join(other)}"
+        )
     return trainable.config
 
 
-def compiled(trainable: Any, frozen: Any, *, batch: int, length: int, compute: str = "float32") -> dict[str, int]:
+def compiled(
+    trainable: Any, frozen: Any, *, batch: int, length: int, compute: str = "float32"
+) -> dict[str, int]:
     """Bytes that XLA says the same step takes: arguments, temporaries, and in all with results that take no argument's place.
 
     Raises:
@@ -173,14 +228,35 @@ def compiled(trainable: Any, frozen: Any, *, batch: int, length: int, compute: s
     of: Any = jax.ShapeDtypeStruct
     static = train.static(train.Settings(compute=compute))
     state = jax.eval_shape(train.optimizer(static).init, trainable)
-    text, row, number = of((batch, length), "int32"), of((batch,), "int32"), of((), "float32")
-    rows = data.Batch(tokens=text, segments=text, length=row, label=row, weight=of((batch,), "float32"), index=row)
+    text, row, number = (
+        of((batch, length), "int32"),
+        of((batch,), "int32"),
+        of((), "float32"),
+    )
+    rows = data.Batch(
+        tokens=text,
+        segments=text,
+        length=row,
+        label=row,
+        weight=of((batch,), "float32"),
+        index=row,
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = train.train_step.lower(trainable, state, frozen, rows, number, key, static=static)
+    lowered = train.train_step.lower(
+        trainable, state, frozen, rows, number, key, static=static
+    )
     # Buffers are laid out before there is machine code, which need not be good as it is not run: half the time.
-    found: Any = lowered.compile({"xla_backend_optimization_level": "0"}).memory_analysis()
+    found: Any = lowered.compile(
+        {"xla_backend_optimization_level": "0"}
+    ).memory_analysis()
     if found is None:
-        raise ValueError(f"expected a backend that says what memory a program takes, got {jax.default_backend()}")
+        raise ValueError(
+            f"expected a backend that says what memory a program takes, got {jax.default_backend()}"
+        )
     taken, temporary = found.argument_size_in_bytes, found.temp_size_in_bytes
     new = found.output_size_in_bytes - found.alias_size_in_bytes
-    return {"arguments": taken, "temporary": temporary, "total": taken + temporary + new}
+    return {
+        "arguments": taken,
+        "temporary": temporary,
+        "total": taken + temporary + new,
+    }

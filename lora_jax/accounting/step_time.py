@@ -20,7 +20,9 @@ class Step(NamedTuple):
     facts: dict[str, float]
 
 
-def training_step(model: Any, method: methods.Method, *, batch: int, length: int, compute: str) -> Step:
+def training_step(
+    model: Any, method: methods.Method, *, batch: int, length: int, compute: str
+) -> Step:
     """The library's own step of an adapted model, on random tokens, over as many devices as there are.
 
     Facts: `optimizer`, `checkpoint`, and of a device as XLA says `temporary` and `peak` (arguments, results, temporaries).
@@ -35,7 +37,12 @@ def training_step(model: Any, method: methods.Method, *, batch: int, length: int
     rest = frozen, rows, *devices.copied((jnp.float32(1e-3), jax.random.key(1)), mesh)
     compiled = train.train_step.lower(*now, *rest, static=static).compile()
     said: Any = compiled.memory_analysis()
-    peak = said.argument_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes + said.temp_size_in_bytes
+    peak = (
+        said.argument_size_in_bytes
+        + said.output_size_in_bytes
+        - said.alias_size_in_bytes
+        + said.temp_size_in_bytes
+    )
 
     def run():
         *now[:], loss = compiled(*now, *rest)
@@ -54,10 +61,13 @@ def random_batch(rows: int, length: int, vocabulary: int) -> data.Batch:
     """Random tokens, all real, of two classes."""
     rng, shape = np.random.default_rng(0), (rows, length)
     return data.Batch(
-        tokens=rng.integers(5, vocabulary, shape, dtype=np.int32), segments=np.zeros(shape, np.int32),
-        length=np.full(rows, length, np.int32), label=np.arange(rows, dtype=np.int32) % 2,
-        weight=np.ones(rows, np.float32), index=np.arange(rows, dtype=np.int32),
-    )  # fmt: skip
+        tokens=rng.integers(5, vocabulary, shape, dtype=np.int32),
+        segments=np.zeros(shape, np.int32),
+        length=np.full(rows, length, np.int32),
+        label=np.arange(rows, dtype=np.int32) % 2,
+        weight=np.ones(rows, np.float32),
+        index=np.arange(rows, dtype=np.int32),
+    )
 
 
 def interleaved(steps: Sequence[Step], times: int) -> list[list[float]]:

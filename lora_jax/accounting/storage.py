@@ -31,9 +31,17 @@ TYPES = {
     "bf16": Type("none", "bfloat16", table3="LoRA BF16", table4="BFloat16"),
     "int8": Type("int8", "auto", table3="QLORA Int8"),
     "int4": Type("int4", "auto", table2="Int4"),
-    "fp4": Type("fp4", "auto", table2="Float4 (E2M1)", table3="QLORA FP4", table4="Float4"),
+    "fp4": Type(
+        "fp4", "auto", table2="Float4 (E2M1)", table3="QLORA FP4", table4="Float4"
+    ),
     "nf4": Type("nf4", "auto"),
-    "nf4-double": Type("nf4_double", "auto", table2="NFloat4 + DQ", table3="QLORA NF4 + DQ", table4="NFloat4 + DQ"),
+    "nf4-double": Type(
+        "nf4_double",
+        "auto",
+        table2="NFloat4 + DQ",
+        table3="QLORA NF4 + DQ",
+        table4="NFloat4 + DQ",
+    ),
 }
 
 
@@ -52,9 +60,15 @@ def sizes(model: Any, name: str, block: int | None) -> dict[str, float]:
     away = square = total = 0.0
     for path, w in plain.items():
         w = np.asarray(w, np.float32)
-        other = kept[path].dequantize() if quant.is_quantized(kept[path]) else kept[path]
+        other = (
+            kept[path].dequantize() if quant.is_quantized(kept[path]) else kept[path]
+        )
         distance = np.asarray(other, np.float32) - w
-        away, square, total = away + np.abs(distance).sum(), square + (distance**2).sum(), total + (w**2).sum()
+        away, square, total = (
+            away + np.abs(distance).sum(),
+            square + (distance**2).sum(),
+            total + (w**2).sum(),
+        )
     count = sum(w.size for w in plain.values())
     flat = jax.tree_util.tree_flatten_with_path(whole)[0]
     file = save({tree.path_name(keys): np.asarray(leaf) for keys, leaf in flat})
@@ -70,10 +84,27 @@ def sizes(model: Any, name: str, block: int | None) -> dict[str, float]:
 def published() -> pd.DataFrame:
     """The paper's own values by our data types: perplexity without training, GLUE and MMLU after it."""
     at2 = paper.table("qlora_table2_datatype_ppl").set_index("data_type").value
-    at3 = paper.table("qlora_table3_glue_sni").query("model == 'RoBERTa-large'").set_index("method").value
-    at4 = paper.table("qlora_table4_mmlu_datatypes").query("dataset == 'Mean'").set_index("data_type").value
-    return pd.DataFrame([
-        {"type": name, "Table 2: perplexity": at2.get(how.table2), "Table 3: GLUE, RoBERTa-large": at3.get(how.table3),
-         "Table 4: MMLU, mean": at4.get(how.table4)}
-        for name, how in TYPES.items() if how.table2 or how.table3 or how.table4
-    ])  # fmt: skip
+    at3 = (
+        paper.table("qlora_table3_glue_sni")
+        .query("model == 'RoBERTa-large'")
+        .set_index("method")
+        .value
+    )
+    at4 = (
+        paper.table("qlora_table4_mmlu_datatypes")
+        .query("dataset == 'Mean'")
+        .set_index("data_type")
+        .value
+    )
+    return pd.DataFrame(
+        [
+            {
+                "type": name,
+                "Table 2: perplexity": at2.get(how.table2),
+                "Table 3: GLUE, RoBERTa-large": at3.get(how.table3),
+                "Table 4: MMLU, mean": at4.get(how.table4),
+            }
+            for name, how in TYPES.items()
+            if how.table2 or how.table3 or how.table4
+        ]
+    )

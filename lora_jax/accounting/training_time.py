@@ -19,9 +19,15 @@ def seconds(model: Any, tokens: Mapping[str, int], epochs: int, compute: str) ->
 
     Counts 4 operations a matrix element and token trained on, 2 evaluated, at the speed of a float32 product measured here.
     """
-    matrices = sum(leaf.size for path, leaf in tree.leaves(model.blocks).items() if path.endswith("kernel"))
+    matrices = sum(
+        leaf.size
+        for path, leaf in tree.leaves(model.blocks).items()
+        if path.endswith("kernel")
+    )
     often = {"train": 4 * epochs, "validation": 2 * epochs}
-    operations = matrices * sum(often.get(split, 2) * count for split, count in tokens.items())
+    operations = matrices * sum(
+        often.get(split, 2) * count for split, count in tokens.items()
+    )
     return OVERHEAD[compute] * operations / _speed()
 
 
@@ -36,4 +42,6 @@ def _speed() -> float:
         began = time.perf_counter()
         product(x, w).block_until_ready()
         took.append(time.perf_counter() - began)
-    return 2 * 2048 * 768 * 768 / min(took)  # the least: what else runs on the machine only adds
+    return (
+        2 * 2048 * 768 * 768 / min(took)
+    )  # the least: what else runs on the machine only adds

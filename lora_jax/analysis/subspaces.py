@@ -15,7 +15,9 @@ from jaxtyping import Array, Float, Key
 EXACT = 1024  # up to this width by a full SVD (0.7 s; 4 s at 2,048), above it in a Krylov space
 PASSES, SPARE = 6, 32  # the space's blocks, and columns of each beyond those asked for
 
-_product = partial(jnp.matmul, precision="highest")  # the default of some accelerators has 10 bits
+_product = partial(
+    jnp.matmul, precision="highest"
+)  # the default of some accelerators has 10 bits
 _norm = partial(jnp.linalg.norm, axis=(-2, -1))
 # Without full_matrices=False XLA allocates the square factor that compute_uv=False leaves empty: 604 MB for GPT-3.
 _values = partial(jnp.linalg.svd, full_matrices=False, compute_uv=False)
@@ -43,7 +45,9 @@ def directions(a: Float[Array, "... d r"]) -> Float[Array, "... d r"]:
 
 
 @jax.jit
-def subspace_similarity(a: Float[Array, "... d r"], b: Float[Array, "... d s"]) -> Float[Array, "... r s"]:
+def subspace_similarity(
+    a: Float[Array, "... d r"], b: Float[Array, "... d s"]
+) -> Float[Array, "... r s"]:
     """phi(A, B, i, j) in 0..1 at [..., i - 1, j - 1]: the share of the smaller top subspace in the other (eq. 4, appendix G).
 
     Of two random subspaces max(i, j)/d is expected. A kernel W [d, s] may stand for b (Figure 8).
@@ -58,14 +62,18 @@ def subspace_similarity(a: Float[Array, "... d r"], b: Float[Array, "... d s"]) 
 
 
 @jax.jit
-def principal_angles(a: Float[Array, "... d r"], b: Float[Array, "... d s"]) -> Float[Array, "... min(r,s)"]:
+def principal_angles(
+    a: Float[Array, "... d r"], b: Float[Array, "... d s"]
+) -> Float[Array, "... min(r,s)"]:
     """The angles in radians between the column spaces, smallest first (Björck & Golub 1973).
 
     Raises:
         ValueError: a and b are not of one d, or have more columns than d.
     """
     _check_pair(a, b)
-    large, small = sorted((_orthonormal(_wide(a)), _orthonormal(_wide(b))), key=lambda q: -q.shape[-1])
+    large, small = sorted(
+        (_orthonormal(_wide(a)), _orthonormal(_wide(b))), key=lambda q: -q.shape[-1]
+    )
     cosines = _product(large.mT, small)
     sines = small - _product(large, cosines)
     # A cosine alone is blind below 3e-4 in float32, a sine near pi/2.
@@ -88,7 +96,9 @@ def delta_svd(
 
 
 @jax.jit
-def spectrum(a: Float[Array, "... i r"], b: Float[Array, "... r o"]) -> Float[Array, "... r"]:
+def spectrum(
+    a: Float[Array, "... i r"], b: Float[Array, "... r o"]
+) -> Float[Array, "... r"]:
     """The singular values of a @ b, largest first; errors as in `delta_svd`."""
     return delta_svd(a, b)[1]
 
@@ -116,7 +126,10 @@ def amplification(
     there = s > s.shape[-1] * jnp.finfo(s.dtype).eps * s[..., :1]
     u, v = u * there[..., None, :], vt.mT * there[..., None, :]
     keys = jax.random.split(jax.random.key(0) if key is None else key)
-    drawn = (_orthonormal(jax.random.normal(k, x.shape, x.dtype)) for k, x in zip(keys, (u, v), strict=True))
+    drawn = (
+        _orthonormal(jax.random.normal(k, x.shape, x.dtype))
+        for k, x in zip(keys, (u, v), strict=True)
+    )
     parts = Parts(
         delta=jnp.linalg.norm(s, axis=-1),
         of_delta=_norm(_within(kernel, u, v)),
@@ -160,10 +173,15 @@ def _krylov(kernel, width):
 
     All blocks are kept: the last alone, which is subspace iteration, is off by 2e-3 where they are by 4e-7 (k^(-1/4), k <= 3,000).
     """
-    block, blocks = jax.random.normal(jax.random.key(0), (kernel.shape[-1], width), kernel.dtype), []
+    block, blocks = (
+        jax.random.normal(jax.random.key(0), (kernel.shape[-1], width), kernel.dtype),
+        [],
+    )
     for _ in range(PASSES):
         blocks.append(_orthonormal(_product(kernel, block)))
-        block = _product(blocks[-1].mT, kernel).mT  # so that no transpose of the kernel is made
+        block = _product(
+            blocks[-1].mT, kernel
+        ).mT  # so that no transpose of the kernel is made
     return _orthonormal(jnp.concatenate(blocks, -1))
 
 
@@ -188,9 +206,17 @@ def _fit(a, b) -> bool:
 
 def _check_pair(a, b) -> None:
     fits = _thin(a) and _thin(b) and a.shape[-2] == b.shape[-2]
-    _check(fits, "a [..., d, r] and b [..., d, s] of one d, r and s in 1..d, and the same leading axes", a=a, b=b)
+    _check(
+        fits,
+        "a [..., d, r] and b [..., d, s] of one d, r and s in 1..d, and the same leading axes",
+        a=a,
+        b=b,
+    )
 
 
 def _check(fits: bool, expected: str, **got) -> None:
     if not fits or len({x.shape[:-2] for x in got.values()}) != 1:
-        raise ValueError(f"expected {expected}; got " + ", ".join(f"{name} {x.shape}" for name, x in got.items()))
+        raise ValueError(
+            f"expected {expected}; got "
+            + ", ".join(f"{name} {x.shape}" for name, x in got.items())
+        )

@@ -16,10 +16,18 @@ from safetensors.numpy import save
 
 from lora_jax import quant, tree
 
-ADAPTERS = r"(^|/)lora_[ab]$"  # what `dump` stores in few bits unless a Spec says otherwise
+ADAPTERS = (
+    r"(^|/)lora_[ab]$"  # what `dump` stores in few bits unless a Spec says otherwise
+)
 
 
-def dump(model: Any, mask: Any, row: Mapping[str, Any], *, quantize: str | quant.Spec | None = None) -> bytes:
+def dump(
+    model: Any,
+    mask: Any,
+    row: Mapping[str, Any],
+    *,
+    quantize: str | quant.Spec | None = None,
+) -> bytes:
     """The file's bytes: the leaves of `model` that `mask` marks, and `row`.
 
     With `quantize`, a name of `quant.SPECS`, A and B are stored in few bits, blocks along their long axes, and what else is learnt
@@ -31,10 +39,16 @@ def dump(model: Any, mask: Any, row: Mapping[str, Any], *, quantize: str | quant
     """
     learnt, said = tree.leaves(tree.split(model, mask)[0]), {"row": json.dumps(row)}
     if quantize is not None:
-        how = quantize if isinstance(quantize, quant.Spec) else quant.spec(quantize)._replace(paths=ADAPTERS)
+        how = (
+            quantize
+            if isinstance(quantize, quant.Spec)
+            else quant.spec(quantize)._replace(paths=ADAPTERS)
+        )
         learnt, facts = _stored(quant.quantized(learnt, how))
         said["quantized"] = json.dumps(facts)
-    return save({path: np.asarray(leaf) for path, leaf in learnt.items()}, metadata=said)
+    return save(
+        {path: np.asarray(leaf) for path, leaf in learnt.items()}, metadata=said
+    )
 
 
 def load(path: str | Path, model: Any, mask: Any) -> tuple[Any, dict[str, Any]]:
@@ -46,22 +60,42 @@ def load(path: str | Path, model: Any, mask: Any) -> tuple[Any, dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            found, said = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            found, said = (
+                {name: file.get_tensor(name) for name in file.keys()},
+                file.metadata(),
+            )
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error}); delete it to train it anew") from None
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); delete it to train it anew"
+        ) from None
     try:
-        row, facts = json.loads(said["row"]), dict(json.loads(said.get("quantized", "{}")))
+        row, facts = (
+            json.loads(said["row"]),
+            dict(json.loads(said.get("quantized", "{}"))),
+        )
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path}: expected what a training learnt and its row, got another safetensors file") from None
+        raise ValueError(
+            f"{path}: expected what a training learnt and its row, got another safetensors file"
+        ) from None
     leaves, wrong = _floats(found, facts)
     if wrong:
-        raise ValueError(f"{path}: what it says of its bits does not fit them:{''.join(wrong)}")
-    wanted = {name: leaf.shape for name, leaf in tree.leaves(tree.split(model, mask)[0]).items()}
+        raise ValueError(
+            f"{path}: what it says of its bits does not fit them:{''.join(wrong)}"
+        )
+    wanted = {
+        name: leaf.shape
+        for name, leaf in tree.leaves(tree.split(model, mask)[0]).items()
+    }
     got = {name: array.shape for name, array in leaves.items()}
     if wrong := [name for name in wanted | got if wanted.get(name) != got.get(name)]:
-        lines = [f"\n  {name}: expected {wanted.get(name, 'none')}, got {got.get(name, 'none')}" for name in wrong]
+        lines = [
+            f"\n  {name}: expected {wanted.get(name, 'none')}, got {got.get(name, 'none')}"
+            for name in wrong
+        ]
         raise ValueError(f"{path} does not fit the model:{''.join(lines)}")
-    return tree.replace(model, {name: jnp.asarray(array) for name, array in leaves.items()}), row
+    return tree.replace(
+        model, {name: jnp.asarray(array) for name, array in leaves.items()}
+    ), row
 
 
 def _stored(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -76,7 +110,9 @@ def _stored(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return arrays, facts
 
 
-def _floats(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _floats(
+    arrays: Mapping[str, Any], facts: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """The inverse of `_stored`, with what the bits stand for; and a line for each path whose facts do not fit its arrays."""
     leaves, wrong = dict(arrays), []
     for path, said in facts.items():

@@ -20,10 +20,14 @@ from lora_jax.quant.formats import DYNAMIC, FP4, NF4
 TABLES = {"nf4": NF4, "fp4": FP4}
 DTYPES = ("float32", "float16", "bfloat16")
 STATE = "quant_state.bitsandbytes__"
-_FOUR_BITS = re.compile(rf"(.+)\.(absmax|quant_map|nested_absmax|nested_quant_map|{re.escape(STATE)}\w+)")
+_FOUR_BITS = re.compile(
+    rf"(.+)\.(absmax|quant_map|nested_absmax|nested_quant_map|{re.escape(STATE)}\w+)"
+)
 _EIGHT_BITS = re.compile(r"(.+)\.(SCB|weight_format)")
 
-_Group = Mapping[str, Tensor]  # the tensors of one weight by what they are; its codes are ""
+_Group = Mapping[
+    str, Tensor
+]  # the tensors of one weight by what they are; its codes are ""
 
 
 class _State(NamedTuple):
@@ -56,13 +60,25 @@ def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for weight, group in groups.items():
         try:
             if weight not in tensors:
-                raise ValueError(f"{weight}: expected with {', '.join(sorted(group.values()))}, got none")
-            made[weight] = _gathered(weight, {"": tensors[weight]} | {p: tensors[name] for p, name in group.items()})
+                raise ValueError(
+                    f"{weight}: expected with {', '.join(sorted(group.values()))}, got none"
+                )
+            made[weight] = _gathered(
+                weight,
+                {"": tensors[weight]} | {p: tensors[name] for p, name in group.items()},
+            )
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        raise ValueError("weights that are not as bitsandbytes stores them:\n  " + "\n  ".join(problems))
-    return {name: made.get(name, tensor) for name, tensor in tensors.items() if name not in parts}
+        raise ValueError(
+            "weights that are not as bitsandbytes stores them:\n  "
+            + "\n  ".join(problems)
+        )
+    return {
+        name: made.get(name, tensor)
+        for name, tensor in tensors.items()
+        if name not in parts
+    }
 
 
 def spread(name: str, weight: quant.Quantized) -> dict[str, np.ndarray]:
@@ -73,22 +89,47 @@ def spread(name: str, weight: quant.Quantized) -> dict[str, np.ndarray]:
     """
     if weight.kind not in TABLES or str(weight.dtype) not in DTYPES:
         expected = f"{' or '.join(TABLES)} of {', '.join(DTYPES)}"
-        raise ValueError(f"{name}: expected {expected}, got {weight.kind} of {weight.dtype}")
+        raise ValueError(
+            f"{name}: expected {expected}, got {weight.kind} of {weight.dtype}"
+        )
     if weight.ndim != 2 or weight.transposed:
-        got = f"its transpose {weight.shape}" if weight.ndim == 2 else f"a stack {weight.shape}"
-        raise ValueError(f"{name}: expected a matrix (out, in) with blocks along its rows, got {got}")
-    facts = dict(quant_type=weight.kind, blocksize=weight.block, dtype=str(weight.dtype), shape=weight.shape)
+        got = (
+            f"its transpose {weight.shape}"
+            if weight.ndim == 2
+            else f"a stack {weight.shape}"
+        )
+        raise ValueError(
+            f"{name}: expected a matrix (out, in) with blocks along its rows, got {got}"
+        )
+    facts = dict(
+        quant_type=weight.kind,
+        blocksize=weight.block,
+        dtype=str(weight.dtype),
+        shape=weight.shape,
+    )
     parts = {"absmax": weight.scales, "quant_map": TABLES[weight.kind]}
     if isinstance(scales := weight.scales, quant.Scales):
-        facts |= dict(nested_blocksize=quant.NESTED, nested_dtype="float32", nested_offset=float(scales.offset))
-        parts |= dict(absmax=scales.codes, nested_absmax=scales.scales, nested_quant_map=DYNAMIC)
+        facts |= dict(
+            nested_blocksize=quant.NESTED,
+            nested_dtype="float32",
+            nested_offset=float(scales.offset),
+        )
+        parts |= dict(
+            absmax=scales.codes, nested_absmax=scales.scales, nested_quant_map=DYNAMIC
+        )
     parts[STATE + weight.kind] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     codes = np.asarray(weight.codes)[:, None]
-    return {name: codes} | {f"{name}.{part}": np.asarray(numbers) for part, numbers in parts.items()}
+    return {name: codes} | {
+        f"{name}.{part}": np.asarray(numbers) for part, numbers in parts.items()
+    }
 
 
 def _gathered(weight: str, group: _Group) -> Tensor:
-    return _eight_bits(weight, group) if {"SCB", "weight_format"} & group.keys() else _four_bits(weight, group)
+    return (
+        _eight_bits(weight, group)
+        if {"SCB", "weight_format"} & group.keys()
+        else _four_bits(weight, group)
+    )
 
 
 def _four_bits(weight: str, group: _Group) -> Tensor:
@@ -98,30 +139,45 @@ def _four_bits(weight: str, group: _Group) -> Tensor:
     sizes = {"absmax": ("float32", blocks), "quant_map": ("float32", 16)}
     tables = {"quant_map": (TABLES[state.kind], state.kind)}
     if state.offset is not None:
-        sizes |= {"absmax": ("uint8", blocks), "nested_absmax": ("float32", -(-blocks // quant.NESTED))}
+        sizes |= {
+            "absmax": ("uint8", blocks),
+            "nested_absmax": ("float32", -(-blocks // quant.NESTED)),
+        }
         sizes |= {"nested_quant_map": ("float32", 256)}
         tables |= {"nested_quant_map": (DYNAMIC, "double quantisation")}
     codes = group[""]
     # By bytes: bitsandbytes can keep the packed codes in a tensor of another dtype (`quant_storage`).
     size, wanted = math.prod(codes.shape) * codes.dtype.itemsize, -(-n // 2)
-    problems = [] if size == wanted else [f"{weight}: expected {wanted} bytes for {state.shape}, got {size}"]
+    problems = (
+        []
+        if size == wanted
+        else [f"{weight}: expected {wanted} bytes for {state.shape}, got {size}"]
+    )
     problems += _unlike(weight, group, sizes)
     for part, (table, whose) in tables.items():
-        if not problems and not np.allclose(group[part].read().reshape(-1), table, rtol=1e-6, atol=0):
+        if not problems and not np.allclose(
+            group[part].read().reshape(-1), table, rtol=1e-6, atol=0
+        ):
             problems.append(f"{weight}.{part}: expected the numbers of {whose}")
     if problems:
         raise ValueError("\n  ".join(problems))
 
     def read() -> Any:
         numbers: dict[str, Any] = {
-            part: quant.finite(group[part].read().reshape(-1), f"{weight}.{part}") for part in sizes
+            part: quant.finite(group[part].read().reshape(-1), f"{weight}.{part}")
+            for part in sizes
         }
         scales = numbers["absmax"]
         if state.offset is not None:
             offset: Any = np.array(state.offset, np.float32)
             scales = quant.Scales(scales, numbers["nested_absmax"], offset)
-        codes, dtype = group[""].read().reshape(-1).view(np.uint8), jnp.dtype(state.dtype)
-        return quant.Quantized(codes, scales, None, state.kind, state.block, state.shape, dtype=dtype)
+        codes, dtype = (
+            group[""].read().reshape(-1).view(np.uint8),
+            jnp.dtype(state.dtype),
+        )
+        return quant.Quantized(
+            codes, scales, None, state.kind, state.block, state.shape, dtype=dtype
+        )
 
     return Tensor(codes.file, state.shape, jnp.dtype(state.dtype), read)
 
@@ -129,32 +185,49 @@ def _four_bits(weight: str, group: _Group) -> Tensor:
 def _eight_bits(weight: str, group: _Group) -> Tensor:
     codes = group[""]
     if codes.dtype != np.int8 or len(codes.shape) != 2:
-        raise ValueError(f"{weight}: expected an int8 matrix (out, in) with SCB, got {codes.dtype} {codes.shape}")
+        raise ValueError(
+            f"{weight}: expected an int8 matrix (out, in) with SCB, got {codes.dtype} {codes.shape}"
+        )
     out, width = codes.shape
-    problems = _unlike(weight, group, {"SCB": ("float32", out)}, optional=("weight_format",))
-    if "weight_format" in group and (layout := group["weight_format"].read().reshape(-1).tolist()) != [0]:
+    problems = _unlike(
+        weight, group, {"SCB": ("float32", out)}, optional=("weight_format",)
+    )
+    if "weight_format" in group and (
+        layout := group["weight_format"].read().reshape(-1).tolist()
+    ) != [0]:
         problems.append(f"{weight}: expected rows (weight_format 0), got {layout}")
     if problems:
         raise ValueError("\n  ".join(problems))
 
     def read() -> Any:
         numbers: Any = codes.read().reshape(-1)
-        scales: Any = quant.finite(group["SCB"].read().reshape(-1), f"{weight}: SCB") / np.float32(127)
+        scales: Any = quant.finite(
+            group["SCB"].read().reshape(-1), f"{weight}: SCB"
+        ) / np.float32(127)
         return quant.Quantized(numbers, scales, None, "int8", width, (out, width))
 
     return Tensor(codes.file, (out, width), np.dtype("float32"), read)
 
 
 def _unlike(
-    weight: str, group: _Group, sizes: Mapping[str, tuple[str, int]], optional: tuple[str, ...] = ()
+    weight: str,
+    group: _Group,
+    sizes: Mapping[str, tuple[str, int]],
+    optional: tuple[str, ...] = (),
 ) -> list[str]:
     """What of a group is missing, or not of that dtype and count, or not of that group."""
-    problems = [f"{weight}: expected with {part}, got none" for part in sizes if part not in group]
+    problems = [
+        f"{weight}: expected with {part}, got none"
+        for part in sizes
+        if part not in group
+    ]
     for part, tensor in group.items():
         got = str(tensor.dtype), math.prod(tensor.shape)
         if part in sizes and got != sizes[part]:
             expected = " ".join(map(str, sizes[part]))
-            problems.append(f"{weight}.{part}: expected {expected}, got {tensor.dtype} {tensor.shape}")
+            problems.append(
+                f"{weight}.{part}: expected {expected}, got {tensor.dtype} {tensor.shape}"
+            )
         elif part not in ("", *sizes, *optional) and not part.startswith(STATE):
             problems.append(f"{weight}.{part}: expected none beside {', '.join(sizes)}")
     return problems
@@ -164,15 +237,24 @@ def _state(weight: str, group: _Group) -> _State:
     states = sorted(part for part in group if part.startswith(STATE))
     kind = states[0].removeprefix(STATE) if len(states) == 1 else ""
     if kind not in TABLES:
-        expected, got = " or ".join(STATE + kind for kind in TABLES), ", ".join(states) or "none"
+        expected, got = (
+            " or ".join(STATE + kind for kind in TABLES),
+            ", ".join(states) or "none",
+        )
         raise ValueError(f"{weight}: expected with {expected}, got {got}")
     name, text = f"{weight}.{states[0]}", group[states[0]].read().tobytes()
     try:
         facts = dict(json.loads(text))
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{name}: expected a JSON object, got {text[:60]!r} ({error})") from None
+        raise ValueError(
+            f"{name}: expected a JSON object, got {text[:60]!r} ({error})"
+        ) from None
     nested = "nested_absmax" in group or any(field in facts for field in _NESTED)
-    wanted = {"quant_type": (repr(kind), lambda value: value == kind)} | _FIELDS | (_NESTED if nested else {})
+    wanted = (
+        {"quant_type": (repr(kind), lambda value: value == kind)}
+        | _FIELDS
+        | (_NESTED if nested else {})
+    )
     wrong = [
         f"{name}: expected {field} to be {text}, got {facts.get(field)!r}"
         for field, (text, fits) in wanted.items()
@@ -181,7 +263,13 @@ def _state(weight: str, group: _Group) -> _State:
     if wrong:
         raise ValueError("\n  ".join(wrong))
     shape = facts["shape"][0], facts["shape"][1]
-    return _State(kind, facts["blocksize"], facts["dtype"], shape, facts["nested_offset"] if nested else None)
+    return _State(
+        kind,
+        facts["blocksize"],
+        facts["dtype"],
+        shape,
+        facts["nested_offset"] if nested else None,
+    )
 
 
 def _is_count(value: Any) -> bool:
@@ -190,15 +278,25 @@ def _is_count(value: Any) -> bool:
 
 # field of the JSON -> what it has to be, in words and as a test
 _FIELDS = {
-    "blocksize": (f"one of {quant.BLOCKS}", lambda value: _is_count(value) and value in quant.BLOCKS),
+    "blocksize": (
+        f"one of {quant.BLOCKS}",
+        lambda value: _is_count(value) and value in quant.BLOCKS,
+    ),
     "dtype": (f"one of {', '.join(DTYPES)}", lambda value: value in DTYPES),
-    "shape": ("[out, in]", lambda value: isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))),
+    "shape": (
+        "[out, in]",
+        lambda value: (
+            isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+        ),
+    ),
 }
 _NESTED = {
     "nested_blocksize": (str(quant.NESTED), lambda value: value == quant.NESTED),
     "nested_dtype": ("'float32'", lambda value: value == "float32"),
     "nested_offset": (
         "a number",
-        lambda value: type(value) in (int, float) and abs(value) < float(np.finfo(np.float32).max),
+        lambda value: (
+            type(value) in (int, float) and abs(value) < float(np.finfo(np.float32).max)
+        ),
     ),
 }

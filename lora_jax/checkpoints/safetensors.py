@@ -74,10 +74,20 @@ def tensors(source: Path | str | bytes) -> dict[str, Tensor]:
         return _from_file(folder / SINGLE)
     if (folder / INDEX).is_file():
         return _from_shards(folder)
-    there = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else "no such directory"
+    there = (
+        sorted(file.name for file in folder.iterdir())
+        if folder.is_dir()
+        else "no such directory"
+    )
     pickles = any(folder.glob("pytorch_model*.bin*"))
-    hint = " Torch pickles are not read: convert them with safetensors.torch.save_file first." if pickles else ""
-    raise FileNotFoundError(f"{folder}: expected {SINGLE} or {INDEX}, found {there}.{hint}")
+    hint = (
+        " Torch pickles are not read: convert them with safetensors.torch.save_file first."
+        if pickles
+        else ""
+    )
+    raise FileNotFoundError(
+        f"{folder}: expected {SINGLE} or {INDEX}, found {there}.{hint}"
+    )
 
 
 def load(
@@ -104,9 +114,16 @@ def load(
     plan, problems = _plan(found, tuple(rules), expected, tuple(ignore))
     problems["missing"] = _missing(plan, expected, tuple(optional))
     if any(problems.values()):
-        listed = [f"\n{title} ({len(lines)}):{_lines(lines)}" for title, lines in problems.items() if lines]
+        listed = [
+            f"\n{title} ({len(lines)}):{_lines(lines)}"
+            for title, lines in problems.items()
+            if lines
+        ]
         raise ValueError("the checkpoint does not fit the model:" + "".join(listed))
-    return {path: _fill(path, pieces, expected[path].shape, dtype, convert) for path, pieces in plan.items()}
+    return {
+        path: _fill(path, pieces, expected[path].shape, dtype, convert)
+        for path, pieces in plan.items()
+    }
 
 
 def _from_bytes(data: bytes) -> dict[str, Tensor]:
@@ -117,7 +134,10 @@ def _from_bytes(data: bytes) -> dict[str, Tensor]:
         entries: list[tuple[str, dict[str, Any]]] = deserialize(data)  # type: ignore[assignment]
     except SafetensorError as error:
         raise ValueError(_damaged(f"{len(data)} bytes", error)) from error
-    return {name: _tensor("bytes", name, e["shape"], e["dtype"], partial(read, **e)) for name, e in entries}
+    return {
+        name: _tensor("bytes", name, e["shape"], e["dtype"], partial(read, **e))
+        for name, e in entries
+    }
 
 
 def _from_file(path: Path) -> dict[str, Tensor]:
@@ -127,7 +147,13 @@ def _from_file(path: Path) -> dict[str, Tensor]:
         raise ValueError(_damaged(str(path), error)) from error
     headers = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
     return {
-        name: _tensor(path.name, name, header.get_shape(), header.get_dtype(), partial(file.get_tensor, name))
+        name: _tensor(
+            path.name,
+            name,
+            header.get_shape(),
+            header.get_dtype(),
+            partial(file.get_tensor, name),
+        )
         for name, header in headers.items()
     }
 
@@ -136,9 +162,13 @@ def _damaged(what: str, error: Exception) -> str:
     return f"{what}: not a whole safetensors file ({error}). It may be cut short or damaged: fetch it again."
 
 
-def _tensor(file: str, name: str, shape: list[int], dtype: str, read: Callable[[], np.ndarray]) -> Tensor:
+def _tensor(
+    file: str, name: str, shape: list[int], dtype: str, read: Callable[[], np.ndarray]
+) -> Tensor:
     if dtype not in _DTYPES:
-        raise ValueError(f"{file}: tensor {name} has dtype {dtype}, expected one of {', '.join(_DTYPES)}")
+        raise ValueError(
+            f"{file}: tensor {name} has dtype {dtype}, expected one of {', '.join(_DTYPES)}"
+        )
     return Tensor(file, tuple(shape), jnp.dtype(_DTYPES[dtype]), read)
 
 
@@ -146,10 +176,16 @@ def _from_shards(folder: Path) -> dict[str, Tensor]:
     where = _index(folder / INDEX)
     files = sorted(set(where.values()))
     if absent := [file for file in files if not (folder / file).is_file()]:
-        raise FileNotFoundError(f"{folder / INDEX} names {len(files)} files, not there:{_lines(absent)}")
+        raise FileNotFoundError(
+            f"{folder / INDEX} names {len(files)} files, not there:{_lines(absent)}"
+        )
     shards = {file: _from_file(folder / file) for file in files}
-    if lacking := [f"{name} in {file}" for name, file in where.items() if name not in shards[file]]:
-        raise ValueError(f"{folder / INDEX} names tensors that their files lack:{_lines(lacking)}")
+    if lacking := [
+        f"{name} in {file}" for name, file in where.items() if name not in shards[file]
+    ]:
+        raise ValueError(
+            f"{folder / INDEX} names tensors that their files lack:{_lines(lacking)}"
+        )
     return {name: shards[file][name] for name, file in where.items()}
 
 
@@ -157,45 +193,72 @@ def _index(path: Path) -> dict[str, str]:
     """Tensor name -> shard's file name. Only plain names are taken: an index must not lead out of its directory."""
     try:
         where = json.loads(path.read_bytes())["weight_map"]
-        unsafe = [f"{name} in {file!r}" for name, file in where.items() if not re.fullmatch(r"[\w-][\w.-]*", file)]
+        unsafe = [
+            f"{name} in {file!r}"
+            for name, file in where.items()
+            if not re.fullmatch(r"[\w-][\w.-]*", file)
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f'{path}: expected {{"weight_map": {{tensor: file name}}}} as JSON ({type(error).__name__}: {error})'
         raise ValueError(message) from error
     if unsafe:
-        raise ValueError(f"{path}: expected plain file names beside the index, refused:{_lines(unsafe)}")
+        raise ValueError(
+            f"{path}: expected plain file names beside the index, refused:{_lines(unsafe)}"
+        )
     return where
 
 
 def _plan(
-    found: Mapping[str, Tensor], rules: tuple[Rule, ...], expected: Mapping[str, Any], ignore: tuple[str, ...]
+    found: Mapping[str, Tensor],
+    rules: tuple[Rule, ...],
+    expected: Mapping[str, Any],
+    ignore: tuple[str, ...],
 ) -> tuple[_Plan, dict[str, list[str]]]:
     """Which piece goes where, by headers alone, and what does not fit."""
     plan: _Plan = {}
     problems = {"missing": [], "unexpected": [], "given twice": [], "wrong shape": []}
     for name, tensor in sorted(found.items()):
         what = f"{name} {tensor.shape} in {tensor.file}"
-        rule, match = next(((r, m) for r in rules if (m := re.fullmatch(r.pattern, name))), (None, None))
+        rule, match = next(
+            ((r, m) for r in rules if (m := re.fullmatch(r.pattern, name))),
+            (None, None),
+        )
         if rule is None or match is None:
             if not any(re.fullmatch(pattern, name) for pattern in ignore):
                 problems["unexpected"].append(f"{what}: no rule takes it")
             continue
-        paths = [match.expand(path) for path in ([rule.path] if isinstance(rule.path, str) else rule.path)]
+        paths = [
+            match.expand(path)
+            for path in ([rule.path] if isinstance(rule.path, str) else rule.path)
+        ]
         layer = None if rule.layer is None else int(match[rule.layer])
         if absent := [path for path in paths if path not in expected]:
-            problems["unexpected"].append(f"{what}: the model has no {', '.join(absent)}")
+            problems["unexpected"].append(
+                f"{what}: the model has no {', '.join(absent)}"
+            )
             continue
         leaves = [expected[path].shape for path in paths]
         if layer is not None and layer >= leaves[0][0]:
-            problems["unexpected"].append(f"{what}: {paths[0]} has layers 0 to {leaves[0][0] - 1}")
+            problems["unexpected"].append(
+                f"{what}: {paths[0]} has layers 0 to {leaves[0][0] - 1}"
+            )
         elif twice := [path for path in paths if layer in plan.get(path, {})]:
-            problems["given twice"].append(f"{what}: {twice[0]} has {plan[twice[0]][layer].name} already")
+            problems["given twice"].append(
+                f"{what}: {twice[0]} has {plan[twice[0]][layer].name} already"
+            )
         else:
-            shape, columns = _side_by_side(leaves if layer is None else [leaf[1:] for leaf in leaves])
+            shape, columns = _side_by_side(
+                leaves if layer is None else [leaf[1:] for leaf in leaves]
+            )
             for path, share in zip(paths, columns, strict=True):
-                plan.setdefault(path, {})[layer] = _Piece(tensor, name, rule.transpose, share)
+                plan.setdefault(path, {})[layer] = _Piece(
+                    tensor, name, rule.transpose, share
+                )
             shape = shape[::-1] if rule.transpose else shape
             if tensor.shape != shape:
-                problems["wrong shape"].append(f"{what}: expected {shape} for {', '.join(paths)}")
+                problems["wrong shape"].append(
+                    f"{what}: expected {shape} for {', '.join(paths)}"
+                )
     return plan, problems
 
 
@@ -204,23 +267,43 @@ def _side_by_side(shapes: list[tuple[int, ...]]) -> tuple[tuple[int, ...], list[
     if len(shapes) == 1:
         return shapes[0], [...]
     ends = list(accumulate(shape[-1] for shape in shapes))
-    return (*shapes[0][:-1], ends[-1]), [(..., slice(*edges)) for edges in pairwise([0, *ends])]
+    return (*shapes[0][:-1], ends[-1]), [
+        (..., slice(*edges)) for edges in pairwise([0, *ends])
+    ]
 
 
-def _missing(plan: _Plan, expected: Mapping[str, Any], optional: tuple[str, ...]) -> list[str]:
+def _missing(
+    plan: _Plan, expected: Mapping[str, Any], optional: tuple[str, ...]
+) -> list[str]:
     missing = []
     for path, leaf in expected.items():
         have = plan.get(path, {})
         if not have and not any(re.search(pattern, path) for pattern in optional):
             missing.append(f"{path} {leaf.shape}")
-        elif have and None not in have and (layers := [i for i in range(leaf.shape[0]) if i not in have]):
+        elif (
+            have
+            and None not in have
+            and (layers := [i for i in range(leaf.shape[0]) if i not in have])
+        ):
             missing.append(f"{path} {leaf.shape}: layers {', '.join(map(str, layers))}")
     return missing
 
 
-def _fill(path: str, pieces: Mapping[int | None, _Piece], shape: tuple[int, ...], dtype: Any, convert: Any) -> Any:
-    stored = reduce(jnp.promote_types, (piece.tensor.dtype for piece in pieces.values()))
-    wanted = jnp.dtype(dtype) if dtype is not None and jnp.issubdtype(stored, jnp.floating) else stored
+def _fill(
+    path: str,
+    pieces: Mapping[int | None, _Piece],
+    shape: tuple[int, ...],
+    dtype: Any,
+    convert: Any,
+) -> Any:
+    stored = reduce(
+        jnp.promote_types, (piece.tensor.dtype for piece in pieces.values())
+    )
+    wanted = (
+        jnp.dtype(dtype)
+        if dtype is not None and jnp.issubdtype(stored, jnp.floating)
+        else stored
+    )
     stacked: Any = None
     for layer, piece in pieces.items():
         numbers = piece.tensor.read()
@@ -230,16 +313,25 @@ def _fill(path: str, pieces: Mapping[int | None, _Piece], shape: tuple[int, ...]
                 f"{piece.name} in {piece.tensor.file}: expected an array to cut {path} from, got a quantised one"
             )
         numbers = numbers if piece.columns is ... else numbers[piece.columns]
-        made = jax.tree.map(np.asarray, convert(path, numbers if numbers.dtype == wanted else numbers.astype(wanted)))
+        made = jax.tree.map(
+            np.asarray,
+            convert(
+                path, numbers if numbers.dtype == wanted else numbers.astype(wanted)
+            ),
+        )
         if layer is None:
             return made
         if stacked is None:
-            stacked = jax.tree.map(lambda part: np.empty((shape[0], *part.shape), part.dtype), made)
+            stacked = jax.tree.map(
+                lambda part: np.empty((shape[0], *part.shape), part.dtype), made
+            )
         if jax.tree.structure(stacked) != jax.tree.structure(made):
             raise ValueError(
                 f"{path}: expected every layer to be stored alike, but {piece.name} is not as those before"
             )
-        jax.tree.map(lambda whole, part, at=layer: whole.__setitem__(at, part), stacked, made)
+        jax.tree.map(
+            lambda whole, part, at=layer: whole.__setitem__(at, part), stacked, made
+        )
     return stacked
 
 

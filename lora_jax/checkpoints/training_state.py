@@ -11,7 +11,9 @@ def save(folder: Path, step: int, arrays: Any, facts: Any) -> None:
     """Keep a tree of arrays and some JSON as the state before that step, in place of what `folder` held."""
     import orbax.checkpoint as ocp  # takes over a second to import, and only long trainings need it
 
-    items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts))
+    items = ocp.args.Composite(
+        arrays=ocp.args.StandardSave(arrays), facts=ocp.args.JsonSave(facts)
+    )
     with _manager(folder) as manager:
         manager.save(step, args=items)
         manager.wait_until_finished()
@@ -30,10 +32,14 @@ def restore(folder: Path, like: Any) -> tuple[Any, Any] | None:
     with _manager(folder) as manager:
         if (step := manager.latest_step()) is None:
             return None
-        items = ocp.args.Composite(arrays=ocp.args.StandardRestore(like), facts=ocp.args.JsonRestore())
+        items = ocp.args.Composite(
+            arrays=ocp.args.StandardRestore(like), facts=ocp.args.JsonRestore()
+        )
         try:
             found = manager.restore(step, args=items)
-        except Exception as error:  # orbax, tensorstore and the file system each raise their own
+        except (
+            Exception
+        ) as error:  # orbax, tensorstore and the file system each raise their own
             raise ValueError(
                 f"{folder}: cannot go on from here ({str(error).splitlines()[0]}); delete it to start this training anew"
             ) from None

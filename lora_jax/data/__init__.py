@@ -9,7 +9,17 @@ from lora_jax.data import text_pairs
 from lora_jax.data.batches import Batch, batches, padding, widths
 from lora_jax.data.read_table import FORMATS
 from lora_jax.data.task import Examples, Task, references, some, subset
-from lora_jax.data.tasks import dart, e2e, glue, rotten_tomatoes, samsum, tiny, user_files, webnlg, wikisql
+from lora_jax.data.tasks import (
+    dart,
+    e2e,
+    glue,
+    rotten_tomatoes,
+    samsum,
+    tiny,
+    user_files,
+    webnlg,
+    wikisql,
+)
 from lora_jax.data.tokenize import SEPARATOR, Encoded, encode, encode_pairs, prompts
 
 __all__ = [
@@ -67,7 +77,9 @@ def load(
     exist, and whatever the task's own `load` says about its data.
     """
     if data_dir and glue_dir:
-        raise ValueError(f"data_dir and glue_dir mean the same; expected one of them, got {data_dir} and {glue_dir}")
+        raise ValueError(
+            f"data_dir and glue_dir mean the same; expected one of them, got {data_dir} and {glue_dir}"
+        )
     name, official = str(name_or_file), data_dir or glue_dir or None
     if name in glue.SPECS:
         return TASKS[name](glue_dir=official, split_seed=split_seed)
@@ -75,15 +87,21 @@ def load(
         return OFFICIAL[name](data_dir=official, split_seed=split_seed)
     path = Path(name_or_file).expanduser()
     if official and (name in TASKS or path.exists()):
-        raise ValueError(f"data_dir goes with {', '.join((*glue.SPECS, *OFFICIAL))}; {name!r} has no official files")
+        raise ValueError(
+            f"data_dir goes with {', '.join((*glue.SPECS, *OFFICIAL))}; {name!r} has no official files"
+        )
     if name in TASKS:
         return TASKS[name](split_seed=split_seed)
     if name.endswith(TEXT) and name.removesuffix(TEXT) in TASKS:
-        return text_pairs.worded(load(name.removesuffix(TEXT), glue_dir=official, split_seed=split_seed))
+        return text_pairs.worded(
+            load(name.removesuffix(TEXT), glue_dir=official, split_seed=split_seed)
+        )
     if path.exists():
         return user_files.load(path, split_seed=split_seed)
     if isinstance(name_or_file, Path) or "/" in name or path.suffix.lower() in FORMATS:
         raise FileNotFoundError(f"the data file {name!r} does not exist")
     close = difflib.get_close_matches(name.lower(), TASKS, 2)
     hint = f"; is {' or '.join(close)} meant?" if close else ""
-    raise ValueError(f"expected a file, a folder or a task out of {', '.join(TASKS)}; got {name!r}{hint}")
+    raise ValueError(
+        f"expected a file, a folder or a task out of {', '.join(TASKS)}; got {name!r}{hint}"
+    )

@@ -38,7 +38,13 @@ def widths(max_length: int) -> tuple[int, ...]:
 
 
 def batches(
-    encoded: Encoded, *, size: int, widths: Sequence[int], seed: int | None, epoch: int = 0, pad: int
+    encoded: Encoded,
+    *,
+    size: int,
+    widths: Sequence[int],
+    seed: int | None,
+    epoch: int = 0,
+    pad: int,
 ) -> Iterator[Batch]:
     """Every row once, in ceil(N / size) batches, each padded with `pad` to the smallest of `widths` that holds it.
 
@@ -48,7 +54,9 @@ def batches(
     """
     lengths = encoded.lengths
     if size < 1 or not len(lengths):
-        raise ValueError(f"expected a batch size and a number of rows of 1 or more, got {size} and {len(lengths)}")
+        raise ValueError(
+            f"expected a batch size and a number of rows of 1 or more, got {size} and {len(lengths)}"
+        )
     if lengths.max() > max(widths, default=0):
         raise ValueError(
             f"expected rows of at most {max(widths, default=0)} tokens, the widest width, got {lengths.max()}"
@@ -57,12 +65,19 @@ def batches(
         plan = _cut(np.argsort(lengths, kind="stable"), size)
     else:
         plan = _shuffled(lengths, size, np.random.default_rng((seed, epoch)))
-    return (_batch(encoded, rows, size, min(w for w in widths if w >= lengths[rows].max()), pad) for rows in plan)
+    return (
+        _batch(
+            encoded, rows, size, min(w for w in widths if w >= lengths[rows].max()), pad
+        )
+        for rows in plan
+    )
 
 
 def padding(batches: Iterable[Batch]) -> float:
     """Padding tokens computed for each real token, with those of fill rows: 0.08 is 8 % more work than needed."""
-    sizes = [(batch.tokens.size, batch.length[batch.index >= 0].sum()) for batch in batches]
+    sizes = [
+        (batch.tokens.size, batch.length[batch.index >= 0].sum()) for batch in batches
+    ]
     computed, real = np.sum(sizes, axis=0)
     return float(computed / real - 1)
 
@@ -71,13 +86,21 @@ def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _shuffled(lengths: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+def _shuffled(
+    lengths: np.ndarray, size: int, rng: np.random.Generator
+) -> list[np.ndarray]:
     chunks = _cut(rng.permutation(len(lengths)), CHUNK * size)
-    plan = [rows for chunk in chunks for rows in _cut(chunk[np.argsort(lengths[chunk], kind="stable")], size)]
+    plan = [
+        rows
+        for chunk in chunks
+        for rows in _cut(chunk[np.argsort(lengths[chunk], kind="stable")], size)
+    ]
     return [plan[i] for i in rng.permutation(len(plan))]
 
 
-def _batch(encoded: Encoded, rows: np.ndarray, size: int, width: int, pad: int) -> Batch:
+def _batch(
+    encoded: Encoded, rows: np.ndarray, size: int, width: int, pad: int
+) -> Batch:
     real = np.arange(size) < len(rows)
     filled = np.resize(rows, size)
     length = encoded.lengths[filled]

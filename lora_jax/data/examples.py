@@ -29,7 +29,11 @@ class Columns(NamedTuple):
 
 
 def examples(
-    splits: Mapping[str, Table], columns: Columns, classes: Mapping[str, int] | None, *, blank: bool = False
+    splits: Mapping[str, Table],
+    columns: Columns,
+    classes: Mapping[str, int] | None,
+    *,
+    blank: bool = False,
 ) -> dict[str, Examples]:
     """The examples of every split. `classes` maps a label as written to its index; None means regression.
 
@@ -40,10 +44,17 @@ def examples(
     expected = "a number" if classes is None else _listed(classes)
     fits = is_number if classes is None else lambda label: written(label) in classes
     empty = [(table.file, name) for name, table in splits.items() if not table.rows]
-    problems = [f"{file}: no row is in the {name} split; a column 'split' can say which are" for file, name in empty]
+    problems = [
+        f"{file}: no row is in the {name} split; a column 'split' can say which are"
+        for file, name in empty
+    ]
     for table in splits.values():
         fits_text = partial(_is_text, blank=blank)
-        problems += [line for name in columns.texts for line in table.misfits(name, fits_text, "some text")]
+        problems += [
+            line
+            for name in columns.texts
+            for line in table.misfits(name, fits_text, "some text")
+        ]
         problems += table.misfits(columns.label, fits, expected)
     refuse(problems)
     return {name: _examples(table, columns, classes) for name, table in splits.items()}
@@ -57,7 +68,9 @@ def require(tables: Collection[Table], names: Collection[str]) -> None:
         for name in (name for name in names if name not in found):
             close = difflib.get_close_matches(name, found, 1)
             hint = f" (is {close[0]!r} meant?)" if close else ""
-            problems.append(f"{table.file}: expected a column {name!r}, got {', '.join(found)}{hint}")
+            problems.append(
+                f"{table.file}: expected a column {name!r}, got {', '.join(found)}{hint}"
+            )
     refuse(list(dict.fromkeys(problems)))
 
 
@@ -70,7 +83,11 @@ def written(label: object) -> str | None:
 def is_number(label: object) -> bool:
     """Whether a label is written as a finite decimal number."""
     text = written(label)
-    return text is not None and NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
+    return (
+        text is not None
+        and NUMBER.fullmatch(text) is not None
+        and math.isfinite(float(text))
+    )
 
 
 def _is_text(value: object, blank: bool) -> bool:
@@ -85,7 +102,9 @@ def _listed(names: Collection[str], shown: int = 10) -> str:
     return f"one of {', '.join(list(names)[:shown])}{more}"
 
 
-def _examples(table: Table, columns: Columns, classes: Mapping[str, int] | None) -> Examples:
+def _examples(
+    table: Table, columns: Columns, classes: Mapping[str, int] | None
+) -> Examples:
     labels = [str(written(label)) for label in table.columns[columns.label]]
     if classes is None:
         label = np.array(labels, float).astype(np.float32)

@@ -40,14 +40,19 @@ def hashed_split(key: str, seed: int = 0) -> str:
     It depends on the key alone, so it stays when rows are added, removed or reordered. Another `seed` is another split.
     """
     salted = f"{seed}:{key}" if seed else key
-    bucket = int(hashlib.sha256(salted.encode(errors="surrogatepass")).hexdigest()[:8], 16) % 10
+    bucket = (
+        int(hashlib.sha256(salted.encode(errors="surrogatepass")).hexdigest()[:8], 16)
+        % 10
+    )
     return {0: "test", 1: "validation"}.get(bucket, "train")
 
 
 def refuse_split_seed(name: str, seed: int) -> None:
     """Raise ValueError when a split seed is asked of a task whose splits are given: it would change nothing."""
     if seed:
-        raise ValueError(f"{name} comes with its own splits, so split_seed must be 0, got {seed}")
+        raise ValueError(
+            f"{name} comes with its own splits, so split_seed must be 0, got {seed}"
+        )
 
 
 def subset(examples: Examples, rows: int, *, seed: int = 0) -> Examples:
@@ -58,7 +63,9 @@ def subset(examples: Examples, rows: int, *, seed: int = 0) -> Examples:
     if rows < 1:
         raise ValueError(f"expected at least 1 row in a subset, got {rows}")
     chosen = list(range(len(examples.text)))
-    random.Random(seed).shuffle(chosen)  # Python's own, so that the same rows are easily drawn in another framework
+    random.Random(seed).shuffle(
+        chosen
+    )  # Python's own, so that the same rows are easily drawn in another framework
     return _rows(examples, chosen[:rows])
 
 
@@ -74,7 +81,9 @@ def some(examples: Examples, sources: int, *, seed: int = 0) -> Examples:
     distinct = list(dict.fromkeys(examples.text))
     random.Random(seed).shuffle(distinct)
     chosen = set(distinct[:sources])
-    return _rows(examples, [i for i, source in enumerate(examples.text) if source in chosen])
+    return _rows(
+        examples, [i for i, source in enumerate(examples.text) if source in chosen]
+    )
 
 
 def references(examples: Examples) -> dict[str, list[str]]:
@@ -88,7 +97,9 @@ def references(examples: Examples) -> dict[str, list[str]]:
 def targets(examples: Examples) -> list[str]:
     """The targets of sources. Raises ValueError when there are none."""
     if examples.pair is None:
-        raise ValueError("expected examples with sources and targets, got texts alone; this task does not generate")
+        raise ValueError(
+            "expected examples with sources and targets, got texts alone; this task does not generate"
+        )
     return examples.pair
 
 

@@ -50,11 +50,17 @@ def encode(tokenizer: Tokenizer, examples: Examples, *, max_length: int) -> Enco
     needed = tokenizer.num_special_tokens_to_add(pairs) + 1 + pairs
     if max_length < needed:
         what = "the special tokens and one of each text"
-        raise ValueError(f"expected max_length {needed} or more ({what}), got {max_length}")
+        raise ValueError(
+            f"expected max_length {needed} or more ({what}), got {max_length}"
+        )
     own = copy.deepcopy(tokenizer)
     own.no_padding()
     own.enable_truncation(max_length, strategy="longest_first")
-    texts = examples.text if examples.pair is None else list(zip(examples.text, examples.pair, strict=True))
+    texts = (
+        examples.text
+        if examples.pair is None
+        else list(zip(examples.text, examples.pair, strict=True))
+    )
     tokens, segments, lengths = [], [], [0]
     for start in range(0, len(texts), CHUNK):
         rows = own.encode_batch_fast(texts[start : start + CHUNK])
@@ -63,8 +69,15 @@ def encode(tokenizer: Tokenizer, examples: Examples, *, max_length: int) -> Enco
         lengths += [len(row) for row in rows]
     if 0 in lengths[1:]:
         row = lengths.index(0, 1) - 1
-        raise ValueError(f"example {row} ({examples.text[row]!r}) has no tokens; expected one or more in every example")
-    return Encoded(_joined(tokens), _joined(segments), np.cumsum(lengths, dtype=np.int64), examples.label)
+        raise ValueError(
+            f"example {row} ({examples.text[row]!r}) has no tokens; expected one or more in every example"
+        )
+    return Encoded(
+        _joined(tokens),
+        _joined(segments),
+        np.cumsum(lengths, dtype=np.int64),
+        examples.label,
+    )
 
 
 def encode_pairs(
@@ -89,7 +102,9 @@ def encode_pairs(
     _fit(examples.text, sizes[::2] + sizes[1::2], max_length)
     tokens = np.fromiter(chain.from_iterable(parts), np.int32)
     segments = np.repeat(np.arange(len(parts), dtype=np.int32) % 2, sizes)
-    return Encoded(tokens, segments, np.concatenate([[0], sizes.cumsum()[1::2]]), examples.label)
+    return Encoded(
+        tokens, segments, np.concatenate([[0], sizes.cumsum()[1::2]]), examples.label
+    )
 
 
 def prompts(
@@ -106,25 +121,41 @@ def prompts(
     return rows
 
 
-def _prompts(tokenizer: Tokenizer, sources: Sequence[str], start: int | None, separator: str) -> list[list[int]]:
+def _prompts(
+    tokenizer: Tokenizer, sources: Sequence[str], start: int | None, separator: str
+) -> list[list[int]]:
     begin = [] if start is None else [start]
     return [begin + ids for ids in _texts(tokenizer, sources, "source", separator)]
 
 
-def _texts(tokenizer: Tokenizer, texts: Sequence[str], what: str, after: str = "") -> list[list[int]]:
+def _texts(
+    tokenizer: Tokenizer, texts: Sequence[str], what: str, after: str = ""
+) -> list[list[int]]:
     blank = [row for row, text in enumerate(texts) if not text.strip()]
     refuse([f"row {row}: expected a {what}, got {texts[row]!r}" for row in blank])
     own = copy.deepcopy(tokenizer)
     own.no_padding()
     own.no_truncation()
-    own.encode_special_tokens = True  # a text that spells the end token must not end there
-    distinct = list(dict.fromkeys(texts))  # a source is there once for each of its targets
+    own.encode_special_tokens = (
+        True  # a text that spells the end token must not end there
+    )
+    distinct = list(
+        dict.fromkeys(texts)
+    )  # a source is there once for each of its targets
     ids: dict[str, list[int]] = {}
     for place in range(0, len(distinct), CHUNK):
         part = distinct[place : place + CHUNK]
-        rows = own.encode_batch_fast([text + after for text in part], add_special_tokens=False)
+        rows = own.encode_batch_fast(
+            [text + after for text in part], add_special_tokens=False
+        )
         ids |= {text: row.ids for text, row in zip(part, rows, strict=True)}
-    refuse([f"row {row}: the {what} {text!r} has no tokens" for row, text in enumerate(texts) if not ids[text]])
+    refuse(
+        [
+            f"row {row}: the {what} {text!r} has no tokens"
+            for row, text in enumerate(texts)
+            if not ids[text]
+        ]
+    )
     return [ids[text] for text in texts]
 
 
@@ -138,4 +169,6 @@ def _fit(texts: Sequence[str], lengths: np.ndarray, most: int) -> None:
 
 
 def _joined(parts: Sequence[ArrayLike]) -> np.ndarray:
-    return np.concatenate([np.zeros(0, np.int32), *(np.asarray(part, np.int32) for part in parts)])
+    return np.concatenate(
+        [np.zeros(0, np.int32), *(np.asarray(part, np.int32) for part in parts)]
+    )

@@ -30,11 +30,19 @@ def script(main: Callable[[], None], *, cores: bool = True) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted: finished cells are kept, the same command goes on with the others", file=sys.stderr)
+        print(
+            "interrupted: finished cells are kept, the same command goes on with the others",
+            file=sys.stderr,
+        )
         sys.exit(130)
 
 
-def line(config: type, presets: Mapping[str, Any], doc: str | None, arguments: Sequence[str] | None = None) -> Any:
+def line(
+    config: type,
+    presets: Mapping[str, Any],
+    doc: str | None,
+    arguments: Sequence[str] | None = None,
+) -> Any:
     """The configuration of a preset (`--preset`, default quick), changed by every other flag; exits on a bad one."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = value("--preset", given)
@@ -53,7 +61,9 @@ def value(flag: str, arguments: Sequence[str] | None = None) -> str | None:
     at = [i for i, word in enumerate(given) if word.partition("=")[0] == flag]
     if not at:
         return None
-    return given[at[-1]].partition("=")[2] or (given[at[-1] + 1] if at[-1] + 1 < len(given) else "")
+    return given[at[-1]].partition("=")[2] or (
+        given[at[-1] + 1] if at[-1] + 1 < len(given) else ""
+    )
 
 
 def _use_huge_pages() -> None:
@@ -63,7 +73,13 @@ def _use_huge_pages() -> None:
     """
     mode = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    asked = not mode.exists() or "[madvise]" not in mode.read_text() or "hugetlb" in tunables
+    asked = (
+        not mode.exists()
+        or "[madvise]" not in mode.read_text()
+        or "hugetlb" in tunables
+    )
     if not asked and jax.default_backend() == "cpu":
-        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, "glibc.malloc.hugetlb=1"]))
+        os.environ["GLIBC_TUNABLES"] = ":".join(
+            filter(None, [tunables, "glibc.malloc.hugetlb=1"])
+        )
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

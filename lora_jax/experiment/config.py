@@ -76,7 +76,17 @@ class Setup:
     """A text's score is its log-probability over its tokens to this power."""
     no_repeat: int = 0
     """No n-gram of this size twice in prompt and text; 0 is any."""
-    quantize: Literal["none", "float", "nf4", "nf4_double", "fp4", "fp4_double", "int4", "int4_affine", "int8"] = "none"
+    quantize: Literal[
+        "none",
+        "float",
+        "nf4",
+        "nf4_double",
+        "fp4",
+        "fp4_double",
+        "int4",
+        "int4_affine",
+        "int8",
+    ] = "none"
     """Data type the frozen matrices are stored in (QLoRA); float makes arrays of what a checkpoint has in few bits."""
     offload: bool = False
     """Keep Adam's moments in host memory between updates, on a GPU or TPU (what QLoRA's paged optimiser is for)."""
@@ -85,13 +95,52 @@ class Setup:
 
 
 SETUP = Setup()
-SMOKE = Setup(model="tiny", data="tiny", rows=0, validation_rows=0, max_length=16, epochs=1, batch=16)
+SMOKE = Setup(
+    model="tiny",
+    data="tiny",
+    rows=0,
+    validation_rows=0,
+    max_length=16,
+    epochs=1,
+    batch=16,
+)
 NLG = Setup(  # LoRA's Table 11 where it says; rows, lengths and the rate are those of a laptop
-    model="smollm2-135m", data="e2e", rows=2048, validation_rows=256, max_length=160, alpha=32.0, epochs=1, batch=16,
-    test_sources=96, beam=10, length_penalty=0.9, no_repeat=4, learning_rate=2e-3, label_smoothing=0.1,
-)  # fmt: skip
+    model="smollm2-135m",
+    data="e2e",
+    rows=2048,
+    validation_rows=256,
+    max_length=160,
+    alpha=32.0,
+    epochs=1,
+    batch=16,
+    test_sources=96,
+    beam=10,
+    length_penalty=0.9,
+    no_repeat=4,
+    learning_rate=2e-3,
+    label_smoothing=0.1,
+)
 NLG_SMOKE = replace(
-    NLG, model="tiny-llama", data="tiny-nlg", rows=32, validation_rows=16, test_sources=4, max_length=960, new_tokens=8, beam=2,
-)  # fmt: skip
-NLG_FULL = replace(NLG, rows=0, validation_rows=0, test_sources=0, epochs=5, batch=8, learning_rate=2e-4, dropout=0.1)
-NLG_PAPER = replace(NLG_FULL, model="gpt2-medium", warmup=0.019)  # 500 steps are 1.9 % of E2E's 26,290
+    NLG,
+    model="tiny-llama",
+    data="tiny-nlg",
+    rows=32,
+    validation_rows=16,
+    test_sources=4,
+    max_length=960,
+    new_tokens=8,
+    beam=2,
+)
+NLG_FULL = replace(
+    NLG,
+    rows=0,
+    validation_rows=0,
+    test_sources=0,
+    epochs=5,
+    batch=8,
+    learning_rate=2e-4,
+    dropout=0.1,
+)
+NLG_PAPER = replace(
+    NLG_FULL, model="gpt2-medium", warmup=0.019
+)  # 500 steps are 1.9 % of E2E's 26,290

@@ -21,7 +21,10 @@ class Display:
         self.began = self.began_cell = self.said = time.monotonic()
         self.label = ""
         if live:
-            self.bars = live.add_task(f"0/{cells}", total=cells, note=""), live.add_task("", total=None, note="")
+            self.bars = (
+                live.add_task(f"0/{cells}", total=cells, note=""),
+                live.add_task("", total=None, note=""),
+            )
 
     def start(self, label: str) -> None:
         """A cell begins."""
@@ -41,18 +44,28 @@ class Display:
         if self.live:
             self.live.update(self.bars[0], note=f"cells  {left}")
             self.live.update(
-                self.bars[1], completed=at.step, total=at.steps, description=f"{at.step}/{at.steps}", note=note
+                self.bars[1],
+                completed=at.step,
+                total=at.steps,
+                description=f"{at.step}/{at.steps}",
+                note=note,
             )
         elif now - self.said > 10:
             self.said = now
-            print(f"  {self.label}: step {at.step}/{at.steps}  {note}  {left}", flush=True)
+            print(
+                f"  {self.label}: step {at.step}/{at.steps}  {note}  {left}", flush=True
+            )
 
     def finish(self, result: str) -> None:
         """The cell is done; its result stays on the screen."""
         self.done += 1
         line = f"[{self.done}/{self.cells}] {self.label}: {result}"
         if self.live:
-            self.live.update(self.bars[0], completed=self.done, description=f"{self.done}/{self.cells}")
+            self.live.update(
+                self.bars[0],
+                completed=self.done,
+                description=f"{self.done}/{self.cells}",
+            )
             self.live.console.print(line, highlight=False, markup=False)
         else:
             print(line, flush=True)
@@ -79,6 +92,10 @@ def display(cells: int) -> Iterator[Display]:
     if not sys.stdout.isatty():
         yield Display(cells, None)
         return
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(16), TextColumn("{task.fields[note]}")]
+    columns: list[Any] = [
+        TextColumn("{task.description}"),
+        BarColumn(16),
+        TextColumn("{task.fields[note]}"),
+    ]
     with Progress(*columns, console=Console()) as live:
         yield Display(cells, live)

@@ -20,13 +20,16 @@ def provenance() -> dict[str, Any]:
     import jax  # takes longer to import than rows take to render
 
     return {
-        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: _version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
         **_commit(),
         "machine": {
             "platform": platform.platform(),
             "cpu": _cpu(),
             "cores": os.cpu_count(),
-            "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
+            "memory_gib": round(
+                os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1
+            ),
             "backend": jax.default_backend(),
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
@@ -45,11 +48,21 @@ def _version(package: str) -> str:
 def _commit() -> dict[str, Any]:
     """The commit of the checkout; results written beside the code do not make it dirty."""
     git = ["git", "--no-optional-locks", "-C", str(_ROOT)]
-    asked = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ".", ":(exclude)results"])
+    asked = (
+        ["rev-parse", "HEAD"],
+        ["status", "--porcelain", "--", ".", ":(exclude)results"],
+    )
     try:
-        if not (_ROOT / ".git").exists():  # an installed package may lie inside somebody else's repository
+        if not (
+            _ROOT / ".git"
+        ).exists():  # an installed package may lie inside somebody else's repository
             raise FileNotFoundError
-        run = [subprocess.run(git + a, capture_output=True, text=True, check=True, timeout=10).stdout for a in asked]
+        run = [
+            subprocess.run(
+                git + a, capture_output=True, text=True, check=True, timeout=10
+            ).stdout
+            for a in asked
+        ]
     except (OSError, subprocess.SubprocessError):
         return {"commit": "unknown", "dirty": None}
     return {"commit": run[0].strip(), "dirty": bool(run[1].strip())}

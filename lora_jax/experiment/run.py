@@ -16,7 +16,15 @@ import numpy as np
 
 from lora_jax import data, generation, methods, metrics, models, quant, train
 from lora_jax.experiment import provenance
-from lora_jax.experiment.config import NLG, NLG_FULL, NLG_PAPER, NLG_SMOKE, SETUP, SMOKE, Setup
+from lora_jax.experiment.config import (
+    NLG,
+    NLG_FULL,
+    NLG_PAPER,
+    NLG_SMOKE,
+    SETUP,
+    SMOKE,
+    Setup,
+)
 from lora_jax.metrics import text
 from lora_jax.models.decoder import Decoder
 from lora_jax.train import classification, language_modeling
@@ -25,7 +33,10 @@ __all__ = ["NLG", "NLG_FULL", "NLG_PAPER", "NLG_SMOKE", "SETUP", "SMOKE", "Setup
 
 Row = dict[str, Any]
 NONE = "none"  # the method that trains nothing
-FALLBACKS = ("rotten-tomatoes-text", "the opinion of a film review in a word"), ("tiny-nlg", "made-up restaurants")
+FALLBACKS = (
+    ("rotten-tomatoes-text", "the opinion of a film review in a word"),
+    ("tiny-nlg", "made-up restaurants"),
+)
 BEAMS = 80  # rows generated at a time, beams included
 EXAMPLES = 6  # texts that a row has beside their references
 
@@ -37,40 +48,73 @@ class Bench(NamedTuple):
     tokenizer: Any
     task: data.Task
     encoded: dict[str, data.Encoded]
-    prompts: dict[str, list[list[int]]]  # instead, of test splits whose targets are to be written
+    prompts: dict[
+        str, list[list[int]]
+    ]  # instead, of test splits whose targets are to be written
     widths: tuple[int, ...]
     pad: int
 
 
 @lru_cache(maxsize=2)
-def _task(name: str, glue_dir: str | None, data_dir: str | None, rows: int, validation: int, sources: int) -> data.Task:
-    task, wanted = data.load(name, glue_dir=glue_dir, data_dir=data_dir), {"train": rows, "validation": validation}
-    splits = {name: data.subset(part, wanted[name]) if wanted.get(name) else part for name, part in task.splits.items()}
+def _task(
+    name: str,
+    glue_dir: str | None,
+    data_dir: str | None,
+    rows: int,
+    validation: int,
+    sources: int,
+) -> data.Task:
+    task, wanted = (
+        data.load(name, glue_dir=glue_dir, data_dir=data_dir),
+        {"train": rows, "validation": validation},
+    )
+    splits = {
+        name: data.subset(part, wanted[name]) if wanted.get(name) else part
+        for name, part in task.splits.items()
+    }
     if task.generates:
-        splits |= {name: data.some(part, sources) for name, part in splits.items() if name not in wanted}
+        splits |= {
+            name: data.some(part, sources)
+            for name, part in splits.items()
+            if name not in wanted
+        }
     return task._replace(splits=splits)
 
 
 @lru_cache(maxsize=2)
-def _encoded(model: str, config: Any, max_length: int, loss_on: str, new: int, *of_task: Any) -> tuple[dict, dict]:
+def _encoded(
+    model: str, config: Any, max_length: int, loss_on: str, new: int, *of_task: Any
+) -> tuple[dict, dict]:
     """The splits encoded by the model's tokenizer, and the sources of those that are not, to be continued by `new` tokens."""
     task, tokenizer = _task(*of_task), models.tokenizer(model)
     if not task.generates:
-        return {name: data.encode(tokenizer, part, max_length=max_length) for name, part in task.splits.items()}, {}
+        return {
+            name: data.encode(tokenizer, part, max_length=max_length)
+            for name, part in task.splits.items()
+        }, {}
     made, sources = {}, {}
     for name, part in task.splits.items():
         if name in ("train", "validation"):
-            made[name] = data.encode_pairs(tokenizer, part, max_length=max_length, end=config.ends[0])
+            made[name] = data.encode_pairs(
+                tokenizer, part, max_length=max_length, end=config.ends[0]
+            )
         else:
-            sources[name] = data.prompts(tokenizer, list(data.references(part)), max_length=max_length)
+            sources[name] = data.prompts(
+                tokenizer, list(data.references(part)), max_length=max_length
+            )
             generation.check_prompts(config, sources[name], new)
-    everywhere = {name: part._replace(segments=np.ones_like(part.segments)) for name, part in made.items()}
+    everywhere = {
+        name: part._replace(segments=np.ones_like(part.segments))
+        for name, part in made.items()
+    }
     return everywhere if loss_on == "all" else made, sources
 
 
 @lru_cache(maxsize=2)
 def _network(model: str, labels: int, quantize: str) -> tuple[Any, Any]:
-    return models.load(model, labels=labels, quantize=None if quantize == "none" else quantize)
+    return models.load(
+        model, labels=labels, quantize=None if quantize == "none" else quantize
+    )
 
 
 def bench(cell: Mapping[str, Any]) -> Bench:
@@ -80,15 +124,37 @@ def bench(cell: Mapping[str, Any]) -> Bench:
         ValueError: model, data and lengths do not go together.
     """
     cell = {**asdict(SETUP), **cell}
-    of_task = tuple(cell[name] for name in ("data", "glue_dir", "data_dir", "rows", "validation_rows", "test_sources"))
+    of_task = tuple(
+        cell[name]
+        for name in (
+            "data",
+            "glue_dir",
+            "data_dir",
+            "rows",
+            "validation_rows",
+            "test_sources",
+        )
+    )
     task = _task(*of_task)
-    network, tokenizer = _network(cell["model"], len(task.labels) or 1, cell["quantize"])
+    network, tokenizer = _network(
+        cell["model"], len(task.labels) or 1, cell["quantize"]
+    )
     _check_kind(cell, task, network)
     if cell["max_length"] > (most := network.config.positions - network.config.offset):
-        raise ValueError(f"max_length: {cell['model']} has positions for {most} tokens, got {cell['max_length']}")
+        raise ValueError(
+            f"max_length: {cell['model']} has positions for {most} tokens, got {cell['max_length']}"
+        )
     how = (cell[name] for name in ("max_length", "loss_on", "new_tokens"))
     encoded, prompts = _encoded(cell["model"], network.config, *how, *of_task)
-    return Bench(network, tokenizer, task, encoded, prompts, data.widths(cell["max_length"]), network.config.pad)
+    return Bench(
+        network,
+        tokenizer,
+        task,
+        encoded,
+        prompts,
+        data.widths(cell["max_length"]),
+        network.config.pad,
+    )
 
 
 def _check_kind(cell: Mapping[str, Any], task: data.Task, network: Any) -> None:
@@ -118,7 +184,9 @@ def method(cell: Mapping[str, Any]) -> methods.Method:
     among = set(cell["targets"].split(",")) <= set(attention.split(","))
     among &= cell["bias"] != "lora_only"  # an idle adapter's bias would learn too
     given = {name: value for name, value in cell.items() if name != "method"}
-    return methods.make(cell["method"], pad=8, beside=attention if among else None, **given)
+    return methods.make(
+        cell["method"], pad=8, beside=attention if among else None, **given
+    )
 
 
 def settings(cell: Mapping[str, Any]) -> train.Settings:
@@ -156,7 +224,9 @@ def instead(setup: Setup) -> str:
 def decoding(cell: Mapping[str, Any]) -> generation.Decoding:
     """How the cell generates."""
     names = ("beam", "length_penalty", "no_repeat")
-    return generation.Decoding(new=cell["new_tokens"], **{name: cell[name] for name in names})
+    return generation.Decoding(
+        new=cell["new_tokens"], **{name: cell[name] for name in names}
+    )
 
 
 def adapt(cell: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -168,20 +238,33 @@ def adapt(cell: Mapping[str, Any]) -> tuple[Any, Any]:
     return adapted, methods.mask(adapted, how)
 
 
-def write(cell: Mapping[str, Any], model: Any, split: str) -> tuple[dict[str, float], Row]:
+def write(
+    cell: Mapping[str, Any], model: Any, split: str
+) -> tuple[dict[str, float], Row]:
     """The metrics of what a language model writes for the sources of a split, and what it wrote."""
     shared = bench(cell)
     wanted = data.references(shared.task.splits[split])
     done = generation.generate(
-        methods.merge(model), shared.prompts[split], decoding(cell), end=shared.model.config.ends,
-        batch=max(1, BEAMS // cell["beam"]), compute=cell["compute"],
-    )  # fmt: skip
+        methods.merge(model),
+        shared.prompts[split],
+        decoding(cell),
+        end=shared.model.config.ends,
+        batch=max(1, BEAMS // cell["beam"]),
+        compute=cell["compute"],
+    )
     texts = [text.strip() for text in shared.tokenizer.decode_batch(done.tokens)]
     examples = [
         {"source": source, "output": text, "references": references}
-        for (source, references), text in list(zip(wanted.items(), texts, strict=True))[:EXAMPLES]
+        for (source, references), text in list(zip(wanted.items(), texts, strict=True))[
+            :EXAMPLES
+        ]
     ]
-    facts = {"outputs": texts, "examples": examples, "seconds": round(done.seconds, 1), "steps": done.steps}
+    facts = {
+        "outputs": texts,
+        "examples": examples,
+        "seconds": round(done.seconds, 1),
+        "steps": done.steps,
+    }
     facts["tokens_per_second"] = round(done.tokens_per_second, 1)
     facts["missing"] = text.missing(shared.task.metrics)
     return text.score(shared.task.metrics, texts, list(wanted.values())), facts
@@ -194,15 +277,22 @@ def score(cell: Mapping[str, Any], model: Any, split: str) -> dict[str, float]:
     if shared.task.generates:
         if split in shared.prompts:
             return write(cell, model, split)[0]
-        return language_modeling.evaluate(model, shared.encoded[split], compute=cell["compute"], **how_wide)
+        return language_modeling.evaluate(
+            model, shared.encoded[split], compute=cell["compute"], **how_wide
+        )
     # Folded into the base, an adapter costs nothing, and all cells share one compiled forward pass. But not into a quantised one.
     model = model if quant.values(model) else methods.merge(model)
-    logits = classification.predict(model, shared.encoded[split], compute=cell["compute"], **how_wide)
+    logits = classification.predict(
+        model, shared.encoded[split], compute=cell["compute"], **how_wide
+    )
     return metrics.score(shared.task.metrics, logits, shared.encoded[split].label)
 
 
 def run(
-    cell: Mapping[str, Any], *, report: Callable[[train.Progress], None] = lambda at: None, resume: Path | None = None
+    cell: Mapping[str, Any],
+    *,
+    report: Callable[[train.Progress], None] = lambda at: None,
+    resume: Path | None = None,
 ) -> tuple[Row, Any]:
     """Adapt, train, choose the best epoch on validation, score every other split: the finished row, and what was learnt.
 
@@ -221,7 +311,9 @@ def run(
 
     fitted = _fit(cell, adapted, mask, score=timed, report=report, resume=resume)
     scores, written = {"validation": fitted.validation[fitted.best_epoch - 1]}, {}
-    for name in (name for name in shared.encoded if name not in ("train", "validation")):
+    for name in (
+        name for name in shared.encoded if name not in ("train", "validation")
+    ):
         scores[name] = timed(fitted.model, name)
     before = time.monotonic()
     for name in shared.prompts:
@@ -230,12 +322,22 @@ def run(
     elapsed = time.monotonic() - start
     row = {
         "config": dict(cell),
-        "metrics": {f"{split}/{name}": value for split, found in scores.items() for name, value in found.items()},
+        "metrics": {
+            f"{split}/{name}": value
+            for split, found in scores.items()
+            for name, value in found.items()
+        },
         "examples": {split: _size(shared, split) for split in shared.task.splits},
-        "parameters": {"adapter": 0, "head": 0} if mask is None else methods.counts(adapted, method(cell))._asdict(),
+        "parameters": {"adapter": 0, "head": 0}
+        if mask is None
+        else methods.counts(adapted, method(cell))._asdict(),
         "best_epoch": fitted.best_epoch,
         "validation": fitted.validation,
-        "loss": [float(part.mean()) for part in np.array_split(fitted.losses, cell["epochs"]) if len(part)],
+        "loss": [
+            float(part.mean())
+            for part in np.array_split(fitted.losses, cell["epochs"])
+            if len(part)
+        ],
         "steps": len(fitted.losses),
         "tokens": fitted.tokens,
         "seconds": round(elapsed, 3),
@@ -248,22 +350,38 @@ def run(
     return row, fitted.model
 
 
-def _fit(cell: Mapping[str, Any], adapted: Any, mask: Any, *, score: Callable, **options: Any) -> train.Fit:
+def _fit(
+    cell: Mapping[str, Any], adapted: Any, mask: Any, *, score: Callable, **options: Any
+) -> train.Fit:
     if mask is None:
         return train.Fit(adapted, 1, [score(adapted)], np.zeros(0, np.float32), 0)
     shared = bench(cell)
     where = {"seed": cell["seed"], "widths": shared.widths, "pad": shared.pad}
-    return train.fit(adapted, mask, shared.encoded["train"], settings(cell), **where, score=score, **options)
+    return train.fit(
+        adapted,
+        mask,
+        shared.encoded["train"],
+        settings(cell),
+        **where,
+        score=score,
+        **options,
+    )
 
 
 def _size(shared: Bench, split: str) -> int:
     """Rows or, where targets are written, sources."""
-    return len(shared.prompts[split] if split in shared.prompts else shared.encoded[split].label)
+    return len(
+        shared.prompts[split]
+        if split in shared.prompts
+        else shared.encoded[split].label
+    )
 
 
 def _curve(losses: np.ndarray, points: int = 64) -> list[list[float]]:
     """[step, mean loss of the steps up to it], at so many steps."""
-    parts = [part for part in np.array_split(np.arange(len(losses)), points) if len(part)]
+    parts = [
+        part for part in np.array_split(np.arange(len(losses)), points) if len(part)
+    ]
     return [[int(part[-1]) + 1, round(float(losses[part].mean()), 4)] for part in parts]
 
 

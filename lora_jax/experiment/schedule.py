@@ -29,11 +29,20 @@ def resolved(cells: Iterable[Row]) -> list[Row]:
         ValueError: what is wrong with the settings, all that can be known before model and data are loaded.
     """
     fast = precision.fast_dtype()
-    cells = [{**cell, "compute": fast if cell["compute"] == "auto" else cell["compute"]} for cell in cells]
+    cells = [
+        {**cell, "compute": fast if cell["compute"] == "auto" else cell["compute"]}
+        for cell in cells
+    ]
     precheck(cells)
-    sources = {name: models.source(name) for name in {cell["model"] for cell in cells}}  # once: it may ask a hub
+    sources = {
+        name: models.source(name) for name in {cell["model"] for cell in cells}
+    }  # once: it may ask a hub
     made = [
-        {**cell, "model_source": sources[cell["model"]], "data_source": training.bench(cell).task.source}
+        {
+            **cell,
+            "model_source": sources[cell["model"]],
+            "data_source": training.bench(cell).task.source,
+        }
         for cell in cells
     ]
     return list({results.key(cell): cell for cell in made}.values())
@@ -58,16 +67,25 @@ def run(
     adapted = check(cells)
     training.began()
     missing = results.pending(path, cells)
-    print(f"{len(cells)} cells, {len(cells) - len(missing)} of them in {path} already", flush=True)
+    print(
+        f"{len(cells)} cells, {len(cells) - len(missing)} of them in {path} already",
+        flush=True,
+    )
     if dry_run:
         return print(plan(cells, missing, adapted, label))
     _make(out / "adapters")
     failed: list[Row] = []
     with display(len(missing)) as shown:
         for wait in (False, True):
-            for cell in [cell for cell in results.pending(path, missing) if cell not in failed]:
+            for cell in [
+                cell for cell in results.pending(path, missing) if cell not in failed
+            ]:
                 with results.claim(path, cell, wait=wait) as mine:
-                    failed += _train(cell, out, path, label(cell), shown, keep=keep) if mine else []
+                    failed += (
+                        _train(cell, out, path, label(cell), shown, keep=keep)
+                        if mine
+                        else []
+                    )
     if rows := results.read(path):
         try:
             print("wrote", *(str(written) for written in render(rows, out)))
@@ -77,27 +95,55 @@ def run(
                 f"could not draw into {out} ({error}); the {len(rows)} rows in {path} are safe: {again}"
             ) from error
     if failed:
-        sys.exit(f"{len(failed)} cells diverged and have no row: {'; '.join(map(label, failed))}")
+        sys.exit(
+            f"{len(failed)} cells diverged and have no row: {'; '.join(map(label, failed))}"
+        )
 
 
 def precheck(cells: Sequence[Row]) -> None:
     """What can be known without model and data; raises one ValueError with everything wrong."""
     if not cells:
-        raise ValueError("no cells: expected at least one value in each list (targets, ranks, seeds, methods)")
+        raise ValueError(
+            "no cells: expected at least one value in each list (targets, ranks, seeds, methods)"
+        )
     problems: dict[str, None] = {}
     for cell in cells:
-        for name, least in (("rows", 0), ("validation_rows", 0), ("test_sources", 0), ("max_length", 1), ("seed", 0)):
+        for name, least in (
+            ("rows", 0),
+            ("validation_rows", 0),
+            ("test_sources", 0),
+            ("max_length", 1),
+            ("seed", 0),
+        ):
             if cell.get(name, least) < least:
                 problems[
                     f"{name}: expected {least} or more{' (0 is all)' if 'rows' in name else ''}, got {cell[name]}"
                 ] = None
-        if cell["glue_dir"] and cell["data"].removesuffix(data.TEXT) not in data.glue.SPECS:
-            problems[f"glue_dir: goes with {', '.join(data.glue.SPECS)}, but data is {cell['data']!r}"] = None
-        if cell.get("data_dir") and cell["data"].removesuffix(data.TEXT) not in {**data.glue.SPECS, **data.OFFICIAL}:
+        if (
+            cell["glue_dir"]
+            and cell["data"].removesuffix(data.TEXT) not in data.glue.SPECS
+        ):
+            problems[
+                f"glue_dir: goes with {', '.join(data.glue.SPECS)}, but data is {cell['data']!r}"
+            ] = None
+        if cell.get("data_dir") and cell["data"].removesuffix(data.TEXT) not in {
+            **data.glue.SPECS,
+            **data.OFFICIAL,
+        }:
             said = ", ".join((*data.glue.SPECS, *data.OFFICIAL))
             problems[f"data_dir: goes with {said}, but data is {cell['data']!r}"] = None
-        tests = [lambda: train.check(training.settings(cell)), lambda: generation.check(training.decoding(cell))]  # noqa: B023
-        for test in [*tests, *([lambda: training.method(cell)] if cell["method"] != training.NONE else [])]:  # noqa: B023
+        tests = [
+            lambda: train.check(training.settings(cell)),
+            lambda: generation.check(training.decoding(cell)),
+        ]
+        for test in [
+            *tests,
+            *(
+                [lambda: training.method(cell)]
+                if cell["method"] != training.NONE
+                else []
+            ),
+        ]:
             try:
                 test()
             except ValueError as error:
@@ -115,35 +161,57 @@ def check(cells: Sequence[Row]) -> list[methods.Counts]:
             counts.append(methods.Counts(0, 0))
             continue
         how = training.method(cell)
-        counts.append(methods.counts(how.adapt(jax.random.key(cell["seed"]), shared.model), how))
+        counts.append(
+            methods.counts(how.adapt(jax.random.key(cell["seed"]), shared.model), how)
+        )
     return counts
 
 
-def plan(cells: Sequence[Row], missing: Sequence[Row], counts: Sequence[methods.Counts], label: Callable) -> str:
+def plan(
+    cells: Sequence[Row],
+    missing: Sequence[Row],
+    counts: Sequence[methods.Counts],
+    label: Callable,
+) -> str:
     """What a dry run prints: the cells, their parameters, and the time the missing ones will take, roughly."""
     lines = [f"{'':8}{'adapter':>12}{'head':>10}"]
     for cell, count in zip(cells, counts, strict=True):
-        lines.append(f"{'to do' if cell in missing else 'done':8}{count.adapter:12,}{count.head:10,}  {label(cell)}")
+        lines.append(
+            f"{'to do' if cell in missing else 'done':8}{count.adapter:12,}{count.head:10,}  {label(cell)}"
+        )
     took = 0.0
     for cell in missing:
         shared = training.bench(cell)
-        tokens = {split: int(encoded.offsets[-1]) for split, encoded in shared.encoded.items()}
-        tokens |= {split: len(rows) * cell["beam"] * cell["new_tokens"] for split, rows in shared.prompts.items()}
+        tokens = {
+            split: int(encoded.offsets[-1]) for split, encoded in shared.encoded.items()
+        }
+        tokens |= {
+            split: len(rows) * cell["beam"] * cell["new_tokens"]
+            for split, rows in shared.prompts.items()
+        }
         epochs = 0 if cell["method"] == training.NONE else cell["epochs"]
         took += training_time.seconds(shared.model, tokens, epochs, cell["compute"])
-    return "\n".join([*lines, f"about {clock(took)} for {len(missing)} cells on this machine"])
+    return "\n".join(
+        [*lines, f"about {clock(took)} for {len(missing)} cells on this machine"]
+    )
 
 
 def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"--out: expected a folder that can be written, got {out} ({error.strerror})") from None
+        raise OSError(
+            f"--out: expected a folder that can be written, got {out} ({error.strerror})"
+        ) from None
     if not os.access(out, os.W_OK):
-        raise PermissionError(f"--out: expected a folder that can be written, got {out}")
+        raise PermissionError(
+            f"--out: expected a folder that can be written, got {out}"
+        )
 
 
-def _train(cell: Row, out: Path, record: Path | None, label: str, shown: Display, *, keep: bool) -> list[Row]:
+def _train(
+    cell: Row, out: Path, record: Path | None, label: str, shown: Display, *, keep: bool
+) -> list[Row]:
     """Train and record; the cell, if it diverged. What was learnt is there before its row is."""
     shown.start(label)
     kept = _kept(out, cell)
@@ -154,7 +222,12 @@ def _train(cell: Row, out: Path, record: Path | None, label: str, shown: Display
             row, model = training.run(cell, report=shown.step, resume=resume)
             row["key"] = results.key(cell)
             if keep and cell["method"] != training.NONE:
-                results.write(kept, adapter.dump(model, methods.mask(model, training.method(cell)), row))
+                results.write(
+                    kept,
+                    adapter.dump(
+                        model, methods.mask(model, training.method(cell)), row
+                    ),
+                )
             if record:
                 results.record(record, row)
             shutil.rmtree(resume, ignore_errors=True)
@@ -162,7 +235,10 @@ def _train(cell: Row, out: Path, record: Path | None, label: str, shown: Display
         shutil.rmtree(resume, ignore_errors=True)
         shown.finish(str(error))
         return [cell]
-    shown.finish(", ".join(f"{k} {v:.4f}" for k, v in row["metrics"].items()) + f"  ({clock(row['seconds'])})")
+    shown.finish(
+        ", ".join(f"{k} {v:.4f}" for k, v in row["metrics"].items())
+        + f"  ({clock(row['seconds'])})"
+    )
     return []
 
 
@@ -177,7 +253,9 @@ class Trained(NamedTuple):
     row: Row
 
 
-def trained(out: Path, cells: Sequence[Row], label: Callable[[Row], str]) -> list[Trained]:
+def trained(
+    out: Path, cells: Sequence[Row], label: Callable[[Row], str]
+) -> list[Trained]:
     """The cells' models, for an analysis: as kept by an earlier study in out/adapters, trained and kept there if missing.
 
     Raises:
@@ -189,13 +267,19 @@ def trained(out: Path, cells: Sequence[Row], label: Callable[[Row], str]) -> lis
     with display(len(missing)) as shown:
         for cell in missing:
             if _train(cell, out, None, label(cell), shown, keep=True):
-                raise ValueError(f"{label(cell)} diverged: there is no model to analyse")
+                raise ValueError(
+                    f"{label(cell)} diverged: there is no model to analyse"
+                )
     return [_load(out, cell) for cell in cells]
 
 
 def untrained(out: Path, cells: Sequence[Row]) -> list[Row]:
     """The cells of which nothing is kept in out/adapters, each once."""
-    return list({results.key(cell): cell for cell in cells if not _kept(out, cell).exists()}.values())
+    return list(
+        {
+            results.key(cell): cell for cell in cells if not _kept(out, cell).exists()
+        }.values()
+    )
 
 
 def _load(out: Path, cell: Row) -> Trained:
@@ -211,8 +295,13 @@ def groups(rows: Iterable[Row], *, but: Sequence[str]) -> list[list[Row]]:
     """Rows alike in every setting but those named, the largest group first."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(results.key({k: v for k, v in row["config"].items() if k not in but}), []).append(row)
-    return [found[name] for name in sorted(found, key=lambda name: (-len(found[name]), name))]
+        found.setdefault(
+            results.key({k: v for k, v in row["config"].items() if k not in but}), []
+        ).append(row)
+    return [
+        found[name]
+        for name in sorted(found, key=lambda name: (-len(found[name]), name))
+    ]
 
 
 def apart(groups: Sequence[Sequence[Row]]) -> list[str]:
@@ -230,9 +319,15 @@ def apart(groups: Sequence[Sequence[Row]]) -> list[str]:
     ]
     said = ("model", "data", "model_source", "data_source")
     names = [
-        name for name in shared[0] if name not in said and any(each.get(name) != shared[0][name] for each in shared)
+        name
+        for name in shared[0]
+        if name not in said
+        and any(each.get(name) != shared[0][name] for each in shared)
     ]
-    return ["".join(f", {name} {each[name]}" for name in names if name in each) for each in shared]
+    return [
+        "".join(f", {name} {each[name]}" for name in names if name in each)
+        for each in shared
+    ]
 
 
 def primary(row: Row) -> str:

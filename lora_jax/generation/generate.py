@@ -34,8 +34,13 @@ class Generated(NamedTuple):
 def _checked(model: Decoder, end: Any, batch: Any, compute: Any) -> tuple[int, ...]:
     """The tokens that end a text. Raises one ValueError for everything that does not go with the model."""
     if not isinstance(model, Decoder):
-        raise ValueError(f"expected a language model (gpt2, llama), got {type(model).__name__}")
-    ends, known = tuple(end) if isinstance(end, Iterable) else (end,), model.config.vocabulary
+        raise ValueError(
+            f"expected a language model (gpt2, llama), got {type(model).__name__}"
+        )
+    ends, known = (
+        tuple(end) if isinstance(end, Iterable) else (end,),
+        model.config.vocabulary,
+    )
     wrong = []
     if not ends or not all(is_whole(token) and 0 <= token < known for token in ends):
         wrong.append(f"end: expected token ids in 0 … {known - 1}, got {end!r}")
@@ -78,15 +83,24 @@ def generate(
     found: dict[int, list[int]] = {}
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]
-        tokens, start = _padded([prompts[i] for i in rows], batch, model.config.positions - how.new)
+        tokens, start = _padded(
+            [prompts[i] for i in rows], batch, model.config.positions - how.new
+        )
         key = jax.random.fold_in(jax.random.key(seed), at) if how.temperature else None
         tokens, start = devices.spread((tokens, start), mesh)
-        written, took = texts(ready, tokens, start, key, how=how, ends=ends, compute=compute)
+        written, took = texts(
+            ready, tokens, start, key, how=how, ends=ends, compute=compute
+        )
         steps += int(took)
-        found |= {i: _until(text, ends) for i, text in zip(rows, np.asarray(written), strict=False)}
+        found |= {
+            i: _until(text, ends)
+            for i, text in zip(rows, np.asarray(written), strict=False)
+        }
         report(len(found))
     ended = sum(len(text) < how.new for text in found.values())
-    return Generated([found[i] for i in range(len(prompts))], ended, steps, time.monotonic() - began)
+    return Generated(
+        [found[i] for i in range(len(prompts))], ended, steps, time.monotonic() - began
+    )
 
 
 def prepared(model: Decoder, compute: str) -> Decoder:
@@ -95,14 +109,24 @@ def prepared(model: Decoder, compute: str) -> Decoder:
     `layers.in_order` says why of the head; slices of stacks would be copied for each token. `generate` takes what this gives as it
     is: for many calls it need not be made in each.
     """
-    return model if isinstance(model.blocks, tuple) else _prepared(model, compute=compute)
+    return (
+        model if isinstance(model.blocks, tuple) else _prepared(model, compute=compute)
+    )
 
 
 @partial(jax.jit, static_argnames="compute")
 def _prepared(model, compute):
     model = precision.in_dtype(quant.dequantized(model), compute)
-    blocks = tuple(layer for stack in stacks(model.blocks) for layer in tree.unstack(stack))
-    untied = Decoder(model.embed, model.blocks, model.norm, Linear(model.head().astype(compute)), config=model.config)
+    blocks = tuple(
+        layer for stack in stacks(model.blocks) for layer in tree.unstack(stack)
+    )
+    untied = Decoder(
+        model.embed,
+        model.blocks,
+        model.norm,
+        Linear(model.head().astype(compute)),
+        config=model.config,
+    )
     return tree.replace(untied, {"blocks": blocks})
 
 
@@ -110,22 +134,34 @@ def check_prompts(config: Any, prompts: Sequence[Sequence[int]], new: int) -> No
     """Raises ValueError for what a model of that config cannot continue by so many tokens; names the first of each kind."""
     if isinstance(prompts, str) or any(not _is_ids(prompt) for prompt in prompts):
         first = next((prompt for prompt in prompts if not _is_ids(prompt)), prompts)
-        raise ValueError(f"expected prompts that are lists of token ids, one list each, got {first!r} for one")
+        raise ValueError(
+            f"expected prompts that are lists of token ids, one list each, got {first!r} for one"
+        )
     room, known = config.positions - new, config.vocabulary
     if room < 1:
-        raise ValueError(f"new: expected fewer new tokens than the model's {config.positions} positions, got {new}")
+        raise ValueError(
+            f"new: expected fewer new tokens than the model's {config.positions} positions, got {new}"
+        )
     kinds = {
         "empty": [i for i, prompt in enumerate(prompts) if not len(prompt)],
         f"with token ids outside 0 … {known - 1}": [
-            i for i, prompt in enumerate(prompts) if len(prompt) and not 0 <= min(prompt) <= max(prompt) < known
+            i
+            for i, prompt in enumerate(prompts)
+            if len(prompt) and not 0 <= min(prompt) <= max(prompt) < known
         ],
         f"longer than {room} tokens ({config.positions} positions less {new} new tokens)": [
             i for i, prompt in enumerate(prompts) if len(prompt) > room
         ],
     }
-    said = [f"{len(rows)} {kind} (the first: prompt {rows[0]})" for kind, rows in kinds.items() if rows]
+    said = [
+        f"{len(rows)} {kind} (the first: prompt {rows[0]})"
+        for kind, rows in kinds.items()
+        if rows
+    ]
     if said or not len(prompts):
-        raise ValueError(f"expected prompts of 1 to {room} tokens that the model has, got {'; '.join(said) or 'none'}")
+        raise ValueError(
+            f"expected prompts of 1 to {room} tokens that the model has, got {'; '.join(said) or 'none'}"
+        )
 
 
 def _is_ids(prompt: Any) -> bool:
@@ -133,13 +169,19 @@ def _is_ids(prompt: Any) -> bool:
         array = np.asarray(prompt)
     except ValueError:  # rows of several lengths
         return False
-    return array.ndim == 1 and (not array.size or np.issubdtype(array.dtype, np.integer))
+    return array.ndim == 1 and (
+        not array.size or np.issubdtype(array.dtype, np.integer)
+    )
 
 
-def _padded(prompts: list[Sequence[int]], rows: int, room: int) -> tuple[np.ndarray, np.ndarray]:
+def _padded(
+    prompts: list[Sequence[int]], rows: int, room: int
+) -> tuple[np.ndarray, np.ndarray]:
     """[rows, P] tokens with padding on the left, repeated to fill all rows; and where each begins."""
     longest = max(map(len, prompts))
-    width = min(room, max(32, 1 << (longest - 1).bit_length()))  # few widths: each is compiled
+    width = min(
+        room, max(32, 1 << (longest - 1).bit_length())
+    )  # few widths: each is compiled
     filled = [prompts[i % len(prompts)] for i in range(rows)]
     tokens = np.zeros((rows, width), np.int32)
     for row, prompt in zip(tokens, filled, strict=True):

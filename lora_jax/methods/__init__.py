@@ -4,7 +4,17 @@ import inspect
 from typing import Any
 
 from lora_jax import tree
-from lora_jax.methods.base import HEAD, Counts, Method, adapters, counts, mask, merge, targets, unload
+from lora_jax.methods.base import (
+    HEAD,
+    Counts,
+    Method,
+    adapters,
+    counts,
+    mask,
+    merge,
+    targets,
+    unload,
+)
 from lora_jax.methods.bitfit import bitfit
 from lora_jax.methods.bottleneck import Adapter, adapter_h, adapter_l
 from lora_jax.methods.full import full
@@ -14,14 +24,22 @@ from lora_jax.methods.prefix import PrefixLayer, prefix
 from lora_jax.methods.top_layers import top
 
 METHODS = {
-    "lora": lora, "full": full, "bitfit": bitfit, "top": top, "adapter_h": adapter_h, "adapter_l": adapter_l, "prefix": prefix,
-}  # fmt: skip
+    "lora": lora,
+    "full": full,
+    "bitfit": bitfit,
+    "top": top,
+    "adapter_h": adapter_h,
+    "adapter_l": adapter_l,
+    "prefix": prefix,
+}
 
 
 def make(name: str, **settings: Any) -> Method:
     """The method of that name, with those of the settings that its constructor takes. Raises what `options` raises."""
     taken = options(name)
-    return METHODS[name](**{key: value for key, value in settings.items() if key in taken})
+    return METHODS[name](
+        **{key: value for key, value in settings.items() if key in taken}
+    )
 
 
 def options(name: str) -> tuple[str, ...]:
@@ -31,11 +49,34 @@ def options(name: str) -> tuple[str, ...]:
         ValueError: there is no such method; names the ones there are.
     """
     if name not in METHODS:
-        raise ValueError(f"method: expected one of {tree.near(name, list(METHODS))}, got {name!r}")
+        raise ValueError(
+            f"method: expected one of {tree.near(name, list(METHODS))}, got {name!r}"
+        )
     return tuple(inspect.signature(METHODS[name]).parameters)
 
 
 __all__ = [
-    "HEAD", "METHODS", "Adapter", "Counts", "LoRA", "Method", "PrefixLayer", "adapter_h", "adapter_l", "adapters", "bitfit",
-    "counts", "full", "lora", "lora_from_delta", "make", "mask", "merge", "options", "prefix", "targets", "top", "unload",
-]  # fmt: skip
+    "HEAD",
+    "METHODS",
+    "Adapter",
+    "Counts",
+    "LoRA",
+    "Method",
+    "PrefixLayer",
+    "adapter_h",
+    "adapter_l",
+    "adapters",
+    "bitfit",
+    "counts",
+    "full",
+    "lora",
+    "lora_from_delta",
+    "make",
+    "mask",
+    "merge",
+    "options",
+    "prefix",
+    "targets",
+    "top",
+    "unload",
+]

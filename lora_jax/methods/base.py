@@ -43,8 +43,15 @@ def mask(model: Any, method: Method, *, head: bool = True) -> Any:
         ValueError: the model has no leaf of the method's, as it has not been adapted; names the leaves there are. Or what
             would learn is quantised.
     """
-    tree.mask(model, method.trainable)  # a head alone would hide that the method has nothing to learn
-    made = tree.mask(model, f"{method.trainable}|{HEAD}" if head else rf"^(?!{HEAD}).*(?:{method.trainable})")
+    tree.mask(
+        model, method.trainable
+    )  # a head alone would hide that the method has nothing to learn
+    made = tree.mask(
+        model,
+        f"{method.trainable}|{HEAD}"
+        if head
+        else rf"^(?!{HEAD}).*(?:{method.trainable})",
+    )
     if stuck := list(quant.values(tree.split(model, made)[0])):
         raise ValueError(
             f"{method.name}: expected to train floating-point weights, got quantised ones: {', '.join(stuck)}"
@@ -59,7 +66,9 @@ def counts(model: Any, method: Method) -> Counts:
     total = sum(leaf.size for leaf in learns.values())
     for path, layer in adapters(model).items():
         stored = sum(
-            leaf.size for name, leaf in learns.items() if re.fullmatch(re.escape(path) + r"/(?!base/).*", name)
+            leaf.size
+            for name, leaf in learns.items()
+            if re.fullmatch(re.escape(path) + r"/(?!base/).*", name)
         )
         total += layer.parameters() - stored
     return Counts(total - head, head)
@@ -68,7 +77,9 @@ def counts(model: Any, method: Method) -> Counts:
 def adapters(model: Any) -> dict[str, Any]:
     """The adapter layers by path, those that cannot be merged too."""
     return {
-        path: node for path, node in tree.nodes(model).items() if isinstance(node, nnx.Module) and hasattr(node, "base")
+        path: node
+        for path, node in tree.nodes(model).items()
+        if isinstance(node, nnx.Module) and hasattr(node, "base")
     }
 
 
@@ -95,17 +106,30 @@ def merge(model: Any, *, into: str = "dequantized", original: Any = None) -> Any
         raise ValueError(f"into: expected one of {', '.join(MERGES)}, got {into!r}")
     if (original is not None) != (into == "original"):
         given = "none" if original is None else "one"
-        raise ValueError(f"original: expected with into='original' and only there, got {given} with into={into!r}")
+        raise ValueError(
+            f"original: expected with into='original' and only there, got {given} with into={into!r}"
+        )
     if into == "original":
         apart = isinstance(getattr(model, "blocks", None), Stacks)
-        model = _exchanged(model, tree.leaves(divided(original, layers(model.blocks.last)) if apart else original))
-    folded = {path: _merged(each, into) for path, each in adapters(model).items() if hasattr(each, "merged")}
+        model = _exchanged(
+            model,
+            tree.leaves(
+                divided(original, layers(model.blocks.last)) if apart else original
+            ),
+        )
+    folded = {
+        path: _merged(each, into)
+        for path, each in adapters(model).items()
+        if hasattr(each, "merged")
+    }
     return joined(tree.replace(model, folded))
 
 
 def _merged(layer: Any, into: str) -> Any:
     merged, stored = quant.dequantized(layer).merged(), quant.values(layer.base)
-    again = {path: value.like(tree.leaves(merged)[path]) for path, value in stored.items()}
+    again = {
+        path: value.like(tree.leaves(merged)[path]) for path, value in stored.items()
+    }
     return tree.replace(merged, again) if into == "requantized" else merged
 
 
@@ -119,13 +143,17 @@ def _exchanged(model: Any, originals: dict[str, Any]) -> Any:
     for path, name in plain.items():
         kind = "quantised " if quant.is_quantized(originals[name]) else ""
         if kind or originals[name].shape != stored[path].shape:
-            raise ValueError(f"{expected}; {name} is {kind}{originals[name].shape}, not {stored[path].shape}")
+            raise ValueError(
+                f"{expected}; {name} is {kind}{originals[name].shape}, not {stored[path].shape}"
+            )
     return tree.replace(model, {path: originals[name] for path, name in plain.items()})
 
 
 def unload(model: Any) -> Any:
     """The model without its adapters: the base layers, bit for bit, for they were kept and not subtracted from."""
-    while found := adapters(model):  # there may be adapters inside of one, as LoRA in a prefix's attention
+    while found := adapters(
+        model
+    ):  # there may be adapters inside of one, as LoRA in a prefix's attention
         model = tree.replace(model, {path: layer.base for path, layer in found.items()})
     return joined(model)
 
@@ -139,26 +167,46 @@ def targets(model: Any, pattern: str, *, setting: str = "targets") -> dict[str, 
     Raises:
         ValueError: a part of the pattern matches no layer; names the layers there are.
     """
-    layers = {p: n for p, n in tree.nodes(model).items() if adaptable(n) and not re.search(HEAD, p + "/")}
+    layers = {
+        p: n
+        for p, n in tree.nodes(model).items()
+        if adaptable(n) and not re.search(HEAD, p + "/")
+    }
     by_name = re.fullmatch(r"[\w/ ]+(,[\w/ ]+)*", pattern) is not None
-    parts = [rf"(^|/){part.strip()}$" for part in pattern.split(",")] if by_name else [pattern]
+    parts = (
+        [rf"(^|/){part.strip()}$" for part in pattern.split(",")]
+        if by_name
+        else [pattern]
+    )
     chosen: dict[str, Any] = {}
-    for part, said in zip(parts, pattern.split(",") if by_name else [pattern], strict=True):
+    for part, said in zip(
+        parts, pattern.split(",") if by_name else [pattern], strict=True
+    ):
         try:
-            found = {path: node for path, node in layers.items() if re.search(part, path)}
+            found = {
+                path: node for path, node in layers.items() if re.search(part, path)
+            }
         except re.error as error:
-            raise ValueError(f"{setting}: expected layer names or a regex on paths, got {pattern!r}: {error}") from None
+            raise ValueError(
+                f"{setting}: expected layer names or a regex on paths, got {pattern!r}: {error}"
+            ) from None
         if not found:
-            raise ValueError(f"{setting}: {said!r} matches no layer; there are: {tree.near(said, list(layers))}")
+            raise ValueError(
+                f"{setting}: {said!r} matches no layer; there are: {tree.near(said, list(layers))}"
+            )
         chosen |= found
     return {path: node for path, node in layers.items() if path in chosen}
 
 
 def adaptable(node: Any) -> bool:
     """Whether a node is a layer with a matrix: ours or flax's own `nnx.Linear` and `nnx.Embed`."""
-    return not isinstance(node, jax.Array) and (hasattr(node, "kernel") or hasattr(node, "embedding"))
+    return not isinstance(node, jax.Array) and (
+        hasattr(node, "kernel") or hasattr(node, "embedding")
+    )
 
 
 def key_of(key: Key[jax.Array, ""], path: str) -> Key[jax.Array, ""]:
     """The key of a path: independent of what else is adapted and in which order."""
-    return jax.random.fold_in(key, int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big"))
+    return jax.random.fold_in(
+        key, int.from_bytes(hashlib.sha256(path.encode()).digest()[:4], "big")
+    )

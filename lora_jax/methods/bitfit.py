@@ -13,7 +13,9 @@ def bitfit() -> Method:
 
     def adapt(key, model):
         if not any(re.search(BIASES, path) for path in tree.leaves(model)):
-            raise ValueError("bitfit: expected a model with biases, got one without any")
+            raise ValueError(
+                "bitfit: expected a model with biases, got one without any"
+            )
         return model
 
     return Method("bitfit", adapt, BIASES)

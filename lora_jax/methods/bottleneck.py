@@ -30,19 +30,35 @@ class Affine(nnx.Module):
 class Adapter(nnx.Module):
     """A layer with a bottleneck after it, which reads the layer's output as it is or normalised."""
 
-    def __init__(self, layer: Any, down: Affine, up: Affine, norm: LayerNorm | None, *, activation: str):
+    def __init__(
+        self,
+        layer: Any,
+        down: Affine,
+        up: Affine,
+        norm: LayerNorm | None,
+        *,
+        activation: str,
+    ):
         self.base = layer
         self.adapter_down, self.adapter_up, self.adapter_norm = down, up, norm
         self.activation = activation
 
-    def __call__(self, x: Float[Array, "... i"], key: Any = None) -> Float[Array, "... o"]:
+    def __call__(
+        self, x: Float[Array, "... i"], key: Any = None
+    ) -> Float[Array, "... o"]:
         y = self.base(x)
         seen = y if self.adapter_norm is None else self.adapter_norm(y)
-        return y + self.adapter_up(ACTIVATIONS[self.activation](self.adapter_down(seen)))
+        return y + self.adapter_up(
+            ACTIVATIONS[self.activation](self.adapter_down(seen))
+        )
 
     def parameters(self) -> int:
         """Learning parameters: 2 d r + r + d for each layer, and 2 d of a norm."""
-        return sum(leaf.size for path, leaf in tree.leaves(self).items() if not path.startswith("base/"))
+        return sum(
+            leaf.size
+            for path, leaf in tree.leaves(self).items()
+            if not path.startswith("base/")
+        )
 
 
 def adapter_h(bottleneck: int = 8) -> base.Method:
@@ -54,7 +70,9 @@ def adapter_h(bottleneck: int = 8) -> base.Method:
     Raises:
         ValueError: `bottleneck`, the paper's r, is no integer >= 1; from `adapt`: the model has not these layers.
     """
-    return _method("adapter_h", "attention/output,mlp/down", bottleneck, "silu", norm=False)
+    return _method(
+        "adapter_h", "attention/output,mlp/down", bottleneck, "silu", norm=False
+    )
 
 
 def adapter_l(bottleneck: int = 8) -> base.Method:
@@ -66,23 +84,32 @@ def adapter_l(bottleneck: int = 8) -> base.Method:
     return _method("adapter_l", "mlp/down", bottleneck, "relu", norm=True)
 
 
-def _method(name: str, places: str, bottleneck: int, activation: str, *, norm: bool) -> base.Method:
+def _method(
+    name: str, places: str, bottleneck: int, activation: str, *, norm: bool
+) -> base.Method:
     if not (isinstance(bottleneck, Integral) and bottleneck >= 1):
         raise ValueError(f"bottleneck: expected an integer >= 1, got {bottleneck}")
 
     def layer(key, wrapped):
         *stack, _, d = wrapped.kernel.shape
-        down = jax.random.normal(key, (*stack, d, bottleneck)) * (3 * d) ** -0.5  # as LoRA's A
+        down = (
+            jax.random.normal(key, (*stack, d, bottleneck)) * (3 * d) ** -0.5
+        )  # as LoRA's A
         return Adapter(
             wrapped,
             Affine(down, jnp.zeros((*stack, bottleneck))),
             Affine(jnp.zeros((*stack, bottleneck, d)), jnp.zeros((*stack, d))),
-            LayerNorm(jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=1e-5) if norm else None,
+            LayerNorm(jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=1e-5)
+            if norm
+            else None,
             activation=activation,
         )
 
     def adapt(key, model):
         chosen = base.targets(model, places, setting=name)
-        return tree.replace(model, {path: layer(base.key_of(key, path), one) for path, one in chosen.items()})
+        return tree.replace(
+            model,
+            {path: layer(base.key_of(key, path), one) for path, one in chosen.items()},
+        )
 
     return base.Method(name, adapt, r"(^|/)adapter_\w+/")

@@ -25,7 +25,14 @@ class SVD(NamedTuple):
     vt: Float[Array, "... k o"]
 
 
-def lora_from_delta(base: Any, tuned: Any, *, targets: str = "query,value", rank: int = 8, rest: str = "base") -> Any:
+def lora_from_delta(
+    base: Any,
+    tuned: Any,
+    *,
+    targets: str = "query,value",
+    rank: int = 8,
+    rest: str = "base",
+) -> Any:
     """`base` with LoRA layers (A = u sqrt(s), B = sqrt(s) vt, scale 1) that turn the target matrices into those of `tuned`.
 
     Args:
@@ -42,8 +49,14 @@ def lora_from_delta(base: Any, tuned: Any, *, targets: str = "query,value", rank
     if rest not in ("base", "tuned"):
         raise ValueError(f"rest: expected base or tuned, got {rest!r}")
     layers = layers_of(base, targets)
-    if wrong := [f"{path} ({i} x {o})" for path, (i, o) in _sizes(layers).items() if not 1 <= rank <= min(i, o)]:
-        raise ValueError(f"rank: expected 1 <= rank <= min(i, o), got {rank} for {', '.join(wrong)}")
+    if wrong := [
+        f"{path} ({i} x {o})"
+        for path, (i, o) in _sizes(layers).items()
+        if not 1 <= rank <= min(i, o)
+    ]:
+        raise ValueError(
+            f"rank: expected 1 <= rank <= min(i, o), got {rank} for {', '.join(wrong)}"
+        )
     parts = decompose(base, tuned, targets)
     matrices = {f"{path}/{_name(layer)}" for path, layer in layers.items()}
     back = {
@@ -52,7 +65,10 @@ def lora_from_delta(base: Any, tuned: Any, *, targets: str = "query,value", rank
         if path in matrices or (rest == "base" and not re.search(HEAD, path))
     }
     start = tree.replace(tuned, back)
-    return tree.replace(start, {path: adapter(tree.nodes(start)[path], parts[path], rank) for path in layers})
+    return tree.replace(
+        start,
+        {path: adapter(tree.nodes(start)[path], parts[path], rank) for path in layers},
+    )
 
 
 def decompose(base: Any, tuned: Any, targets: str) -> dict[str, SVD]:
@@ -62,15 +78,27 @@ def decompose(base: Any, tuned: Any, targets: str) -> dict[str, SVD]:
         ValueError: the trees differ, or a pattern matches nothing.
     """
     _same(base, tuned)
-    pairs = zip(layers_of(base, targets).items(), layers_of(tuned, targets).values(), strict=True)
-    return {path: _svd(getattr(old, _name(old))[...], getattr(new, _name(new))[...]) for (path, old), new in pairs}
+    pairs = zip(
+        layers_of(base, targets).items(),
+        layers_of(tuned, targets).values(),
+        strict=True,
+    )
+    return {
+        path: _svd(getattr(old, _name(old))[...], getattr(new, _name(new))[...])
+        for (path, old), new in pairs
+    }
 
 
 def adapter(layer: Any, part: SVD, rank: int) -> LoRA:
     """`layer` with the top `rank` directions of `part` as its LoRA; 0 adds nothing."""
     root = jnp.sqrt(part.s[..., :rank])
-    a, b = part.u[..., :rank] * root[..., None, :], root[..., None] * part.vt[..., :rank, :]
-    return (LoRA if hasattr(layer, "kernel") else LoRAEmbedding)(layer, a, b, jnp.ones_like(root))
+    a, b = (
+        part.u[..., :rank] * root[..., None, :],
+        root[..., None] * part.vt[..., :rank, :],
+    )
+    return (LoRA if hasattr(layer, "kernel") else LoRAEmbedding)(
+        layer, a, b, jnp.ones_like(root)
+    )
 
 
 @jax.jit
@@ -84,13 +112,23 @@ def _name(layer: Any) -> str:
 
 
 def _sizes(layers: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    return {path: getattr(layer, _name(layer)).shape[-2:] for path, layer in layers.items()}
+    return {
+        path: getattr(layer, _name(layer)).shape[-2:] for path, layer in layers.items()
+    }
 
 
 def _same(base: Any, tuned: Any) -> None:
-    ours, theirs = ({path: leaf.shape for path, leaf in tree.leaves(each).items()} for each in (base, tuned))
+    ours, theirs = (
+        {path: leaf.shape for path, leaf in tree.leaves(each).items()}
+        for each in (base, tuned)
+    )
     differ = [path for path in ours | theirs if ours.get(path) != theirs.get(path)]
     if differ:
-        said = "; ".join(f"{path}: {ours.get(path, 'none')} and {theirs.get(path, 'none')}" for path in differ[:5])
+        said = "; ".join(
+            f"{path}: {ours.get(path, 'none')} and {theirs.get(path, 'none')}"
+            for path in differ[:5]
+        )
         more = f"; … ({len(differ)} in all)" if len(differ) > 5 else ""
-        raise ValueError(f"base and tuned: expected leaves alike (merge adapters first), got {said}{more}")
+        raise ValueError(
+            f"base and tuned: expected leaves alike (merge adapters first), got {said}{more}"
+        )

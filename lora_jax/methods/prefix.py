@@ -25,11 +25,22 @@ class PrefixLayer(nnx.Module):
         self.base = layer
         self.prefix = nnx.Param(prefix)
 
-    def __call__(self, x: Float[Array, "B T D"], y: Float[Array, "B S D"], place, cache=None, *, rate=0.0, key=None):
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        y: Float[Array, "B S D"],
+        place,
+        cache=None,
+        *,
+        rate=0.0,
+        key=None,
+    ):
         """As `Attention`. The prefix's keys and values are computed anew in each call; the cache holds the text's alone."""
 
         def heads(layer):
-            one = heads_first(layer(self.prefix[...].astype(y.dtype)[None]), self.base.groups)
+            one = heads_first(
+                layer(self.prefix[...].astype(y.dtype)[None]), self.base.groups
+            )
             return jnp.broadcast_to(one, (y.shape[0], *one.shape[1:]))
 
         before = heads(self.base.key), heads(self.base.value)
@@ -54,17 +65,28 @@ def prefix(prefix_length: int = 10) -> base.Method:
             is none of this library's.
     """
     if not (isinstance(prefix_length, Integral) and prefix_length >= 1):
-        raise ValueError(f"prefix_length: expected an integer >= 1, got {prefix_length}")
+        raise ValueError(
+            f"prefix_length: expected an integer >= 1, got {prefix_length}"
+        )
 
     def adapt(key, model):
         attention = tree.nodes(model).get(PATH)
         if not isinstance(attention, Attention):
             got = "none" if attention is None else type(attention).__name__
-            raise ValueError(f"prefix: expected a model whose {PATH} is this library's Attention, got {got}")
+            raise ValueError(
+                f"prefix: expected a model whose {PATH} is this library's Attention, got {got}"
+            )
         if prefix_length > (most := model.config.positions):
-            raise ValueError(f"prefix_length: expected at most {most}, the model's positions, got {prefix_length}")
-        tokens = jax.random.randint(base.key_of(key, PATH), (1, int(prefix_length)), 0, model.config.vocabulary)
-        return tree.replace(model, {PATH: PrefixLayer(attention, read_by_attention(model, tokens)[:, 0])})
+            raise ValueError(
+                f"prefix_length: expected at most {most}, the model's positions, got {prefix_length}"
+            )
+        tokens = jax.random.randint(
+            base.key_of(key, PATH), (1, int(prefix_length)), 0, model.config.vocabulary
+        )
+        return tree.replace(
+            model,
+            {PATH: PrefixLayer(attention, read_by_attention(model, tokens)[:, 0])},
+        )
 
     return base.Method("prefix", adapt, r"(^|/)prefix$")
 
@@ -85,7 +107,8 @@ def read_by_attention(model: Any, tokens: Int[Array, "B T"]) -> Float[Array, "L 
     """What the attention of each layer reads of these tokens."""
     read = []
     blocks = (
-        tree.replace(one, {"attention": _Overheard(one.attention, read.append)}) for one in tree.unstack(model.blocks)
+        tree.replace(one, {"attention": _Overheard(one.attention, read.append)})
+        for one in tree.unstack(model.blocks)
     )
     tree.replace(model, {"blocks": tuple(blocks)}).hidden(tokens)
     return jnp.stack(read)

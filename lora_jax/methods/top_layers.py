@@ -25,12 +25,18 @@ def top(top_layers: int = 2) -> Method:
         blocks = getattr(model, "blocks", None)
         if blocks is None or isinstance(blocks, Stacks | tuple):
             got = "none" if blocks is None else type(blocks).__name__
-            raise ValueError(f"top: expected a model with one stack of layers, `blocks`, got {got}")
+            raise ValueError(
+                f"top: expected a model with one stack of layers, `blocks`, got {got}"
+            )
         if top_layers > (most := layers(blocks)):
-            raise ValueError(f"top_layers: expected 1 <= top_layers <= {most}, the model's layers, got {top_layers}")
+            raise ValueError(
+                f"top_layers: expected 1 <= top_layers <= {most}, the model's layers, got {top_layers}"
+            )
         if top_layers == most:  # of no layers at all nothing could be dequantised
             model = tree.replace(model, {"blocks": quant.dequantized(blocks)})
         apart = divided(model, int(top_layers))
-        return tree.replace(apart, {"blocks/last": quant.dequantized(apart.blocks.last)})
+        return tree.replace(
+            apart, {"blocks/last": quant.dequantized(apart.blocks.last)}
+        )
 
     return Method("top", adapt, r"^blocks/last/")

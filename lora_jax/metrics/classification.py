@@ -26,7 +26,9 @@ def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
     predictions, labels = _checked(predictions, labels)
     others = sorted(set(np.unique([predictions, labels]).tolist()) - {0, 1})
     if others:
-        raise ValueError(f"f1 is of class 1 against class 0: expected classes 0 and 1, got also {others[:5]}")
+        raise ValueError(
+            f"f1 is of class 1 against class 0: expected classes 0 and 1, got also {others[:5]}"
+        )
     return float(f1_score(labels, predictions, zero_division=0.0))  # type: ignore[arg-type]  # annotated as str
 
 
@@ -35,7 +37,11 @@ def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     predictions, labels = _checked(predictions, labels)
-    return 0.0 if _constant(predictions) or _constant(labels) else float(matthews_corrcoef(labels, predictions))
+    return (
+        0.0
+        if _constant(predictions) or _constant(labels)
+        else float(matthews_corrcoef(labels, predictions))
+    )
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -57,7 +63,9 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }
 
 
-def score(names: Iterable[str], logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def score(
+    names: Iterable[str], logits: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
     """Each named metric of `logits`: [N, C] with class labels [N], or [N, 1] with scores [N] for regression.
 
     Raises ValueError on an unknown name, a metric that does not fit C, logits or labels of other shapes, class labels
@@ -66,17 +74,25 @@ def score(names: Iterable[str], logits: np.ndarray, labels: np.ndarray) -> dict[
     names, logits, labels = list(names), np.asarray(logits), np.asarray(labels)
     _known(names)
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.size:
-        raise ValueError(f"expected logits [N, C] and labels [N], got {logits.shape} and {labels.shape}")
+        raise ValueError(
+            f"expected logits [N, C] and labels [N], got {logits.shape} and {labels.shape}"
+        )
     classes = logits.shape[1]
     wrong = [name for name in names if (name in CORRELATIONS) != (classes == 1)]
     if wrong:
         kind = "regression" if classes == 1 else "classes"
-        raise ValueError(f"logits {logits.shape} are {kind}, which {', '.join(wrong)} cannot score")
+        raise ValueError(
+            f"logits {logits.shape} are {kind}, which {', '.join(wrong)} cannot score"
+        )
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
-        raise ValueError(f"expected finite logits, got {bad:,} of {len(logits):,} rows that are not: training diverged")
+        raise ValueError(
+            f"expected finite logits, got {bad:,} of {len(logits):,} rows that are not: training diverged"
+        )
     if classes > 1 and not np.isin(labels, range(classes)).all():
-        raise ValueError(f"expected labels in 0..{classes - 1}, got {labels.min()}..{labels.max()}")
+        raise ValueError(
+            f"expected labels in 0..{classes - 1}, got {labels.min()}..{labels.max()}"
+        )
     predictions = logits[:, 0] if classes == 1 else logits.argmax(axis=1)
     return {name: METRICS[name](predictions, labels) for name in names}
 
@@ -86,20 +102,32 @@ def _known(names: Iterable[str]) -> None:
     if unknown:
         close = difflib.get_close_matches(unknown[0], METRICS, 1)
         hint = f"; is {close[0]} meant?" if close else ""
-        raise ValueError(f"expected metrics out of {', '.join(METRICS)}, got {', '.join(unknown)}{hint}")
+        raise ValueError(
+            f"expected metrics out of {', '.join(METRICS)}, got {', '.join(unknown)}{hint}"
+        )
 
 
-def _checked(predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(
+    predictions: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.shape != labels.shape or predictions.ndim != 1 or not predictions.size:
-        raise ValueError(f"expected predictions [N] and labels [N], got {predictions.shape} and {labels.shape}")
+    if (
+        predictions.shape != labels.shape
+        or predictions.ndim != 1
+        or not predictions.size
+    ):
+        raise ValueError(
+            f"expected predictions [N] and labels [N], got {predictions.shape} and {labels.shape}"
+        )
     return predictions, labels
 
 
 def _correlation(test: str, predictions: np.ndarray, labels: np.ndarray) -> float:
     from scipy import stats
 
-    predictions, labels = (values.astype(float) for values in _checked(predictions, labels))
+    predictions, labels = (
+        values.astype(float) for values in _checked(predictions, labels)
+    )
     return (
         0.0
         if _constant(predictions) or _constant(labels)

@@ -13,12 +13,24 @@ from pathlib import Path
 from lora_jax import download
 from lora_jax.metrics.ngrams import ptb
 
-PIN = ("pycocoevalcap==1.2", "083ed7910f1aec000b0a237ef6665f74edf19954204d0b1cbdb8399ed132228d")
-MEMBERS = ("meteor-1.5.jar", "data/paraphrase-en.gz")
-NO_JAVA = (
-    "METEOR 1.5 is a Java program and there is no java: apt-get install default-jre-headless, or any Java from 8 on"
+PIN = (
+    "pycocoevalcap==1.2",
+    "083ed7910f1aec000b0a237ef6665f74edf19954204d0b1cbdb8399ed132228d",
 )
-COMMAND = ("java", "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", MEMBERS[0], "outputs", "references", "-l", "en", "-norm")
+MEMBERS = ("meteor-1.5.jar", "data/paraphrase-en.gz")
+NO_JAVA = "METEOR 1.5 is a Java program and there is no java: apt-get install default-jre-headless, or any Java from 8 on"
+COMMAND = (
+    "java",
+    "-Dfile.encoding=UTF-8",
+    "-Xmx2G",
+    "-jar",
+    MEMBERS[0],
+    "outputs",
+    "references",
+    "-l",
+    "en",
+    "-norm",
+)
 
 
 def missing() -> str | None:
@@ -41,21 +53,31 @@ def meteor(outputs: list[str], references: list[list[str]]) -> float:
         raise OSError(reason)
     most = max(map(len, references))
     # As many references for each: of one that is there twice the better is taken, as ever.
-    padded = [text for texts in references for text in (*sorted(texts), *texts[:1] * (most - len(texts)))]
+    padded = [
+        text
+        for texts in references
+        for text in (*sorted(texts), *texts[:1] * (most - len(texts)))
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for member in MEMBERS:
             file = Path(folder, member)
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(download.read(*PIN, f"pycocoevalcap/meteor/{member}"))
         for name, texts in (("outputs", outputs), ("references", padded)):
-            Path(folder, name).write_text("".join(" ".join(ptb(text)) + "\n" for text in texts), encoding="utf-8")
+            Path(folder, name).write_text(
+                "".join(" ".join(ptb(text)) + "\n" for text in texts), encoding="utf-8"
+            )
         return _run(folder, most)
 
 
 def _run(folder: str, references: int) -> float:
     command = (*COMMAND, "-r", str(references))
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, errors="replace"
+    )
     final = re.search(r"Final score:\s*(\S+)", done.stdout)
     if not final:
-        raise OSError(f"{' '.join(command)} ended with status {done.returncode} and no score: {done.stderr[-500:]}")
+        raise OSError(
+            f"{' '.join(command)} ended with status {done.returncode} and no score: {done.stderr[-500:]}"
+        )
     return float(final[1])

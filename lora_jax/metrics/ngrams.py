@@ -17,7 +17,9 @@ ORDERS = {"nist": 5, "cider": 4}  # the longest n-grams
 BETA = 1.2  # of ROUGE-L: recall weighs BETA² times as much as precision
 SIGMA = 6.0  # of CIDEr-D: words by which an output may be longer or shorter
 
-Row = tuple[list[str], list[list[str]]]  # the words of an output and of each of its references
+Row = tuple[
+    list[str], list[list[str]]
+]  # the words of an output and of each of its references
 
 _CLITIC = r"n't|'(?:s|re|ve|ll|m|d)"
 _WORD = re.compile(rf"(?:{_CLITIC})\b|[^\W_]+(?:[-.'/][^\W_]+)*|[^\w\s]")
@@ -36,7 +38,11 @@ def ptb(text: str) -> list[str]:
 
     The script runs Stanford's tokenizer: 99.87 % of the 51,426 texts of the E2E set come out the same.
     """
-    apart = re.sub(rf"(?<=\w)({_CLITIC})\b", r" \1", text.lower().replace("’", "'").replace("£", "#"))
+    apart = re.sub(
+        rf"(?<=\w)({_CLITIC})\b",
+        r" \1",
+        text.lower().replace("’", "'").replace("£", "#"),
+    )
     return [word for word in _WORD.findall(apart) if word not in _DROPPED]
 
 
@@ -50,14 +56,27 @@ def nist(outputs: list[str], references: list[list[str]]) -> float:
     shorter = {(): sum(len(text) for _, texts in words for text in texts)}
     score = 0.0
     for n in range(1, ORDERS["nist"] + 1):
-        counts = [(_grams(output, n), [_grams(text, n) for text in texts]) for output, texts in words]
-        seen = Counter(chain.from_iterable(text.elements() for _, texts in counts for text in texts))
-        shared = chain.from_iterable((output & reduce(or_, texts)).items() for output, texts in counts)
-        gain = sum(hits * math.log2(shorter[gram[:-1]] / seen[gram]) for gram, hits in shared)
+        counts = [
+            (_grams(output, n), [_grams(text, n) for text in texts])
+            for output, texts in words
+        ]
+        seen = Counter(
+            chain.from_iterable(
+                text.elements() for _, texts in counts for text in texts
+            )
+        )
+        shared = chain.from_iterable(
+            (output & reduce(or_, texts)).items() for output, texts in counts
+        )
+        gain = sum(
+            hits * math.log2(shorter[gram[:-1]] / seen[gram]) for gram, hits in shared
+        )
         score += gain / max(sum(output.total() for output, _ in counts), 1)
         shorter = seen
     # Outputs of 2/3 of the references' length lose half.
-    return score * (0.5 ** (math.log(length / expected, 1.5) ** 2) if length < expected else 1.0)
+    return score * (
+        0.5 ** (math.log(length / expected, 1.5) ** 2) if length < expected else 1.0
+    )
 
 
 def rouge_n(outputs: list[str], references: list[list[str]], *, n: int) -> float:
@@ -73,7 +92,9 @@ def rouge_n(outputs: list[str], references: list[list[str]], *, n: int) -> float
         return 2 * (a & b).total() / max(a.total() + b.total(), 1)
 
     pairs = zip(map(grams, outputs), references, strict=True)
-    return _mean([max(f1(output, grams(text)) for text in texts) for output, texts in pairs])
+    return _mean(
+        [max(f1(output, grams(text)) for text in texts) for output, texts in pairs]
+    )
 
 
 def rouge_l(outputs: list[str], references: list[list[str]]) -> float:
@@ -81,7 +102,9 @@ def rouge_l(outputs: list[str], references: list[list[str]]) -> float:
 
     As in the script, precision and recall are each the best over the references and recall weighs more (BETA).
     """
-    return _mean([_rouge_l(output, texts) for output, texts in _split(ptb, outputs, references)])
+    return _mean(
+        [_rouge_l(output, texts) for output, texts in _split(ptb, outputs, references)]
+    )
 
 
 def cider(outputs: list[str], references: list[list[str]]) -> float:
@@ -93,8 +116,13 @@ def cider(outputs: list[str], references: list[list[str]]) -> float:
     return 10 * _mean([_cider(words, n) for n in range(1, ORDERS["cider"] + 1)])
 
 
-def _split(split: Callable[[str], list[str]], outputs: list[str], references: list[list[str]]) -> list[Row]:
-    return [(split(output), list(map(split, texts))) for output, texts in zip(outputs, references, strict=True)]
+def _split(
+    split: Callable[[str], list[str]], outputs: list[str], references: list[list[str]]
+) -> list[Row]:
+    return [
+        (split(output), list(map(split, texts)))
+        for output, texts in zip(outputs, references, strict=True)
+    ]
 
 
 def _grams(words: list[str], n: int) -> Counter:
@@ -110,7 +138,9 @@ def _rouge_l(output: list[str], texts: list[list[str]]) -> float:
     if not any(common):
         return 0.0
     precision = max(common) / len(output)
-    recall = max(length / max(len(text), 1) for length, text in zip(common, texts, strict=True))
+    recall = max(
+        length / max(len(text), 1) for length, text in zip(common, texts, strict=True)
+    )
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
 
 
@@ -127,16 +157,25 @@ def _common(a: list[str], b: list[str]) -> int:
 
 
 def _cider(words: list[Row], n: int) -> float:
-    counts = [(_grams(output, n), [_grams(text, n) for text in texts]) for output, texts in words]
+    counts = [
+        (_grams(output, n), [_grams(text, n) for text in texts])
+        for output, texts in words
+    ]
     rows = Counter(chain.from_iterable(reduce(or_, texts) for _, texts in counts))
 
     def weighted(grams: Counter) -> dict[tuple, float]:
-        return {gram: number * math.log(len(words) / max(rows[gram], 1)) for gram, number in grams.items()}
+        return {
+            gram: number * math.log(len(words) / max(rows[gram], 1))
+            for gram, number in grams.items()
+        }
 
     scores = []
     for (output, texts), (said, wanted) in zip(words, counts, strict=True):
         a = weighted(said)
-        penalties = [math.exp(-((len(output) - len(text)) ** 2) / (2 * SIGMA**2)) for text in texts]
+        penalties = [
+            math.exp(-((len(output) - len(text)) ** 2) / (2 * SIGMA**2))
+            for text in texts
+        ]
         alike = [_cosine(a, weighted(grams)) for grams in wanted]
         scores.append(_mean([p * s for p, s in zip(penalties, alike, strict=True)]))
     return _mean(scores)

@@ -21,7 +21,9 @@ _NOTES = {
     "rouge_2": "F1 without stemming",
     "ter": "edits per word of the whole set; the WebNLG script takes the mean over texts",
 }
-_SQL = re.compile(r"""(?<!\w)(?:'(.*?)'|"(.*?)")(?!\w)|(\w+|[<>!=]+|[^\w\s])""", re.DOTALL)
+_SQL = re.compile(
+    r"""(?<!\w)(?:'(.*?)'|"(.*?)")(?!\w)|(\w+|[<>!=]+|[^\w\s])""", re.DOTALL
+)
 
 
 def bleu(outputs: list[str], references: list[list[str]]) -> float:
@@ -29,7 +31,9 @@ def bleu(outputs: list[str], references: list[list[str]]) -> float:
     from sacrebleu.metrics.bleu import BLEU
 
     # force: no warning that the texts look tokenised, which a final full stop is taken for
-    return _sacrebleu(BLEU(lowercase=True, smooth_method="none", force=True), outputs, references)
+    return _sacrebleu(
+        BLEU(lowercase=True, smooth_method="none", force=True), outputs, references
+    )
 
 
 def chrf(outputs: list[str], references: list[list[str]]) -> float:
@@ -49,12 +53,17 @@ def ter(outputs: list[str], references: list[list[str]]) -> float:
 def exact_match(outputs: list[str], references: list[list[str]]) -> float:
     """The share of outputs that are one of their references once both are `normal_sql`."""
     rows = zip(map(normal_sql, outputs), references, strict=True)
-    return sum(output in map(normal_sql, texts) for output, texts in rows) / len(outputs)
+    return sum(output in map(normal_sql, texts) for output, texts in rows) / len(
+        outputs
+    )
 
 
 def normal_sql(text: str) -> str:
     """SQL without what does not change it: case and spacing outside quotes, the kind of quotes, a last semicolon."""
-    words = (word.lower() if word else f"'{single or double or ''}'" for single, double, word in _SQL.findall(text))
+    words = (
+        word.lower() if word else f"'{single or double or ''}'"
+        for single, double, word in _SQL.findall(text)
+    )
     return " ".join(words).rstrip("; ")
 
 
@@ -72,7 +81,9 @@ METRICS: dict[str, Callable[[list[str], list[list[str]]], float]] = {
 }
 
 
-def score(names: Iterable[str], outputs: list[str], references: list[list[str]]) -> dict[str, float]:
+def score(
+    names: Iterable[str], outputs: list[str], references: list[list[str]]
+) -> dict[str, float]:
     """Each named metric of outputs [N], each with one reference or more; an empty output is allowed, and scores nothing.
 
     A metric that cannot be computed on this machine is left out: `missing` says which, and why.
@@ -81,7 +92,9 @@ def score(names: Iterable[str], outputs: list[str], references: list[list[str]])
     names, outputs, references = list(names), list(outputs), list(references)
     _check(names, outputs, references)
     lost = missing(names)
-    return {name: METRICS[name](outputs, references) for name in names if name not in lost}
+    return {
+        name: METRICS[name](outputs, references) for name in names if name not in lost
+    }
 
 
 def missing(names: Iterable[str]) -> dict[str, str]:
@@ -98,7 +111,10 @@ def note(name: str) -> str | None:
 def _sacrebleu(metric, outputs: list[str], references: list[list[str]]) -> float:
     # The first references of all outputs, the second ones ..., None where there are no more. Sorted, because chrF takes the
     # first of references that are equally good.
-    return metric.corpus_score(outputs, list(zip_longest(*map(sorted, references)))).score / 100
+    return (
+        metric.corpus_score(outputs, list(zip_longest(*map(sorted, references)))).score
+        / 100
+    )
 
 
 def _check(names: list[str], outputs: list[str], references: list[list[str]]) -> None:
@@ -106,10 +122,18 @@ def _check(names: list[str], outputs: list[str], references: list[list[str]]) ->
     if unknown:
         close = difflib.get_close_matches(unknown[0], METRICS, 1)
         hint = f"; is {close[0]} meant?" if close else ""
-        raise ValueError(f"expected metrics out of {', '.join(METRICS)}, got {', '.join(unknown)}{hint}")
+        raise ValueError(
+            f"expected metrics out of {', '.join(METRICS)}, got {', '.join(unknown)}{hint}"
+        )
     if not outputs or len(outputs) != len(references):
-        raise ValueError(f"expected outputs [N] and references [N], got {len(outputs):,} and {len(references):,}")
-    bad = [row for row, texts in enumerate(references) if isinstance(texts, str) or not any(map(str.strip, texts))]
+        raise ValueError(
+            f"expected outputs [N] and references [N], got {len(outputs):,} and {len(references):,}"
+        )
+    bad = [
+        row
+        for row, texts in enumerate(references)
+        if isinstance(texts, str) or not any(map(str.strip, texts))
+    ]
     if bad:
         raise ValueError(
             f"expected for each output a list of references that are not blank; {len(bad):,} of {len(outputs):,} rows "

@@ -15,7 +15,16 @@ from lora_jax import quant
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.models.hf_config import fields
 from lora_jax.nn.attention import Attention, Place
-from lora_jax.nn.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dropout, fold, through, without_last
+from lora_jax.nn.layers import (
+    ACTIVATIONS,
+    Embedding,
+    LayerNorm,
+    Linear,
+    dropout,
+    fold,
+    through,
+    without_last,
+)
 
 UNROLL = 12  # layers up to which the loop over layers is compiled as straight code; compile time grows with them
 
@@ -43,17 +52,26 @@ class Config(NamedTuple):
             ValueError: a field is missing, or asks for something this family does not have.
         """
         names = dict(
-            layers="num_hidden_layers", width="hidden_size", heads="num_attention_heads", ffn="intermediate_size",
-            vocabulary="vocab_size", positions="max_position_embeddings", segments="type_vocab_size",
-            epsilon="layer_norm_eps", activation="hidden_act", pad="pad_token_id",
-        )  # fmt: skip
+            layers="num_hidden_layers",
+            width="hidden_size",
+            heads="num_attention_heads",
+            ffn="intermediate_size",
+            vocabulary="vocab_size",
+            positions="max_position_embeddings",
+            segments="type_vocab_size",
+            epsilon="layer_norm_eps",
+            activation="hidden_act",
+            pad="pad_token_id",
+        )
         made = cls(kind=config["model_type"], **fields(config, names))
         if made.activation not in ACTIVATIONS:
             raise ValueError(
                 f"config.json: hidden_act is {made.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
             )
         if (how := config.get("position_embedding_type", "absolute")) != "absolute":
-            raise ValueError(f"config.json: position_embedding_type is {how!r}, expected 'absolute'")
+            raise ValueError(
+                f"config.json: position_embedding_type is {how!r}, expected 'absolute'"
+            )
         if made.width % made.heads:
             raise ValueError(
                 f"config.json: hidden_size {made.width} is no multiple of num_attention_heads {made.heads}"
@@ -69,11 +87,26 @@ class Config(NamedTuple):
 class Embed(nnx.Module):
     """Token, position and segment embeddings, summed and normalised."""
 
-    def __init__(self, tokens: Embedding, positions: Embedding, segments: Embedding, norm: LayerNorm, *, offset: int):
-        self.tokens, self.positions, self.segments, self.norm = tokens, positions, segments, norm
+    def __init__(
+        self,
+        tokens: Embedding,
+        positions: Embedding,
+        segments: Embedding,
+        norm: LayerNorm,
+        *,
+        offset: int,
+    ):
+        self.tokens, self.positions, self.segments, self.norm = (
+            tokens,
+            positions,
+            segments,
+            norm,
+        )
         self.offset = offset
 
-    def __call__(self, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]
+    ) -> Float[Array, "B T D"]:
         positions = self.positions(self.offset + jnp.arange(tokens.shape[1]))
         return self.norm(self.tokens(tokens) + self.segments(segments) + positions)
 
@@ -84,21 +117,44 @@ class MLP(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "B T D"], *, key) -> Float[Array, "B T D"]:
-        return self.down(ACTIVATIONS[self.activation](self.up(x, fold(key, 0))), fold(key, 1))
+        return self.down(
+            ACTIVATIONS[self.activation](self.up(x, fold(key, 0))), fold(key, 1)
+        )
 
 
 class Block(nnx.Module):
     """Attention and MLP, each followed by dropout, the residual sum and a norm (post-norm)."""
 
-    def __init__(self, attention: Attention, attention_norm: LayerNorm, mlp: MLP, mlp_norm: LayerNorm):
-        self.attention, self.attention_norm, self.mlp, self.mlp_norm = attention, attention_norm, mlp, mlp_norm
+    def __init__(
+        self,
+        attention: Attention,
+        attention_norm: LayerNorm,
+        mlp: MLP,
+        mlp_norm: LayerNorm,
+    ):
+        self.attention, self.attention_norm, self.mlp, self.mlp_norm = (
+            attention,
+            attention_norm,
+            mlp,
+            mlp_norm,
+        )
 
-    def __call__(self, x: Float[Array, "B T D"], mask, *, queries: int | None = None, rate=0.0, key=None):
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        mask,
+        *,
+        queries: int | None = None,
+        rate=0.0,
+        key=None,
+    ):
         """The block's output at the first `queries` tokens (all by default)."""
         first = x[:, :queries]
         mixed, _ = self.attention(first, x, Place(mask), rate=rate, key=fold(key, 0))
         h = self.attention_norm(first + dropout(fold(key, 1), rate, mixed))
-        return self.mlp_norm(h + dropout(fold(key, 2), rate, self.mlp(h, key=fold(key, 3))))
+        return self.mlp_norm(
+            h + dropout(fold(key, 2), rate, self.mlp(h, key=fold(key, 3)))
+        )
 
 
 class Head(nnx.Module):
@@ -114,7 +170,15 @@ class Head(nnx.Module):
 class Encoder(nnx.Module):
     """`model(tokens, segments, length)` gives logits [B, C]; `model.hidden(...)` the hidden states [B, T, D]."""
 
-    def __init__(self, embed: Embed, blocks: Block, pooler: Linear | None, head: Linear | Head, *, config: Config):
+    def __init__(
+        self,
+        embed: Embed,
+        blocks: Block,
+        pooler: Linear | None,
+        head: Linear | Head,
+        *,
+        config: Config,
+    ):
         self.embed, self.blocks, self.pooler, self.head = embed, blocks, pooler, head
         self.config = config
 
@@ -138,11 +202,17 @@ class Encoder(nnx.Module):
             ValueError: the rows are longer than there are positions (indexing would repeat the last one in silence).
         """
         if tokens.shape[1] > (most := self.config.positions - self.config.offset):
-            raise ValueError(f"expected rows of at most {most} tokens, the model's positions; got {tokens.shape[1]}")
+            raise ValueError(
+                f"expected rows of at most {most} tokens, the model's positions; got {tokens.shape[1]}"
+            )
         segments = jnp.zeros_like(tokens) if segments is None else segments
-        length = jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
+        length = (
+            jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
+        )
         mask = (jnp.arange(tokens.shape[1]) < length[:, None])[:, None]
-        x = dropout(fold(key, 0), rate, self.embed(tokens, segments).astype(jnp.float32))
+        x = dropout(
+            fold(key, 0), rate, self.embed(tokens, segments).astype(jnp.float32)
+        )
 
         def step(x, index, block, _):
             return block(x, mask, rate=rate, key=fold(key, 1 + index)), None
@@ -152,12 +222,20 @@ class Encoder(nnx.Module):
         # XLA would keep every matrix it dequantises for the forward pass until the backward pass; of a loop it keeps one layer's.
         straight = self.config.layers <= UNROLL and not quant.values(self.blocks)
         x, _ = through(step, x, most, straight=straight)
-        return last(x, mask, queries=queries, rate=rate, key=fold(key, self.config.layers))
+        return last(
+            x, mask, queries=queries, rate=rate, key=fold(key, self.config.layers)
+        )
 
-    def __call__(self, tokens, segments=None, length=None, *, rate=0.0, key=None) -> Float[Array, "B C"]:
+    def __call__(
+        self, tokens, segments=None, length=None, *, rate=0.0, key=None
+    ) -> Float[Array, "B C"]:
         """Logits, in float32. The last block is computed for the first token alone: the head reads nothing else."""
         x = self.hidden(tokens, segments, length, queries=1, rate=rate, key=key)[:, 0]
-        x = dropout(fold(key, self.config.layers + 1), rate, x if self.pooler is None else jnp.tanh(self.pooler(x)))
+        x = dropout(
+            fold(key, self.config.layers + 1),
+            rate,
+            x if self.pooler is None else jnp.tanh(self.pooler(x)),
+        )
         return self.head(x).astype(jnp.float32)
 
 
@@ -172,7 +250,9 @@ def init(key: Key[Array, ""], config: Config, *, labels: int) -> Encoder:
         return Linear(matrix(*stack, i, o), jnp.zeros((*stack, o)))
 
     def norm(*stack):
-        return LayerNorm(jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=config.epsilon)
+        return LayerNorm(
+            jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=config.epsilon
+        )
 
     n = config.layers
     roberta = config.kind == "roberta"
@@ -180,9 +260,11 @@ def init(key: Key[Array, ""], config: Config, *, labels: int) -> Encoder:
     tokens, positions, segments = (Embedding(matrix(rows, d)) for rows in sizes)
     embed = Embed(tokens, positions, segments, norm(), offset=config.offset)
     blocks = Block(
-        Attention(*(linear(d, d, n) for _ in range(4)), heads=config.heads), norm(n),
-        MLP(linear(d, f, n), linear(f, d, n), activation=config.activation), norm(n),
-    )  # fmt: skip
+        Attention(*(linear(d, d, n) for _ in range(4)), heads=config.heads),
+        norm(n),
+        MLP(linear(d, f, n), linear(f, d, n), activation=config.activation),
+        norm(n),
+    )
     pooler = None if roberta else linear(d, d)
     head = Head(linear(d, d), linear(d, labels)) if roberta else linear(d, labels)
     return Encoder(embed, blocks, pooler, head, config=config)
@@ -196,20 +278,36 @@ def rules(config: Config) -> tuple[Rule, ...]:
     """Where each Hugging Face tensor goes."""
 
     def linear(name, path, layer=None):
-        return Rule(name + r"\.weight", f"{path}/kernel", layer, True), Rule(name + r"\.bias", f"{path}/bias", layer)
+        return Rule(name + r"\.weight", f"{path}/kernel", layer, True), Rule(
+            name + r"\.bias", f"{path}/bias", layer
+        )
 
     def norm(name, path, layer=None):  # older checkpoints say gamma and beta
-        scale, bias = name + r"\.LayerNorm\.(?:weight|gamma)", name + r"\.LayerNorm\.(?:bias|beta)"
+        scale, bias = (
+            name + r"\.LayerNorm\.(?:weight|gamma)",
+            name + r"\.LayerNorm\.(?:bias|beta)",
+        )
         return Rule(scale, f"{path}/scale", layer), Rule(bias, f"{path}/bias", layer)
 
     bert = *linear(PREFIX + r"pooler\.dense", "pooler"), *linear("classifier", "head")
-    roberta = *linear(r"classifier\.dense", "head/dense"), *linear(r"classifier\.out_proj", "head/output")
+    roberta = (
+        *linear(r"classifier\.dense", "head/dense"),
+        *linear(r"classifier\.out_proj", "head/output"),
+    )
     return (
         Rule(PREFIX + r"embeddings\.word_embeddings\.weight", "embed/tokens/embedding"),
-        Rule(PREFIX + r"embeddings\.position_embeddings\.weight", "embed/positions/embedding"),
-        Rule(PREFIX + r"embeddings\.token_type_embeddings\.weight", "embed/segments/embedding"),
+        Rule(
+            PREFIX + r"embeddings\.position_embeddings\.weight",
+            "embed/positions/embedding",
+        ),
+        Rule(
+            PREFIX + r"embeddings\.token_type_embeddings\.weight",
+            "embed/segments/embedding",
+        ),
         *norm(PREFIX + "embeddings", "embed/norm"),
-        *linear(LAYER + r"attention\.self\.(query|key|value)", r"blocks/attention/\2", 1),
+        *linear(
+            LAYER + r"attention\.self\.(query|key|value)", r"blocks/attention/\2", 1
+        ),
         *linear(LAYER + r"attention\.output\.dense", "blocks/attention/output", 1),
         *norm(LAYER + r"attention\.output", "blocks/attention_norm", 1),
         *linear(LAYER + r"intermediate\.dense", "blocks/mlp/up", 1),
@@ -222,5 +320,6 @@ def rules(config: Config) -> tuple[Rule, ...]:
 IGNORE = (
     PREFIX + r"embeddings\.position_ids",
     r"(?:cls|lm_head)\..*",  # the pretraining heads
-    PREFIX + r"pooler\.dense\.(?:weight|bias)",  # where the family has none: RoBERTa's head replaces it
+    PREFIX
+    + r"pooler\.dense\.(?:weight|bias)",  # where the family has none: RoBERTa's head replaces it
 )

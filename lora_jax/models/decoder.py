@@ -22,24 +22,45 @@ def end_tokens(config: dict[str, Any]) -> tuple[int, ...]:
     It may be one that the model does not have: small random models often keep the end token of a large vocabulary.
     """
     found = config.get("eos_token_id")
-    ends = tuple(found) if isinstance(found, list) else () if found is None else (found,)
+    ends = (
+        tuple(found) if isinstance(found, list) else () if found is None else (found,)
+    )
     if any(type(token) is not int for token in ends):
-        raise ValueError(f"eos_token_id: expected a token id or a list of them, got {found!r}")
+        raise ValueError(
+            f"eos_token_id: expected a token id or a list of them, got {found!r}"
+        )
     return ends
 
 
 class Block(nnx.Module):
     """Attention and MLP, each of a norm's output and added to what came in (pre-norm)."""
 
-    def __init__(self, attention: Attention, attention_norm: Any, mlp: Any, mlp_norm: Any):
-        self.attention, self.attention_norm, self.mlp, self.mlp_norm = attention, attention_norm, mlp, mlp_norm
+    def __init__(
+        self, attention: Attention, attention_norm: Any, mlp: Any, mlp_norm: Any
+    ):
+        self.attention, self.attention_norm, self.mlp, self.mlp_norm = (
+            attention,
+            attention_norm,
+            mlp,
+            mlp_norm,
+        )
 
-    def __call__(self, x: Float[Array, "B T D"], place: Place, cache: Cache | None = None, *, rate=0.0, key=None):
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        place: Place,
+        cache: Cache | None = None,
+        *,
+        rate=0.0,
+        key=None,
+    ):
         """The block's output and, with a cache, the cache with these tokens."""
         y = self.attention_norm(x)
         mixed, cache = self.attention(y, y, place, cache, rate=rate, key=fold(key, 0))
         h = x + dropout(fold(key, 1), rate, mixed)
-        return h + dropout(fold(key, 2), rate, self.mlp(self.mlp_norm(h), key=fold(key, 3))), cache
+        return h + dropout(
+            fold(key, 2), rate, self.mlp(self.mlp_norm(h), key=fold(key, 3))
+        ), cache
 
 
 class Decoder(nnx.Module):
@@ -50,7 +71,9 @@ class Decoder(nnx.Module):
     numbers, or None.
     """
 
-    def __init__(self, embed: Any, blocks: Any, norm: Any, lm_head: Any = None, *, config: Any):
+    def __init__(
+        self, embed: Any, blocks: Any, norm: Any, lm_head: Any = None, *, config: Any
+    ):
         self.embed, self.blocks, self.norm, self.lm_head = embed, blocks, norm, lm_head
         self.config = config
 
@@ -75,13 +98,21 @@ class Decoder(nnx.Module):
             raise ValueError(
                 f"expected rows of at most {self.config.positions} tokens, the model's positions; got {tokens.shape[1]}"
             )
-        length = jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
+        length = (
+            jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
+        )
         index = jnp.arange(tokens.shape[1])
         mask = (index <= index[:, None]) & (index < length[:, None])[:, None]
-        return self._through(tokens, index[None], mask, None, None, rate=rate, key=key)[0]
+        return self._through(tokens, index[None], mask, None, None, rate=rate, key=key)[
+            0
+        ]
 
     def extend(
-        self, tokens: Int[Array, "B T"], cache: Any, at: Int[Array, ""] | int, start: Int[Array, " B"]
+        self,
+        tokens: Int[Array, "B T"],
+        cache: Any,
+        at: Int[Array, ""] | int,
+        start: Int[Array, " B"],
     ) -> tuple[Float[Array, "B T D"], Any]:
         """Hidden states of the tokens that stand at index `at` and after it in rows that begin at index `start`, and the cache
         with them; what is in the cache before `start` is left padding."""
@@ -96,24 +127,43 @@ class Decoder(nnx.Module):
         shape = (rows, self.config.groups, size, self.config.head_width)
         count = layers(self.blocks)
         if isinstance(self.blocks, tuple):
-            return tuple(Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(count))
+            return tuple(
+                Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+                for _ in range(count)
+            )
         return Cache(*(jnp.zeros((count, *shape), dtype) for _ in range(2)))
 
-    def _through(self, tokens, positions, mask: Bool[Array, "B T S"], cache, at, *, rate=0.0, key=None):
+    def _through(
+        self,
+        tokens,
+        positions,
+        mask: Bool[Array, "B T S"],
+        cache,
+        at,
+        *,
+        rate=0.0,
+        key=None,
+    ):
         place = Place(mask, self._rotation(positions), at)
-        x = dropout(fold(key, 0), rate, self.embed(tokens, positions).astype(jnp.float32))
+        x = dropout(
+            fold(key, 0), rate, self.embed(tokens, positions).astype(jnp.float32)
+        )
 
         def step(x, index, block, cache):
             return block(x, place, cache, rate=rate, key=fold(key, 1 + index))
 
-        straight = self.config.layers <= UNROLL and not quant.values(self.blocks)  # bert.Encoder.hidden says why
+        straight = self.config.layers <= UNROLL and not quant.values(
+            self.blocks
+        )  # bert.Encoder.hidden says why
         x, cache = through(step, x, self.blocks, cache, straight=straight)
         return self.norm(x), cache
 
     def _rotation(self, positions):
         if self.config.angles is None:
             return None
-        turned = positions[:, None, :, None] * jnp.asarray(self.config.angles, jnp.float32)
+        turned = positions[:, None, :, None] * jnp.asarray(
+            self.config.angles, jnp.float32
+        )
         return jnp.cos(turned), jnp.sin(turned)
 
     def head(self) -> Any:
@@ -122,14 +172,24 @@ class Decoder(nnx.Module):
         Raises:
             ValueError: the adapter cannot be folded into the matrix.
         """
-        layer, name = (self.embed.tokens, "embedding") if self.lm_head is None else (self.lm_head, "kernel")
+        layer, name = (
+            (self.embed.tokens, "embedding")
+            if self.lm_head is None
+            else (self.lm_head, "kernel")
+        )
         while not hasattr(layer, name):
             if not hasattr(layer, "merged"):
-                raise ValueError(f"the head: expected an adapter that can be merged, got {type(layer).__name__}")
+                raise ValueError(
+                    f"the head: expected an adapter that can be merged, got {type(layer).__name__}"
+                )
             layer = quant.dequantized(layer).merged()
         kernel = getattr(layer, name).get_value()
         return kernel.T if name == "embedding" else kernel
 
-    def __call__(self, tokens, length=None, *, rate=0.0, key=None) -> Float[Array, "B T V"]:
+    def __call__(
+        self, tokens, length=None, *, rate=0.0, key=None
+    ) -> Float[Array, "B T V"]:
         """Logits of the token that follows each one, in float32."""
-        return dense(self.hidden(tokens, length, rate=rate, key=key), self.head()).astype(jnp.float32)
+        return dense(
+            self.hidden(tokens, length, rate=rate, key=key), self.head()
+        ).astype(jnp.float32)

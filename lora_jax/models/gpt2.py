@@ -32,7 +32,9 @@ class Config(NamedTuple):
     positions: int
     epsilon: float
     activation: str
-    ends: tuple[int, ...] = ()  # the tokens that end a text; what is trained on ends with the first
+    ends: tuple[
+        int, ...
+    ] = ()  # the tokens that end a text; what is trained on ends with the first
 
     pad, offset = 0, 0  # padding is never seen; the first position's index
     angles = None  # positions are embedded, not rotated
@@ -45,9 +47,14 @@ class Config(NamedTuple):
             ValueError: fields are missing, or ask for what this family does not have; all of them are named.
         """
         names = dict(
-            layers="n_layer", width="n_embd", heads="n_head", vocabulary="vocab_size", positions="n_positions",
-            epsilon="layer_norm_epsilon", activation="activation_function",
-        )  # fmt: skip
+            layers="n_layer",
+            width="n_embd",
+            heads="n_head",
+            vocabulary="vocab_size",
+            positions="n_positions",
+            epsilon="layer_norm_epsilon",
+            activation="activation_function",
+        )
         inner = {"ffn": "n_inner"} if config.get("n_inner") else {}
         found = fields(config, names | inner)
         made = cls(**{"ffn": 4 * found["width"], **found}, ends=end_tokens(config))
@@ -57,7 +64,9 @@ class Config(NamedTuple):
             if config.get(name, only) != only
         ]
         if made.activation not in ACTIVATIONS:
-            wrong.append(f"activation_function is {made.activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+            wrong.append(
+                f"activation_function is {made.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
+            )
         if made.width % made.heads:
             wrong.append(f"n_embd {made.width} is no multiple of n_head {made.heads}")
         if wrong:
@@ -89,7 +98,9 @@ class Embed(nnx.Module):
     def __init__(self, tokens: Embedding, positions: Embedding):
         self.tokens, self.positions = tokens, positions
 
-    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]
+    ) -> Float[Array, "B T D"]:
         return self.tokens(tokens) + self.positions(positions)
 
 
@@ -104,14 +115,25 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
         return Linear(matrix(n, i, o, std=std), jnp.zeros((n, o)))
 
     def norm(*stack):
-        return LayerNorm(jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=config.epsilon)
+        return LayerNorm(
+            jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=config.epsilon
+        )
 
     std, residual = 0.02, 0.02 * (2 * n) ** -0.5
     blocks = Block(
-        Attention(*(linear(d, d, to) for to in (std, std, std, residual)), heads=config.heads), norm(n),
-        MLP(linear(d, f, std), linear(f, d, residual), activation=config.activation), norm(n),
-    )  # fmt: skip
-    embed = Embed(*(Embedding(matrix(rows, d, std=std)) for rows in (config.vocabulary, config.positions)))
+        Attention(
+            *(linear(d, d, to) for to in (std, std, std, residual)), heads=config.heads
+        ),
+        norm(n),
+        MLP(linear(d, f, std), linear(f, d, residual), activation=config.activation),
+        norm(n),
+    )
+    embed = Embed(
+        *(
+            Embedding(matrix(rows, d, std=std))
+            for rows in (config.vocabulary, config.positions)
+        )
+    )
     return Decoder(embed, blocks, norm(), config=config)
 
 
@@ -124,7 +146,11 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
     def block(name, *layers, weight="kernel"):
         return tuple(
-            Rule(rf"{LAYER}{name}\.{theirs}", tuple(f"blocks/{layer}/{ours}" for layer in layers), 1)
+            Rule(
+                rf"{LAYER}{name}\.{theirs}",
+                tuple(f"blocks/{layer}/{ours}" for layer in layers),
+                1,
+            )
             for theirs, ours in (("weight", weight), ("bias", "bias"))
         )
 

@@ -34,10 +34,14 @@ class Config(NamedTuple):
     positions: int
     epsilon: float
     activation: str
-    angles: tuple[float, ...]  # of rotary embedding: what each pair of numbers is turned by from a position to the next
+    angles: tuple[
+        float, ...
+    ]  # of rotary embedding: what each pair of numbers is turned by from a position to the next
     biases: tuple[bool, bool, bool]  # has query, key, value; has output; has the MLP
     tied: bool
-    ends: tuple[int, ...] = ()  # the tokens that end a text; what is trained on ends with the first
+    ends: tuple[
+        int, ...
+    ] = ()  # the tokens that end a text; what is trained on ends with the first
 
     pad, offset = 0, 0  # padding is never seen; the first position's index
 
@@ -49,31 +53,51 @@ class Config(NamedTuple):
             ValueError: fields are missing, or ask for what this family does not have; all of them are named.
         """
         names = dict(
-            layers="num_hidden_layers", width="hidden_size", heads="num_attention_heads", ffn="intermediate_size",
-            vocabulary="vocab_size", positions="max_position_embeddings", epsilon="rms_norm_eps", activation="hidden_act",
-        )  # fmt: skip
+            layers="num_hidden_layers",
+            width="hidden_size",
+            heads="num_attention_heads",
+            ffn="intermediate_size",
+            vocabulary="vocab_size",
+            positions="max_position_embeddings",
+            epsilon="rms_norm_eps",
+            activation="hidden_act",
+        )
         if strange := _strange(config):
             raise ValueError(f"config.json: {'; '.join(strange)}")
         optional = {"groups": "num_key_value_heads", "head_width": "head_dim"}
-        found = fields(config, names | {ours: name for ours, name in optional.items() if config.get(name)})
+        found = fields(
+            config,
+            names | {ours: name for ours, name in optional.items() if config.get(name)},
+        )
         found["positions"] = min(found["positions"], _window(config))
         heads, width = found["heads"], found["width"]
-        groups, head_width = found.setdefault("groups", heads), found.setdefault("head_width", width // heads)
+        groups, head_width = (
+            found.setdefault("groups", heads),
+            found.setdefault("head_width", width // heads),
+        )
         qwen = config.get("model_type") == "qwen2"
         attention = config.get("attention_bias", qwen)
         wrong = _wrong(config, heads, groups, head_width, width)
         if wrong:
             raise ValueError(f"config.json: {'; '.join(wrong)}")
         return cls(
-            **found, angles=_angles(config, head_width), biases=(attention, attention and not qwen, config.get("mlp_bias", False)),
-            tied=config.get("tie_word_embeddings", False), ends=end_tokens(config),
-        )  # fmt: skip
+            **found,
+            angles=_angles(config, head_width),
+            biases=(attention, attention and not qwen, config.get("mlp_bias", False)),
+            tied=config.get("tie_word_embeddings", False),
+            ends=end_tokens(config),
+        )
 
 
 FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
 NUMBERS = (
-    "rope_theta", "sliding_window", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
-)  # fmt: skip
+    "rope_theta",
+    "sliding_window",
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+)
 
 
 def _strange(config: dict[str, Any]) -> list[str]:
@@ -81,29 +105,49 @@ def _strange(config: dict[str, Any]) -> list[str]:
     every = {**_scaling(config), **config}
     flags = [name for name in FLAGS if not isinstance(every.get(name), bool | None)]
     numbers = {name: every[name] for name in NUMBERS if every.get(name) is not None}
-    kinds = {name: (int,) if name == "sliding_window" else (int, float) for name in numbers}
-    wrong = [name for name, value in numbers.items() if not (type(value) in kinds[name] and value > 0)]
+    kinds = {
+        name: (int,) if name == "sliding_window" else (int, float) for name in numbers
+    }
+    wrong = [
+        name
+        for name, value in numbers.items()
+        if not (type(value) in kinds[name] and value > 0)
+    ]
     return [f"{name} is {every[name]!r}, expected true or false" for name in flags] + [
         f"{name} is {every[name]!r}, expected a number above 0" for name in wrong
     ]
 
 
-def _wrong(config: dict[str, Any], heads: int, groups: int, head_width: int, width: int) -> list[str]:
+def _wrong(
+    config: dict[str, Any], heads: int, groups: int, head_width: int, width: int
+) -> list[str]:
     wrong = []
     if config["hidden_act"] not in ACTIVATIONS:
-        wrong.append(f"hidden_act is {config['hidden_act']!r}, expected one of {', '.join(ACTIVATIONS)}")
+        wrong.append(
+            f"hidden_act is {config['hidden_act']!r}, expected one of {', '.join(ACTIVATIONS)}"
+        )
     if heads % groups:
-        wrong.append(f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}")
+        wrong.append(
+            f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}"
+        )
     if not config.get("head_dim") and width % heads:
-        wrong.append(f"hidden_size {width} is no multiple of num_attention_heads {heads}")
+        wrong.append(
+            f"hidden_size {width} is no multiple of num_attention_heads {heads}"
+        )
     if head_width % 2:
         wrong.append(f"head_dim {head_width} is odd, and rotary embedding turns pairs")
     scaling = _scaling(config)
-    if (share := scaling.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))) != 1.0:
+    if (
+        share := scaling.get(
+            "partial_rotary_factor", config.get("partial_rotary_factor", 1.0)
+        )
+    ) != 1.0:
         wrong.append(f"partial_rotary_factor is {share!r}, expected 1.0")
     kind = scaling["rope_type"]
     if kind not in SCALINGS:
-        wrong.append(f"the rope_type of rope_scaling is {kind!r}, expected one of {', '.join(SCALINGS)}")
+        wrong.append(
+            f"the rope_type of rope_scaling is {kind!r}, expected one of {', '.join(SCALINGS)}"
+        )
     elif absent := [name for name in SCALINGS[kind] if scaling.get(name) is None]:
         wrong.append(f"rope_scaling is {kind!r} without {', '.join(absent)}")
     return wrong
@@ -112,18 +156,27 @@ def _wrong(config: dict[str, Any], heads: int, groups: int, head_width: int, wid
 SCALINGS = {  # rope_type -> what has to be said with it
     "default": (),
     "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "llama3": (
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
+        "original_max_position_embeddings",
+    ),
 }
 
 
 def _window(config: dict[str, Any]) -> int:
     """Tokens that a token sees, itself included: no text is longer than a sliding window, so it hides nothing."""
     slides = config.get("use_sliding_window", config.get("model_type") == "mistral")
-    return (config.get("sliding_window") if slides else None) or config["max_position_embeddings"]
+    return (config.get("sliding_window") if slides else None) or config[
+        "max_position_embeddings"
+    ]
 
 
 def _scaling(config: dict[str, Any]) -> dict[str, Any]:
-    found = config.get("rope_scaling") or config.get("rope_parameters") or {}  # the second is transformers 5's name
+    found = (
+        config.get("rope_scaling") or config.get("rope_parameters") or {}
+    )  # the second is transformers 5's name
     if not isinstance(found, dict):
         raise ValueError(f"config.json: rope_scaling is {found!r}, expected an object")
     return {"rope_type": found.get("type", "default"), **found}
@@ -144,7 +197,9 @@ def _angles(config: dict[str, Any], head_width: int) -> tuple[float, ...]:
     known = scaling["original_max_position_embeddings"]
 
     def scaled(angle: float) -> float:
-        turns = known * angle / (2 * math.pi)  # within the context it was trained on first
+        turns = (
+            known * angle / (2 * math.pi)
+        )  # within the context it was trained on first
         share = min(max((turns - low) / (high - low), 0.0), 1.0)
         return share * angle + (1 - share) * angle / scaling["factor"]
 
@@ -157,7 +212,9 @@ class Embed(nnx.Module):
     def __init__(self, tokens: Embedding):
         self.tokens = tokens
 
-    def __call__(self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]
+    ) -> Float[Array, "B T D"]:
         return self.tokens(tokens)
 
 
@@ -189,13 +246,24 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
 
     into, out, mlp = config.biases
     attention = Attention(
-        linear(d, inner, into), linear(d, outer, into), linear(d, outer, into), linear(inner, d, out),
-        heads=config.heads, groups=config.groups,
-    )  # fmt: skip
-    gated = MLP(linear(d, f, mlp), linear(d, f, mlp), linear(f, d, mlp), activation=config.activation)
+        linear(d, inner, into),
+        linear(d, outer, into),
+        linear(d, outer, into),
+        linear(inner, d, out),
+        heads=config.heads,
+        groups=config.groups,
+    )
+    gated = MLP(
+        linear(d, f, mlp),
+        linear(d, f, mlp),
+        linear(f, d, mlp),
+        activation=config.activation,
+    )
     embed = Embed(Embedding(matrix(config.vocabulary, d)))
     head = None if config.tied else Linear(matrix(d, config.vocabulary))
-    return Decoder(embed, Block(attention, norm(n), gated, norm(n)), norm(), head, config=config)
+    return Decoder(
+        embed, Block(attention, norm(n), gated, norm(n)), norm(), head, config=config
+    )
 
 
 LAYER = r"model\.layers\.(\d+)\."
@@ -219,13 +287,22 @@ def rules(config: Config) -> tuple[Rule, ...]:
             for rule in linear(rf"self_attn\.{one}_proj", f"blocks/attention/{ours}")
         ),
         Rule(LAYER + r"post_attention_layernorm\.weight", "blocks/mlp_norm/scale", 1),
-        *(rule for ours in ("gate", "up", "down") for rule in linear(rf"mlp\.{ours}_proj", f"blocks/mlp/{ours}")),
+        *(
+            rule
+            for ours in ("gate", "up", "down")
+            for rule in linear(rf"mlp\.{ours}_proj", f"blocks/mlp/{ours}")
+        ),
         Rule(r"model\.norm\.weight", "norm/scale"),
-        *(() if config.tied else (Rule(r"lm_head\.weight", "lm_head/kernel", None, True),)),
+        *(
+            ()
+            if config.tied
+            else (Rule(r"lm_head\.weight", "lm_head/kernel", None, True),)
+        ),
     )
 
 
 IGNORE = (
-    LAYER + r"self_attn\.rotary_emb\.inv_freq",  # older checkpoints: follows from config.json
+    LAYER
+    + r"self_attn\.rotary_emb\.inv_freq",  # older checkpoints: follows from config.json
     r"lm_head\.weight",  # tied: the token embedding again
 )

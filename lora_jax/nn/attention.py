@@ -26,19 +26,34 @@ def attention(
 ) -> Float[Array, "B T D"]:
     """Softmax attention; `mask` is true where a key may be attended to. Each of the G heads of keys serves H/G of queries."""
     b, h, t, k = query.shape
-    grouped = (query * k**-0.5).reshape(b, key.shape[1], -1, k)  # queries that share keys are rows of one product
-    scores = jnp.einsum("bgmk,bgsk->bgms", grouped, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(mask[:, None], scores.reshape(b, h, t, -1), jnp.finfo(jnp.float32).min)
+    grouped = (query * k**-0.5).reshape(
+        b, key.shape[1], -1, k
+    )  # queries that share keys are rows of one product
+    scores = jnp.einsum(
+        "bgmk,bgsk->bgms", grouped, key, preferred_element_type=jnp.float32
+    )
+    scores = jnp.where(
+        mask[:, None], scores.reshape(b, h, t, -1), jnp.finfo(jnp.float32).min
+    )
     weights = dropout(random, rate, jax.nn.softmax(scores, axis=-1).astype(value.dtype))
-    mixed = jnp.einsum("bgms,bgsk->bgmk", weights.reshape(*grouped.shape[:3], -1), value)
-    return mixed.reshape(b, h, t, k).transpose(0, 2, 1, 3).reshape(b, t, h * k).astype(query.dtype)
+    mixed = jnp.einsum(
+        "bgms,bgsk->bgmk", weights.reshape(*grouped.shape[:3], -1), value
+    )
+    return (
+        mixed.reshape(b, h, t, k)
+        .transpose(0, 2, 1, 3)
+        .reshape(b, t, h * k)
+        .astype(query.dtype)
+    )
 
 
 class Place(NamedTuple):
     """Where the tokens stand that attention is asked for."""
 
     mask: Bool[Array, "B #T S"]  # the keys each may attend to
-    rotation: tuple[Float[Array, "B 1 T J"], Float[Array, "B 1 T J"]] | None = None  # see `rotate`
+    rotation: tuple[Float[Array, "B 1 T J"], Float[Array, "B 1 T J"]] | None = (
+        None  # see `rotate`
+    )
     at: Any = None  # the first one's index in the cache
 
 
@@ -48,21 +63,47 @@ class Cache(NamedTuple):
     keys: Float[Array, "B G S K"]
     values: Float[Array, "B G S K"]
 
-    def store(self, keys: Float[Array, "B G T K"], values: Float[Array, "B G T K"], at: Any) -> "Cache":
+    def store(
+        self, keys: Float[Array, "B G T K"], values: Float[Array, "B G T K"], at: Any
+    ) -> "Cache":
         """With these of the tokens from index `at` on."""
         new = zip(self, (keys, values), strict=True)
-        return Cache(*(jax.lax.dynamic_update_slice(old, x.astype(old.dtype), (0, 0, at, 0)) for old, x in new))
+        return Cache(
+            *(
+                jax.lax.dynamic_update_slice(old, x.astype(old.dtype), (0, 0, at, 0))
+                for old, x in new
+            )
+        )
 
 
 class Attention(nnx.Module):
     """Attention of `heads` heads of queries over `groups` of keys and values (as many, but for grouped-query attention,
     Ainslie et al. 2023, arXiv 2305.13245)."""
 
-    def __init__(self, query: Any, key: Any, value: Any, output: Any, *, heads: int, groups: int | None = None):
+    def __init__(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        output: Any,
+        *,
+        heads: int,
+        groups: int | None = None,
+    ):
         self.query, self.key, self.value, self.output = query, key, value, output
         self.heads, self.groups = heads, groups or heads
 
-    def __call__(self, x, y, place: Place, cache: Cache | None = None, *, before=None, rate=0.0, key=None):
+    def __call__(
+        self,
+        x,
+        y,
+        place: Place,
+        cache: Cache | None = None,
+        *,
+        before=None,
+        rate=0.0,
+        key=None,
+    ):
         """From x [B T D] to y [B S D]: queries of x, keys and values of y; what it gives [B T D], and the cache with those of y.
 
         `before` (keys and values [B G P K]) is attended to by all.
@@ -70,7 +111,11 @@ class Attention(nnx.Module):
         q, k, v = (
             heads_first(layer(each, fold(key, i)), heads)
             for i, (layer, each, heads) in enumerate(
-                [(self.query, x, self.heads), (self.key, y, self.groups), (self.value, y, self.groups)]
+                [
+                    (self.query, x, self.heads),
+                    (self.key, y, self.groups),
+                    (self.value, y, self.groups),
+                ]
             )
         )
         if place.rotation is not None:
@@ -81,9 +126,12 @@ class Attention(nnx.Module):
         mask = place.mask
         if before is not None:
             k, v = (
-                jnp.concatenate([first.astype(then.dtype), then], 2) for first, then in zip(before, (k, v), strict=True)
+                jnp.concatenate([first.astype(then.dtype), then], 2)
+                for first, then in zip(before, (k, v), strict=True)
             )
-            mask = jnp.pad(mask, [(0, 0), (0, 0), (before[0].shape[2], 0)], constant_values=True)
+            mask = jnp.pad(
+                mask, [(0, 0), (0, 0), (before[0].shape[2], 0)], constant_values=True
+            )
         mixed = attention(q, k, v, mask, rate=rate, random=fold(key, 3))
         return self.output(mixed, fold(key, 4)), cache
 
@@ -94,4 +142,6 @@ def rotate(x: Float[Array, "B H T K"], rotation) -> Float[Array, "B H T K"]:
     `rotation` is the cosine and the sine of the angles [B 1 T K/2].
     """
     (a, b), (cos, sin) = jnp.split(x, 2, axis=-1), rotation
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(
+        x.dtype
+    )

@@ -34,7 +34,9 @@ def _dequantizing(x, kernel):
 
 
 def _dequantizing_forward(x, kernel):
-    return _dequantizing(x, kernel), kernel  # the bits alone are kept: the matrix is made anew for the backward pass
+    return _dequantizing(
+        x, kernel
+    ), kernel  # the bits alone are kept: the matrix is made anew for the backward pass
 
 
 def _dequantizing_backward(kernel, dy):
@@ -48,12 +50,17 @@ _dequantizing.defvjp(_dequantizing_forward, _dequantizing_backward)
 def _mixed(x, kernel):
     # A float32 result lets XLA's CPU backend use the processor's bfloat16 product, 1.9 times as fast as float32's; asked
     # for a bfloat16 result it converts the factors to float32 instead, as it would in the transpose that autodiff makes.
-    return jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32).astype(x.dtype)
+    return jnp.matmul(
+        x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32
+    ).astype(x.dtype)
 
 
 def _mixed_forward(x, kernel):
     # What is kept is what the wanted gradients need: of a frozen kernel's layer nothing but the kernel.
-    return _mixed(x.value, kernel.value), (x.value if kernel.perturbed else None, kernel.value)
+    return _mixed(x.value, kernel.value), (
+        x.value if kernel.perturbed else None,
+        kernel.value,
+    )
 
 
 def _mixed_backward(kept, dy):
@@ -79,11 +86,15 @@ def in_order(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
     return jax.lax.optimization_barrier(kernel.reshape(-1)).reshape(kernel.shape)
 
 
-def dropout(key: Key[Array, ""] | None, rate: float, x: Float[Array, "..."]) -> Float[Array, "..."]:
+def dropout(
+    key: Key[Array, ""] | None, rate: float, x: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """Zero a share `rate` of x and scale the rest up; the identity without a key (evaluation) or at rate 0."""
     if key is None or rate == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
+    return jnp.where(
+        jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0
+    ).astype(x.dtype)
 
 
 def fold(key: Key[Array, ""] | None, index: Any) -> Key[Array, ""] | None:
@@ -98,7 +109,9 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(kernel)
         self.bias = None if bias is None else nnx.Param(bias)
 
-    def __call__(self, x: Float[Array, "... i"], key: Any = None) -> Float[Array, "... o"]:
+    def __call__(
+        self, x: Float[Array, "... i"], key: Any = None
+    ) -> Float[Array, "... o"]:
         y = dense(x, self.kernel.get_value())
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -122,12 +135,16 @@ class RMSNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        return jax.checkpoint(_over_rms, static_argnums=2)(x, self.scale[...], self.epsilon)
+        return jax.checkpoint(_over_rms, static_argnums=2)(
+            x, self.scale[...], self.epsilon
+        )
 
 
 def _over_rms(x, scale, epsilon):
     wide = x.astype(jnp.float32)
-    return (wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + epsilon) * scale).astype(x.dtype)
+    return (
+        wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + epsilon) * scale
+    ).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -140,7 +157,9 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         # Only x is kept for the backward pass: recomputing the statistics is cheaper than reading them back.
-        return jax.checkpoint(_normalise, static_argnums=3)(x, self.scale[...], self.bias[...], self.epsilon)
+        return jax.checkpoint(_normalise, static_argnums=3)(
+            x, self.scale[...], self.bias[...], self.epsilon
+        )
 
 
 def _normalise(x, scale, bias, epsilon):
@@ -156,7 +175,12 @@ def gelu(x: Float[Array, "... F"]) -> Float[Array, "... F"]:
     return jax.nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS = {"gelu": gelu, "relu": jax.nn.relu, "gelu_new": jax.checkpoint(jax.nn.gelu), "silu": jax.nn.silu}
+ACTIVATIONS = {
+    "gelu": gelu,
+    "relu": jax.nn.relu,
+    "gelu_new": jax.checkpoint(jax.nn.gelu),
+    "silu": jax.nn.silu,
+}
 
 
 class Stacks(nnx.Module):
@@ -166,7 +190,9 @@ class Stacks(nnx.Module):
         self.first, self.last = first, last
 
 
-def through(step: Callable, x: Any, blocks: Any, more: Any = None, *, straight: bool = False) -> tuple[Any, Any]:
+def through(
+    step: Callable, x: Any, blocks: Any, more: Any = None, *, straight: bool = False
+) -> tuple[Any, Any]:
     """x through all layers, by step(x, index, block, more) -> (x, other): the last x, and what each layer gave beside it.
 
     `blocks` is a stack of layers, two of them (`Stacks`), or a tuple of single layers; `more`, what else each layer is given, has a
@@ -174,16 +200,22 @@ def through(step: Callable, x: Any, blocks: Any, more: Any = None, *, straight: 
     """
     if isinstance(blocks, tuple):
         given = []
-        for index, (block, own) in enumerate(zip(blocks, more or (None,) * len(blocks), strict=True)):
+        for index, (block, own) in enumerate(
+            zip(blocks, more or (None,) * len(blocks), strict=True)
+        ):
             x, other = step(x, index, block, own)
             given.append(other)
         return x, tuple(given)
     start, given = 0, []
     for stack in stacks(blocks):
         count = layers(stack)
-        own = jax.tree.map(lambda leaf, some=slice(start, start + count): leaf[some], more)
+        own = jax.tree.map(
+            lambda leaf, some=slice(start, start + count): leaf[some], more
+        )
         each = jnp.arange(start, start + count), stack, own
-        x, other = jax.lax.scan(lambda x, layer: step(x, *layer), x, each, unroll=straight)
+        x, other = jax.lax.scan(
+            lambda x, layer: step(x, *layer), x, each, unroll=straight
+        )
         start += count
         given.append(other)
     return x, jax.tree.map(lambda *leaf: jnp.concatenate(leaf), *given)
@@ -206,5 +238,8 @@ def without_last(blocks: Any) -> tuple[Any, Any]:
     if isinstance(blocks, tuple):
         return blocks[:-1], blocks[-1]
     stack = blocks.last if isinstance(blocks, Stacks) else blocks
-    most, last = jax.tree.map(lambda leaf: leaf[:-1], stack), jax.tree.map(lambda leaf: leaf[-1], stack)
+    most, last = (
+        jax.tree.map(lambda leaf: leaf[:-1], stack),
+        jax.tree.map(lambda leaf: leaf[-1], stack),
+    )
     return (Stacks(blocks.first, most) if isinstance(blocks, Stacks) else most), last

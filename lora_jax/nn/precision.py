@@ -18,7 +18,10 @@ def in_dtype(model: Any, compute: str) -> Any:
     """
 
     def cast(keys, leaf):
-        body = re.search(r"^(?!head/).*(^|/)kernel(/|$)", tree.path_name(keys)) and leaf.dtype == jnp.float32
+        body = (
+            re.search(r"^(?!head/).*(^|/)kernel(/|$)", tree.path_name(keys))
+            and leaf.dtype == jnp.float32
+        )
         return leaf.astype(compute) if body else leaf
 
     return jax.tree_util.tree_map_with_path(cast, model, is_leaf=quant.is_quantized)
@@ -30,4 +33,8 @@ def fast_dtype() -> str:
     if jax.default_backend() != "cpu":
         return "bfloat16"
     known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "bfloat16" if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", known) else "float32"
+    return (
+        "bfloat16"
+        if re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", known)
+        else "float32"
+    )

@@ -61,11 +61,21 @@ figures/lora_fig6_phi_r8_r64_layers1_32_64_96: layer# matrix i_r8# j_r64# phi# p
 figures/lora_fig7_phi_two_seeds_r64_layers1_32_64_96: layer# matrix i# j# phi# phi_error# source
 figures/lora_fig8_phi_Wq_vs_dWq_layer48: layer# dWq_from i_Wq# j_dWq# phi# phi_error# source
 """
-_LINES = {name: line for name, _, line in (line.partition(": ") for line in _DECLARED.strip().splitlines())}
+_LINES = {
+    name: line
+    for name, _, line in (
+        line.partition(": ") for line in _DECLARED.strip().splitlines()
+    )
+}
 _MARKED = {name: tuple(line.split(" | ")[0].split()) for name, line in _LINES.items()}
-_SOURCES = {name: line.split(" | ")[1] for name, line in _LINES.items() if " | " in line}
+_SOURCES = {
+    name: line.split(" | ")[1] for name, line in _LINES.items() if " | " in line
+}
 
-TABLES = {name: tuple(column.rstrip("#?~") for column in marked) for name, marked in _MARKED.items()}
+TABLES = {
+    name: tuple(column.rstrip("#?~") for column in marked)
+    for name, marked in _MARKED.items()
+}
 """The columns each table must have, exactly and in this order."""
 
 # A derived row says `formula`: it is computed from the published rows of its table. Text after a source is a remark.
@@ -83,7 +93,9 @@ def table(name: str, *, folder: Path | None = None) -> pd.DataFrame:
     if name not in TABLES:
         near = difflib.get_close_matches(name, TABLES, n=3)
         hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise ValueError(f"no published table {name!r}; {hint}there are {', '.join(TABLES)}")
+        raise ValueError(
+            f"no published table {name!r}; {hint}there are {', '.join(TABLES)}"
+        )
     rows, problems = _read(_folder(folder), name)
     _refuse(problems)
     data = pd.DataFrame([row for _, row in rows], columns=pd.Index(TABLES[name]))
@@ -91,7 +103,10 @@ def table(name: str, *, folder: Path | None = None) -> pd.DataFrame:
         if marked[-1] in "#?":
             data[column] = pd.to_numeric(data[column].replace("", None))
         elif marked[-1] == "~":
-            data[column] = pd.Series([_number(cell) if cell else math.nan for cell in data[column]], dtype=object)
+            data[column] = pd.Series(
+                [_number(cell) if cell else math.nan for cell in data[column]],
+                dtype=object,
+            )
     values = [column for column in data if "value" in str(column).split("_")]
     if len(values) == 1 and "value" not in data:
         data["value"] = data[values[0]]
@@ -109,8 +124,14 @@ def validate(folder: Path | None = None) -> None:
     Raises one ValueError with all problems: file, line (the header is line 1), expected, got.
     """
     folder = _folder(folder)
-    found = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.csv")}
-    problems = [f"{name}.csv: unknown file, expected one of TABLES" for name in sorted(found - TABLES.keys())]
+    found = {
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.csv")
+    }
+    problems = [
+        f"{name}.csv: unknown file, expected one of TABLES"
+        for name in sorted(found - TABLES.keys())
+    ]
     for name in TABLES:
         problems += _read(folder, name)[1]
     _refuse(problems)
@@ -139,13 +160,19 @@ def _read(folder: Path, name: str) -> tuple[list[tuple[int, list[str]]], list[st
     except (UnicodeDecodeError, csv.Error) as error:
         return [], [f"{name}.csv: expected CSV in UTF-8, got {error}"]
     if tuple(header) != columns:
-        return [], [f"{name}.csv line 1: expected columns {','.join(columns)}, got {','.join(header)}"]
+        return [], [
+            f"{name}.csv line 1: expected columns {','.join(columns)}, got {','.join(header)}"
+        ]
     problems = [] if rows else [f"{name}.csv: expected rows, got none"]
     for line, row in rows:
-        problems += [f"{name}.csv line {line}: {problem}" for problem in _wrong(_MARKED[name], row)]
+        problems += [
+            f"{name}.csv line {line}: {problem}"
+            for problem in _wrong(_MARKED[name], row)
+        ]
     ids = [row[0] for _, row in rows if columns[0] == "id" and row]
     problems += [
-        f"{name}.csv: expected each id once, got {i!r} again" for i in sorted({i for i in ids if ids.count(i) > 1})
+        f"{name}.csv: expected each id once, got {i!r} again"
+        for i in sorted({i for i in ids if ids.count(i) > 1})
     ]
     return rows, problems
 
@@ -155,7 +182,9 @@ def _wrong(marked: Sequence[str], row: Sequence[str]) -> list[str]:
         return [f"expected {len(marked)} cells, got {len(row)}"]
     problems = []
     for column, cell in zip(marked, row, strict=True):
-        if (column[-1] == "#" or (column[-1] == "?" and cell)) and isinstance(_number(cell), str):
+        if (column[-1] == "#" or (column[-1] == "?" and cell)) and isinstance(
+            _number(cell), str
+        ):
             problems.append(f"{column[:-1]}: expected a number, got {cell!r}")
         if column == "source" and not _SOURCE.fullmatch(cell):
             problems.append(

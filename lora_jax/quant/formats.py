@@ -25,9 +25,15 @@ class Kind(NamedTuple):
     filler: int = 0  # the code that fills an odd end
 
 
-def pack(codes: UInt8[Array, "... n"], filler: int = 0) -> UInt8[Array, "... ceil(n/2)"]:
+def pack(
+    codes: UInt8[Array, "... n"], filler: int = 0
+) -> UInt8[Array, "... ceil(n/2)"]:
     """Two 4-bit codes in a byte, the first in the high bits; an odd end is filled."""
-    codes = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)], constant_values=filler)
+    codes = jnp.pad(
+        codes,
+        [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)],
+        constant_values=filler,
+    )
     return codes[..., ::2] << 4 | codes[..., 1::2]
 
 
@@ -42,8 +48,14 @@ def _dynamic() -> np.ndarray:
     found = [np.float32(0), np.float32(1)]
     for i in range(7):
         # torch.linspace to the bit: counted from the nearer end in float32 steps, rounded once.
-        up, step = np.arange(2**i + 1), (np.float32(1) - np.float32(0.1)) / np.float32(2**i)
-        near, far = np.float32(0.1) + np.float64(step) * up, 1 - np.float64(step) * up[::-1]
+        up, step = (
+            np.arange(2**i + 1),
+            (np.float32(1) - np.float32(0.1)) / np.float32(2**i),
+        )
+        near, far = (
+            np.float32(0.1) + np.float64(step) * up,
+            1 - np.float64(step) * up[::-1],
+        )
         edges = np.where(up < len(up) // 2, near, far).astype(np.float32)
         means = (edges[:-1] + edges[1:]) / np.float32(2) * np.float32(10.0 ** (i - 6))
         found += [*means, *-means]
@@ -52,12 +64,33 @@ def _dynamic() -> np.ndarray:
 
 DYNAMIC = _dynamic()
 
-NF4 = np.array([
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-], np.float32)  # fmt: skip
-FP4 = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3], np.float32) / 12  # 0 twice
+NF4 = np.array(
+    [
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ],
+    np.float32,
+)
+FP4 = (
+    np.array(
+        [0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3], np.float32
+    )
+    / 12
+)  # 0 twice
 
 
 def nearest(table: np.ndarray) -> Callable[[Any], tuple[Any, Any]]:
@@ -70,7 +103,11 @@ def nearest(table: np.ndarray) -> Callable[[Any], tuple[Any, Any]]:
         most = jnp.abs(blocks).max(-1)
         # The reciprocal, as in bitsandbytes: a division would round differently. Its bound there, 1e-38, is subnormal: XLA may
         # take it as 0, and a block of zeros would become NaN.
-        scaled = jnp.clip(blocks * (1 / jnp.maximum(most, jnp.finfo(jnp.float32).tiny))[..., None], -1, 1)
+        scaled = jnp.clip(
+            blocks * (1 / jnp.maximum(most, jnp.finfo(jnp.float32).tiny))[..., None],
+            -1,
+            1,
+        )
         index = jnp.searchsorted(between, scaled, side="left", method="compare_all")
         return most, jnp.asarray(order)[index]
 
@@ -113,6 +150,8 @@ KINDS = {
     "nf4": _table(NF4),
     "fp4": _table(FP4),
     "int4": Kind(4, _encode_int4, lambda codes: codes.astype(jnp.float32) - 8),
-    "int4_affine": Kind(4, _encode_int4_affine, lambda codes: codes.astype(jnp.float32)),
+    "int4_affine": Kind(
+        4, _encode_int4_affine, lambda codes: codes.astype(jnp.float32)
+    ),
     "int8": Kind(8, _encode_int8, lambda codes: codes.astype(jnp.float32)),
 }

@@ -50,14 +50,23 @@ class Quantized:
     minima: Any  # [..., blocks], or None
     kind: str = field(metadata={"static": True})
     block: int = field(metadata={"static": True})
-    stored: tuple[int, int] = field(metadata={"static": True})  # the matrix that was quantised
-    transposed: bool = field(metadata={"static": True}, default=False)  # and whether this value is its transpose
-    dtype: Any = field(metadata={"static": True}, default=np.dtype("float32"))  # that `dequantize` gives
+    stored: tuple[int, int] = field(
+        metadata={"static": True}
+    )  # the matrix that was quantised
+    transposed: bool = field(
+        metadata={"static": True}, default=False
+    )  # and whether this value is its transpose
+    dtype: Any = field(
+        metadata={"static": True}, default=np.dtype("float32")
+    )  # that `dequantize` gives
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the matrices this stands for."""
-        return (*self.codes.shape[:-1], *(self.stored[::-1] if self.transposed else self.stored))
+        return (
+            *self.codes.shape[:-1],
+            *(self.stored[::-1] if self.transposed else self.stored),
+        )
 
     @property
     def ndim(self) -> int:
@@ -90,9 +99,13 @@ class Quantized:
 
     def dequantize(self) -> Float[Array, "... i o"]:
         """The matrices: computed in float32, then cast."""
-        numbers = self._numbers(self.codes, self._scales(), self.minima)[..., : self.stored[0] * self.stored[1]]
+        numbers = self._numbers(self.codes, self._scales(), self.minima)[
+            ..., : self.stored[0] * self.stored[1]
+        ]
         matrices = numbers.reshape(*self.codes.shape[:-1], *self.stored)
-        return (jnp.swapaxes(matrices, -1, -2) if self.transposed else matrices).astype(self.dtype)
+        return (jnp.swapaxes(matrices, -1, -2) if self.transposed else matrices).astype(
+            self.dtype
+        )
 
     def rows(self, index: Int[Array, "..."]) -> Float[Array, "... D"]:
         """Rows of a single matrix; where they are whole blocks, nothing but them is dequantised."""
@@ -101,28 +114,42 @@ class Quantized:
             return self.dequantize()[index]
 
         def cut(leaf):
-            return None if leaf is None else leaf.reshape(self.stored[0], -1)[index].reshape(-1)
+            return (
+                None
+                if leaf is None
+                else leaf.reshape(self.stored[0], -1)[index].reshape(-1)
+            )
 
         scales = self._scales().reshape(-1, each)[index].reshape(-1)
         numbers = self._numbers(cut(self.codes), scales, cut(self.minima))
         return numbers.reshape(*index.shape, self.stored[1]).astype(self.dtype)
 
     def _scales(self) -> Array:
-        return self.scales.dequantize() if isinstance(self.scales, Scales) else self.scales.astype(jnp.float32)
+        return (
+            self.scales.dequantize()
+            if isinstance(self.scales, Scales)
+            else self.scales.astype(jnp.float32)
+        )
 
     def _numbers(self, codes, scales, minima) -> Array:
         """The numbers of whole blocks in a row; what a last block lacks is made up."""
         kind, lead = KINDS[self.kind], codes.shape[:-1]
         numbers = kind.decode(unpack(codes) if kind.bits == 4 else codes)
         lacking = scales.shape[-1] * self.block - numbers.shape[-1]
-        numbers = jnp.pad(numbers, [(0, 0)] * len(lead) + [(0, lacking)]) if lacking else numbers
+        numbers = (
+            jnp.pad(numbers, [(0, 0)] * len(lead) + [(0, lacking)])
+            if lacking
+            else numbers
+        )
         numbers = numbers.reshape(*lead, -1, self.block) * scales[..., None]
         if minima is not None:
             numbers = numbers + minima[..., None].astype(jnp.float32)
         return numbers.reshape(*lead, -1)
 
 
-def quantize(w: Any, kind: str, *, block: int | None = None, double: bool = False) -> Quantized:
+def quantize(
+    w: Any, kind: str, *, block: int | None = None, double: bool = False
+) -> Quantized:
     """A matrix [a, b] or a stack of them in few bits; blocks run along its rows.
 
     bitsandbytes quantises a torch weight [out, in]: of our kernel [in, out] that is `quantize(kernel.T, ...).T`.
@@ -138,12 +165,20 @@ def quantize(w: Any, kind: str, *, block: int | None = None, double: bool = Fals
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     if block is not None and (block not in BLOCKS or not isinstance(block, int)):
-        raise ValueError(f"block: expected a power of two from {BLOCKS[0]} to {BLOCKS[-1]}, got {block!r}")
+        raise ValueError(
+            f"block: expected a power of two from {BLOCKS[0]} to {BLOCKS[-1]}, got {block!r}"
+        )
     if w.ndim < 2 or not jnp.issubdtype(w.dtype, jnp.floating) or not w.size:
-        raise ValueError(f"expected a matrix of floating-point numbers, got {w.dtype} {tuple(w.shape)}")
+        raise ValueError(
+            f"expected a matrix of floating-point numbers, got {w.dtype} {tuple(w.shape)}"
+        )
     if not isinstance(w, Tracer) and not bool(jnp.isfinite(w).all()):
-        raise ValueError(f"expected finite weights, got {int((~jnp.isfinite(w)).sum())} that are NaN or infinite")
-    return _quantize(w, kind, block or (w.shape[-1] if KINDS[kind].bits == 8 else 64), double)
+        raise ValueError(
+            f"expected finite weights, got {int((~jnp.isfinite(w)).sum())} that are NaN or infinite"
+        )
+    return _quantize(
+        w, kind, block or (w.shape[-1] if KINDS[kind].bits == 8 else 64), double
+    )
 
 
 @jax.jit(static_argnames=("kind", "block", "double"))
@@ -151,23 +186,33 @@ def _quantize(w, kind, block, double):
     *lead, a, b = w.shape
     numbers = w.astype(jnp.float32).reshape(*lead, a * b)
     # A last block that is not full is filled with its own last number, which changes neither extreme.
-    numbers = jnp.pad(numbers, [(0, 0)] * len(lead) + [(0, -(a * b) % block)], mode="edge")
+    numbers = jnp.pad(
+        numbers, [(0, 0)] * len(lead) + [(0, -(a * b) % block)], mode="edge"
+    )
     scales, minima, codes = KINDS[kind].encode(numbers.reshape(*lead, -1, block))
     codes = codes.reshape(*lead, -1)[..., : a * b]
     return Quantized(
         pack(codes, KINDS[kind].filler) if KINDS[kind].bits == 4 else codes,
         _quantize_scales(scales) if double else scales,
-        minima, kind, block, (a, b), dtype=np.dtype(w.dtype),
-    )  # fmt: skip
+        minima,
+        kind,
+        block,
+        (a, b),
+        dtype=np.dtype(w.dtype),
+    )
 
 
 def _quantize_scales(scales: Float[Array, "... N"]) -> Scales:
     offset = scales.mean(-1)
     distance = scales - offset[..., None]
     same = [(0, 0)] * (scales.ndim - 1)
-    blocks = jnp.pad(distance, [*same, (0, -scales.shape[-1] % NESTED)]).reshape(*distance.shape[:-1], -1, NESTED)
+    blocks = jnp.pad(distance, [*same, (0, -scales.shape[-1] % NESTED)]).reshape(
+        *distance.shape[:-1], -1, NESTED
+    )
     most, codes = nearest(DYNAMIC)(blocks)
-    return Scales(codes.reshape(*distance.shape[:-1], -1)[..., : scales.shape[-1]], most, offset)
+    return Scales(
+        codes.reshape(*distance.shape[:-1], -1)[..., : scales.shape[-1]], most, offset
+    )
 
 
 class Spec(NamedTuple):
@@ -189,7 +234,9 @@ class Spec(NamedTuple):
             return w
         try:
             if path.endswith(("kernel", "lora_a")):
-                return quantize(w.swapaxes(-1, -2), self.kind, block=self.block, double=self.double).T
+                return quantize(
+                    w.swapaxes(-1, -2), self.kind, block=self.block, double=self.double
+                ).T
             return quantize(w, self.kind, block=self.block, double=self.double)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
@@ -214,7 +261,9 @@ def spec(name: str | Spec) -> Spec:
 def finite(scales: np.ndarray, name: str) -> np.ndarray:
     """The scales, as a file has them. Raises ValueError with their name if some are NaN or infinite."""
     if bad := int((~np.isfinite(scales)).sum()):
-        raise ValueError(f"{name}: expected finite scales, got {bad} that are NaN or infinite")
+        raise ValueError(
+            f"{name}: expected finite scales, got {bad} that are NaN or infinite"
+        )
     return scales
 
 
@@ -225,7 +274,9 @@ def is_quantized(node: Any) -> bool:
 
 def values(model: Any) -> dict[str, Quantized]:
     """The quantised values of a model by path."""
-    return {path: leaf for path, leaf in tree.leaves(model).items() if is_quantized(leaf)}
+    return {
+        path: leaf for path, leaf in tree.leaves(model).items() if is_quantized(leaf)
+    }
 
 
 def quantized(model: Any, how: str | Spec) -> Any:
@@ -237,13 +288,17 @@ def quantized(model: Any, how: str | Spec) -> Any:
     how, leaves = spec(how), tree.leaves(model)
     chosen = {path: leaf for path, leaf in leaves.items() if re.search(how.paths, path)}
     if not chosen:
-        raise ValueError(f"{how.paths!r} matches no leaf; there are: {tree.near(how.paths, list(leaves))}")
+        raise ValueError(
+            f"{how.paths!r} matches no leaf; there are: {tree.near(how.paths, list(leaves))}"
+        )
     return tree.replace(model, {path: how(path, leaf) for path, leaf in chosen.items()})
 
 
 def dequantized(model: Any) -> Any:
     """The model with an array in place of each quantised value."""
-    return tree.replace(model, {path: value.dequantize() for path, value in values(model).items()})
+    return tree.replace(
+        model, {path: value.dequantize() for path, value in values(model).items()}
+    )
 
 
 def bits_per_parameter(of: Any) -> float:
@@ -255,11 +310,16 @@ def bits_per_parameter(of: Any) -> float:
 def arrays(value: Quantized) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays of a quantised value by name, and the rest of it in JSON's terms: all that a file has to hold."""
     names = ("kind", "block", "stored", "transposed")
-    return _parts(value), {name: getattr(value, name) for name in names} | {"dtype": value.dtype.name}
+    return _parts(value), {name: getattr(value, name) for name in names} | {
+        "dtype": value.dtype.name
+    }
 
 
 def _parts(value: Quantized) -> dict[str, Any]:
-    return {tree.path_name(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(value)}
+    return {
+        tree.path_name(keys): leaf
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(value)
+    }
 
 
 def of_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
@@ -277,17 +337,31 @@ def of_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
             or facts["transposed"] not in (True, False)
         ):
             raise ValueError
-        encode = partial(_quantize, kind=facts["kind"], block=block, double="scales/codes" in arrays)
-        like = jax.eval_shape(encode, jax.ShapeDtypeStruct((*arrays["codes"].shape[:-1], a, b), dtype))
+        encode = partial(
+            _quantize, kind=facts["kind"], block=block, double="scales/codes" in arrays
+        )
+        like = jax.eval_shape(
+            encode, jax.ShapeDtypeStruct((*arrays["codes"].shape[:-1], a, b), dtype)
+        )
     except (KeyError, TypeError, ValueError):
         given = f"{facts} and arrays {', '.join(arrays) or 'none'}"
         raise ValueError(
             f"expected kind, block, stored, transposed and dtype of a quantised matrix, got {given}"
         ) from None
     wanted = _parts(like)
-    expected, got = ({name: f"{leaf.dtype} {leaf.shape}" for name, leaf in of.items()} for of in (wanted, arrays))
-    if wrong := [name for name in expected | got if expected.get(name) != got.get(name)]:
-        each = (f"{name} expected {expected.get(name, 'none')}, got {got.get(name, 'none')}" for name in wrong)
+    expected, got = (
+        {name: f"{leaf.dtype} {leaf.shape}" for name, leaf in of.items()}
+        for of in (wanted, arrays)
+    )
+    if wrong := [
+        name for name in expected | got if expected.get(name) != got.get(name)
+    ]:
+        each = (
+            f"{name} expected {expected.get(name, 'none')}, got {got.get(name, 'none')}"
+            for name in wrong
+        )
         raise ValueError("; ".join(each))
-    whole = jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in wanted])
+    whole = jax.tree.unflatten(
+        jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in wanted]
+    )
     return replace(whole, transposed=facts["transposed"])

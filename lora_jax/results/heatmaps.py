@@ -37,12 +37,20 @@ def grid(rows: Sequence[Sequence[Panel | None]], *, label: str) -> Figure:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a personal matplotlibrc must not change committed figures
         matplotlib.rcParams.update({"font.size": 12, "axes.titlesize": 12})
-        figure = Figure(figsize=(1.2 + 3 * columns, 0.4 + 2.5 * len(rows)), layout="constrained")
+        figure = Figure(
+            figsize=(1.2 + 3 * columns, 0.4 + 2.5 * len(rows)), layout="constrained"
+        )
         axes = figure.subplots(len(rows), columns, squeeze=False)
-        images = [_draw(ax, panel, top) for ax, panel in zip(axes.flat, places, strict=True) if panel]
+        images = [
+            _draw(ax, panel, top)
+            for ax, panel in zip(axes.flat, places, strict=True)
+            if panel
+        ]
         for ax, panel in zip(axes.flat, places, strict=True):
             ax.set_visible(panel is not None)
-        bar = figure.colorbar(images[0], ax=axes, label=label, aspect=12 * len(rows), pad=0.02)
+        bar = figure.colorbar(
+            images[0], ax=axes, label=label, aspect=12 * len(rows), pad=0.02
+        )
         bar.ax.tick_params(labelsize=12)
     return figure
 
@@ -62,8 +70,14 @@ def _highest(panels: Sequence[Panel]) -> float:
         raise ValueError("expected at least one panel, got none")
     problems = []
     for title, values, *_ in panels:
-        if np.ndim(values) != 2 or not np.isfinite(values).any() or np.nanmin(values) < 0:
-            problems.append(f"{title!r}: expected a matrix with values of 0 or more, got shape {np.shape(values)}")
+        if (
+            np.ndim(values) != 2
+            or not np.isfinite(values).any()
+            or np.nanmin(values) < 0
+        ):
+            problems.append(
+                f"{title!r}: expected a matrix with values of 0 or more, got shape {np.shape(values)}"
+            )
     if problems:
         raise ValueError("\n".join(problems))
     return max(float(np.nanmax(panel.values)) for panel in panels)
@@ -74,11 +88,15 @@ def _draw(ax: Axes, panel: Panel, top: float) -> AxesImage:
     last = panel.first + lines - 1 if panel.last is None else panel.last
     edges = (0.5, columns + 0.5, last + 0.5, panel.first - 0.5)
     cells = np.ma.masked_invalid(panel.values)
-    image = ax.imshow(cells, extent=edges, vmin=0, vmax=top, cmap="viridis", aspect="auto")
+    image = ax.imshow(
+        cells, extent=edges, vmin=0, vmax=top, cmap="viridis", aspect="auto"
+    )
     ax.set_title(panel.title, loc="left")
     ax.set_xlabel("j")
     ax.set_ylabel("i", rotation=0, labelpad=10)
-    ax.tick_params(labelsize=12)  # said of each, as ticks are made when first drawn, in whatever style is then
+    ax.tick_params(
+        labelsize=12
+    )  # said of each, as ticks are made when first drawn, in whatever style is then
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
     return image

@@ -35,7 +35,13 @@ class Panel(NamedTuple):
 
 
 def lines_with_errors(
-    series: Series, *, xlabel: str, ylabel: str, title: str, xscale: str = "log2", beside: Sequence[Panel] = ()
+    series: Series,
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    xscale: str = "log2",
+    beside: Sequence[Panel] = (),
 ) -> Figure:
     """Lines over x with error bars, x ticks at the values there are; a label has one colour and marker in all panels.
 
@@ -46,9 +52,13 @@ def lines_with_errors(
         raise ValueError(f"xscale: expected log2 or linear, got {xscale!r}")
     panels = [Panel(series, title, ylabel), *beside]
     labels = _labels(panels)
-    ticks = sorted({float(v) for panel in panels for x, _, _ in panel.series.values() for v in x})
+    ticks = sorted(
+        {float(v) for panel in panels for x, _, _ in panel.series.values() for v in x}
+    )
     if xscale == "log2" and ticks[0] <= 0:
-        raise ValueError(f"x must be above 0 on a log2 scale, got {ticks[0]:g}; pass xscale='linear'")
+        raise ValueError(
+            f"x must be above 0 on a log2 scale, got {ticks[0]:g}; pass xscale='linear'"
+        )
     with _style():
         figure, axes = _figure(len(panels), width=max(6.4, 4.4 * len(panels)))
         for ax, panel in zip(axes, panels, strict=True):
@@ -86,7 +96,12 @@ def curves(series: Series, *, xlabel: str, ylabel: str, title: str) -> Figure:
 
 
 def bars_with_errors(
-    series: Series, *, xlabel: str, ylabel: str, title: str, ylim: tuple[float, float] | None = None
+    series: Series,
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    ylim: tuple[float, float] | None = None,
 ) -> Figure:
     """Grouped bars with error bars: x holds category names, one group each in order of appearance, one bar per label.
 
@@ -96,12 +111,31 @@ def bars_with_errors(
     names = list(dict.fromkeys(str(name) for x, _, _ in series.values() for name in x))
     width = 0.8 / len(labels)
     with _style():
-        figure, (ax,) = _figure(1, width=max(6.4, 1.6 + 0.34 * len(names) * (len(labels) + 1)))
+        figure, (ax,) = _figure(
+            1, width=max(6.4, 1.6 + 0.34 * len(names) * (len(labels) + 1))
+        )
         _decorate(ax, Panel(series, title, ylabel), xlabel)
         for i, (label, (x, y, error)) in enumerate(series.items()):
-            place = [names.index(str(name)) + (i - (len(labels) - 1) / 2) * width for name in x]
-            style: dict[str, Any] = {"color": COLOURS[i % 7], "hatch": HATCHES[i % 7], "edgecolor": "white"}
-            ax.bar(place, y, width, yerr=error, label=label, capsize=4, ecolor="#333333", zorder=2, **style)
+            place = [
+                names.index(str(name)) + (i - (len(labels) - 1) / 2) * width
+                for name in x
+            ]
+            style: dict[str, Any] = {
+                "color": COLOURS[i % 7],
+                "hatch": HATCHES[i % 7],
+                "edgecolor": "white",
+            }
+            ax.bar(
+                place,
+                y,
+                width,
+                yerr=error,
+                label=label,
+                capsize=4,
+                ecolor="#333333",
+                zorder=2,
+                **style,
+            )
         ax.set_xticks(range(len(names)), names)
         ax.tick_params(axis="x", length=0)
         if ylim is not None:
@@ -114,12 +148,16 @@ def _labels(panels: Sequence[Panel]) -> list[str]:
     """All labels in order of appearance, once every series is known to be drawable."""
     problems = []
     for panel in panels:
-        if not any(np.isfinite(np.asarray(y, float)).any() for _, y, _ in panel.series.values()):
+        if not any(
+            np.isfinite(np.asarray(y, float)).any() for _, y, _ in panel.series.values()
+        ):
             problems.append(f"{panel.title!r} has no data")
         for label, (x, y, error) in panel.series.items():
             sizes = [len(x), len(y), *([] if error is None else [len(error)])]
             if len(set(sizes)) > 1:
-                problems.append(f"{panel.title!r}, {label!r}: expected x, y and error of equal length, got {sizes}")
+                problems.append(
+                    f"{panel.title!r}, {label!r}: expected x, y and error of equal length, got {sizes}"
+                )
     if problems:
         raise ValueError("\n".join(problems))
     return list(dict.fromkeys(label for panel in panels for label in panel.series))
@@ -129,13 +167,19 @@ def _labels(panels: Sequence[Panel]) -> list[str]:
 def _style() -> Iterator[None]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a personal matplotlibrc must not change committed figures
-        matplotlib.rcParams.update({"font.size": 12, "axes.titlesize": 13, "hatch.linewidth": 0.6})
-        matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+        matplotlib.rcParams.update(
+            {"font.size": 12, "axes.titlesize": 13, "hatch.linewidth": 0.6}
+        )
+        matplotlib.rcParams.update(
+            {"axes.spines.top": False, "axes.spines.right": False}
+        )
         yield
 
 
 def _figure(panels: int, width: float) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, 4.6), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+    figure = Figure(
+        figsize=(width, 4.6), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
+    )
     return figure, list(figure.subplots(1, panels, squeeze=False)[0])
 
 
@@ -146,22 +190,43 @@ def _decorate(ax: Axes, panel: Panel, xlabel: str) -> None:
     ax.grid(axis="y", color="#dddddd", zorder=0)
 
 
-def _line(ax: Axes, points: tuple[Any, Any, Any], label: str, labels: Sequence[str]) -> None:
+def _line(
+    ax: Axes, points: tuple[Any, Any, Any], label: str, labels: Sequence[str]
+) -> None:
     index = labels.index(label)
     order = np.argsort(np.asarray(points[0], float), kind="stable")
-    x, y, error = (np.full(len(order), np.nan) if v is None else np.asarray(v, float)[order] for v in points)
-    style: dict[str, Any] = {"color": COLOURS[index % 7], "marker": MARKERS[index % 7], "label": label}
-    style |= {"linestyle": "-" if index < 7 else "--", "linewidth": 1.8, "markersize": 7, "capsize": 4, "zorder": 3}
+    x, y, error = (
+        np.full(len(order), np.nan) if v is None else np.asarray(v, float)[order]
+        for v in points
+    )
+    style: dict[str, Any] = {
+        "color": COLOURS[index % 7],
+        "marker": MARKERS[index % 7],
+        "label": label,
+    }
+    style |= {
+        "linestyle": "-" if index < 7 else "--",
+        "linewidth": 1.8,
+        "markersize": 7,
+        "capsize": 4,
+        "zorder": 3,
+    }
     line, caps, bars = ax.errorbar(x, y, yerr=error, **style).lines
     # Series are moved apart by some points on the page, so that error bars at one x do not hide each other; moved
     # after drawing, because limits are only found for artists in data coordinates.
-    apart = ScaledTranslation((index - (len(labels) - 1) / 2) * 5 / 72, 0, ax.figure.dpi_scale_trans)
+    apart = ScaledTranslation(
+        (index - (len(labels) - 1) / 2) * 5 / 72, 0, ax.figure.dpi_scale_trans
+    )
     for artist in (line, *caps, *bars):
         artist.set_transform(ax.transData + apart)
 
 
 def _legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str]) -> None:
-    found = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    found = {
+        text: handle
+        for ax in axes
+        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     most = max(
         1, min(4, int(14 * figure.get_figwidth() / (max(map(len, labels)) + 8)))
     )  # so that they fit between the edges
@@ -171,5 +236,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str]) -> None
     lines += sum(text.count("\n") for text in texts)
     figure.set_figheight(figure.get_figheight() + 0.25 * max(0, lines - 2))
     handles = [found[label] for label in labels]
-    figure.legend(handles, texts, loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(
+        handles, texts, loc="outside lower center", ncols=columns, frameon=False
+    )
     figure.draw_without_rendering()  # ticks are made when first drawn, and must be made in our style

@@ -24,7 +24,13 @@ def frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return _settings(rows).join(metrics)
 
 
-def summary(rows: Iterable[Mapping[str, Any]], *, by: Sequence[str], metric: str, n: int | None = None) -> pd.DataFrame:
+def summary(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    by: Sequence[str],
+    metric: str,
+    n: int | None = None,
+) -> pd.DataFrame:
     """Over seeds, one line per value of `by`: mean, std (ddof 1), count, failed (no value), error, error_kind.
 
     `error` is std / sqrt(count) over several seeds ("seeds"); for one seed and an accuracy (a fraction) the binomial
@@ -37,12 +43,30 @@ def summary(rows: Iterable[Mapping[str, Any]], *, by: Sequence[str], metric: str
     _known([metric], frame(rows))
     groups = settings.groupby(by, dropna=False)
     values = groups.nunique(dropna=False)
-    if mixed := [field for field in values if any(values[field] > 1) and not str(field).endswith("seed")]:
-        raise ValueError(f"a group by {by} mixes runs that differ in {mixed}: add these, or choose the rows first")
+    if mixed := [
+        field
+        for field in values
+        if any(values[field] > 1) and not str(field).endswith("seed")
+    ]:
+        raise ValueError(
+            f"a group by {by} mixes runs that differ in {mixed}: add these, or choose the rows first"
+        )
     lines = []
     for _, group in groups:
-        runs = [(rows[i]["metrics"].get(metric), n or rows[i].get("examples", {}).get(split)) for i in group.index]
-        lines.append(_spread([run for run in runs if run[0] is not None], len(runs), name == "accuracy"))
+        runs = [
+            (
+                rows[i]["metrics"].get(metric),
+                n or rows[i].get("examples", {}).get(split),
+            )
+            for i in group.index
+        ]
+        lines.append(
+            _spread(
+                [run for run in runs if run[0] is not None],
+                len(runs),
+                name == "accuracy",
+            )
+        )
     return groups.size().index.to_frame(index=False).join(pd.DataFrame(lines))
 
 
@@ -62,7 +86,10 @@ def write(path: str | Path, content: str | bytes) -> None:
 
 
 def markdown(
-    table: pd.DataFrame, *, align: Mapping[str, str] | None = None, digits: int | Mapping[str, int] | None = None
+    table: pd.DataFrame,
+    *,
+    align: Mapping[str, str] | None = None,
+    digits: int | Mapping[str, int] | None = None,
 ) -> str:
     """A padded pipe table, without the index; a missing value is an empty cell.
 
@@ -70,21 +97,43 @@ def markdown(
     Raises ValueError for a column that is not there or another alignment.
     """
     align = dict(align or {})
-    places = dict(digits) if isinstance(digits, Mapping) else dict.fromkeys(table.columns, digits)
+    places = (
+        dict(digits)
+        if isinstance(digits, Mapping)
+        else dict.fromkeys(table.columns, digits)
+    )
     _known([*align, *places], table)
-    if wrong := {name: side for name, side in align.items() if side not in ("left", "right")}:
+    if wrong := {
+        name: side for name, side in align.items() if side not in ("left", "right")
+    }:
         raise ValueError(f"align: expected left or right, got {wrong}")
     columns = []
     for name in table.columns:
-        cells = [_cell(name, None), *(_cell(value, places.get(name)) for value in table[name])]
-        right = align.get(name, "right" if pd.api.types.is_numeric_dtype(table[name]) else "left") == "right"
+        cells = [
+            _cell(name, None),
+            *(_cell(value, places.get(name)) for value in table[name]),
+        ]
+        right = (
+            align.get(
+                name, "right" if pd.api.types.is_numeric_dtype(table[name]) else "left"
+            )
+            == "right"
+        )
         width = max(3, *map(len, cells))
         cells = [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
-        columns.append([cells[0], "-" * (width - 1) + (":" if right else "-"), *cells[1:]])
+        columns.append(
+            [cells[0], "-" * (width - 1) + (":" if right else "-"), *cells[1:]]
+        )
     return "".join(f"| {' | '.join(line)} |\n" for line in zip(*columns, strict=True))
 
 
-def render(path_stem: str | Path, *, markdown: str, table: pd.DataFrame, figure: Figure | None = None) -> list[Path]:
+def render(
+    path_stem: str | Path,
+    *,
+    markdown: str,
+    table: pd.DataFrame,
+    figure: Figure | None = None,
+) -> list[Path]:
     """Write `stem.md`, `stem.csv` and, with a figure, `stem.png`, each only when its bytes change; their paths."""
     csv = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     contents = {".md": markdown.encode(), ".csv": csv.encode()}
@@ -102,16 +151,24 @@ def png(figure: Figure) -> bytes:
     image = io.BytesIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a personal matplotlibrc must not change committed figures
-        figure.savefig(image, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        figure.savefig(
+            image, format="png", dpi=150, facecolor="white", metadata={"Software": None}
+        )
     return image.getvalue()
 
 
 def _settings(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     configs = pd.json_normalize([dict(row["config"]) for row in rows])
-    return configs.map(lambda value: ", ".join(map(str, value)) if isinstance(value, list | tuple) else value)
+    return configs.map(
+        lambda value: (
+            ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+        )
+    )
 
 
-def _spread(runs: Sequence[tuple[float, int | None]], started: int, accuracy: bool) -> dict[str, Any]:
+def _spread(
+    runs: Sequence[tuple[float, int | None]], started: int, accuracy: bool
+) -> dict[str, Any]:
     values = [value for value, _ in runs]
     count, std, error, kind = len(runs), math.nan, math.nan, "none"
     if count > 1:
@@ -120,10 +177,19 @@ def _spread(runs: Sequence[tuple[float, int | None]], started: int, accuracy: bo
     elif count == 1 and accuracy and (size := runs[0][1]):
         p = values[0]
         if not 0 <= p <= 1:
-            raise ValueError(f"expected an accuracy as a fraction between 0 and 1, got {p}")
+            raise ValueError(
+                f"expected an accuracy as a fraction between 0 and 1, got {p}"
+            )
         error, kind = math.sqrt(p * (1 - p) / size), "binomial"
     mean = statistics.fmean(values) if values else math.nan
-    return {"mean": mean, "std": std, "count": count, "failed": started - count, "error": error, "error_kind": kind}
+    return {
+        "mean": mean,
+        "std": std,
+        "count": count,
+        "failed": started - count,
+        "error": error,
+        "error_kind": kind,
+    }
 
 
 def _known(names: Sequence[str], table: pd.DataFrame) -> None:
@@ -134,7 +200,11 @@ def _known(names: Sequence[str], table: pd.DataFrame) -> None:
 
 
 def _cell(value: Any, places: int | None) -> str:
-    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+    if (
+        value is None
+        or value is pd.NA
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         return ""
     if isinstance(value, float):
         return f"{value:.10g}" if places is None else f"{value:.{places}f}"

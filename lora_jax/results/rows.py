@@ -36,7 +36,9 @@ __all__ = [
     "write",
 ]
 
-_LOCK_FILES: dict[tuple[int, Path], int] = {}  # (process, lock file) -> its one open descriptor, see `_lock`
+_LOCK_FILES: dict[
+    tuple[int, Path], int
+] = {}  # (process, lock file) -> its one open descriptor, see `_lock`
 _CLAIMED: set[tuple[int, Path, int]] = set()
 
 
@@ -61,7 +63,11 @@ def key(config: Mapping[str, Any]) -> str:
 
     Raises ValueError that lists every value JSON cannot hold (NaN and infinity included).
     """
-    said = {name: value for name, value in config.items() if name not in _LATER or value != _LATER[name]}
+    said = {
+        name: value
+        for name, value in config.items()
+        if name not in _LATER or value != _LATER[name]
+    }
     return hashlib.sha256(_json(said, "config").encode()).hexdigest()[:16]
 
 
@@ -71,7 +77,9 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     Raises ValueError naming file and line when any other line is not a row.
     """
     path = Path(path)
-    return list(_parse(path, _whole(path.read_bytes())).values()) if path.exists() else []
+    return (
+        list(_parse(path, _whole(path.read_bytes())).values()) if path.exists() else []
+    )
 
 
 def record(path: str | Path, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,14 +102,18 @@ def record(path: str | Path, row: Mapping[str, Any]) -> dict[str, Any]:
     return rows.get(row["key"]) or json.loads(line)
 
 
-def pending(path: str | Path, configs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def pending(
+    path: str | Path, configs: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """The configurations without a row yet, in their order."""
     done = {row["key"] for row in read(path)}
     return [config for config in configs if key(config) not in done]
 
 
 @contextmanager
-def claim(path: str | Path, config: Mapping[str, Any], *, wait: bool = False) -> Iterator[bool]:
+def claim(
+    path: str | Path, config: Mapping[str, Any], *, wait: bool = False
+) -> Iterator[bool]:
     """True when this cell is ours to run until the block ends: nobody else is running it and it has no row.
 
     Processes started on one results file so share its cells. The kernel gives a dead process's claims back.
@@ -135,7 +147,11 @@ def _json(value: Any, name: str) -> str:
 def _plain(value: Any, name: str, problems: list[str]) -> Any:
     match value:
         case Mapping():
-            problems += [f"{name}: the field name {k!r} is no text" for k in value if not isinstance(k, str)]
+            problems += [
+                f"{name}: the field name {k!r} is no text"
+                for k in value
+                if not isinstance(k, str)
+            ]
             return {k: _plain(v, f"{name}.{k}", problems) for k, v in value.items()}
         case list() | tuple():
             return [_plain(v, f"{name}[{i}]", problems) for i, v in enumerate(value)]
@@ -150,15 +166,27 @@ def _plain(value: Any, name: str, problems: list[str]) -> Any:
 def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
     config, metrics = row.get("config"), row.get("metrics")
     if not isinstance(config, Mapping) or not isinstance(metrics, Mapping):
-        raise ValueError(f"a row needs `config` and `metrics`, both dicts; got fields {list(row)}")
-    problems = [f"name {name!r}" for name in metrics if not re.fullmatch("[^/]+/[^/]+", str(name))]
+        raise ValueError(
+            f"a row needs `config` and `metrics`, both dicts; got fields {list(row)}"
+        )
+    problems = [
+        f"name {name!r}"
+        for name in metrics
+        if not re.fullmatch("[^/]+/[^/]+", str(name))
+    ]
     for name, value in metrics.items():
-        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        number = (
+            isinstance(value, Real)
+            and not isinstance(value, bool)
+            and math.isfinite(value)
+        )
         problems += [] if number or value is None else [f"{name} = {value!r}"]
     if problems:
         expected = "metrics: expected `<split>/<metric>` with a finite number, or None for a run that diverged; got "
         raise ValueError(expected + ", ".join(problems))
-    plain = {name: None if value is None else float(value) for name, value in metrics.items()}
+    plain = {
+        name: None if value is None else float(value) for name, value in metrics.items()
+    }
     return {**row, "key": key(config), "metrics": plain}
 
 
@@ -177,12 +205,19 @@ def _parse(path: Path, data: bytes) -> dict[str, dict[str, Any]]:
         if line.strip():
             try:
                 row = json.loads(line)
-                if not isinstance(row, dict) or not {"key", "config", "metrics"} <= row.keys():
+                if (
+                    not isinstance(row, dict)
+                    or not {"key", "config", "metrics"} <= row.keys()
+                ):
                     raise ValueError("expected an object with key, config and metrics")
                 if row["key"] != key(row["config"]):
-                    raise ValueError(f"its key {row['key']!r} is not that of its config, {key(row['config'])!r}")
+                    raise ValueError(
+                        f"its key {row['key']!r} is not that of its config, {key(row['config'])!r}"
+                    )
             except ValueError as error:
-                raise ValueError(f"{path}, line {number} is not a row: {error}; got {line[:60]!r}") from error
+                raise ValueError(
+                    f"{path}, line {number} is not a row: {error}; got {line[:60]!r}"
+                ) from error
             rows.setdefault(row["key"], row)
     return rows
 
@@ -206,11 +241,21 @@ def _append(path: Path, whole: bytes, line: bytes) -> None:
 
 def _lock(lock: Path, offset: int, wait: bool) -> bool:
     place = (os.getpid(), lock)
-    if place not in _LOCK_FILES:  # never closed: closing any descriptor of a file drops all the process's locks on it
+    if (
+        place not in _LOCK_FILES
+    ):  # never closed: closing any descriptor of a file drops all the process's locks on it
         lock.parent.mkdir(parents=True, exist_ok=True)
         _LOCK_FILES[place] = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.lockf(_LOCK_FILES[place], fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, offset)
-    except (BlockingIOError, PermissionError):  # POSIX allows either for "another process has it"
+        fcntl.lockf(
+            _LOCK_FILES[place],
+            fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB),
+            1,
+            offset,
+        )
+    except (
+        BlockingIOError,
+        PermissionError,
+    ):  # POSIX allows either for "another process has it"
         return False
     return True

@@ -14,14 +14,23 @@ from lora_jax.nn import precision
 
 
 def loss(
-    model: Any, batch: Any, *, smoothing: float = 0.0, rate: float = 0.0, key: Key[Array, ""] | None = None
+    model: Any,
+    batch: Any,
+    *,
+    smoothing: float = 0.0,
+    rate: float = 0.0,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The losses of a batch's rows, summed, and their number."""
     logits = model(batch.tokens, batch.segments, batch.length, rate=rate, key=key)
-    return jnp.sum(losses(logits, batch.label, smoothing) * batch.weight), jnp.sum(batch.weight)
+    return jnp.sum(losses(logits, batch.label, smoothing) * batch.weight), jnp.sum(
+        batch.weight
+    )
 
 
-def losses(logits: Float[Array, "B C"], label: Array, smoothing: float) -> Float[Array, " B"]:
+def losses(
+    logits: Float[Array, "B C"], label: Array, smoothing: float
+) -> Float[Array, " B"]:
     """Each row's loss: squared error for one output, cross-entropy with smoothed labels for more."""
     if logits.shape[-1] == 1:
         return (logits[:, 0] - label) ** 2
@@ -35,7 +44,13 @@ def _logits(model, batch: data.Batch):
 
 
 def predict(
-    model: Any, encoded: data.Encoded, *, size: int, widths: Sequence[int], pad: int, compute: str
+    model: Any,
+    encoded: data.Encoded,
+    *,
+    size: int,
+    widths: Sequence[int],
+    pad: int,
+    compute: str,
 ) -> np.ndarray:
     """Logits [N, C] in the order of the examples."""
     mesh = devices.mesh(size)

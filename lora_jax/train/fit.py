@@ -40,7 +40,9 @@ class Settings(NamedTuple):
     label_smoothing: float = 0.0
     hidden_dropout: float = 0.0  # of the pretrained model's own dropout places
     compute: str = "float32"  # or "bfloat16": see `precision.in_dtype`
-    offload: bool = False  # Adam's moments wait in host memory: what QLoRA's paged optimiser is for
+    offload: bool = (
+        False  # Adam's moments wait in host memory: what QLoRA's paged optimiser is for
+    )
 
 
 class Static(NamedTuple):
@@ -73,7 +75,9 @@ class Fit(NamedTuple):
 
     model: Any
     best_epoch: int
-    validation: list[dict[str, float]]  # metrics after each epoch, empty without validation data
+    validation: list[
+        dict[str, float]
+    ]  # metrics after each epoch, empty without validation data
     losses: np.ndarray  # of every step
     tokens: int  # real tokens trained on
 
@@ -106,7 +110,10 @@ def check(settings: Settings) -> None:
     }
     wrong = {name: expected for name, (holds, expected) in bounds.items() if not holds}
     if wrong:
-        said = [f"{name}: expected {expected}, got {getattr(settings, name)}" for name, expected in wrong.items()]
+        said = [
+            f"{name}: expected {expected}, got {getattr(settings, name)}"
+            for name, expected in wrong.items()
+        ]
         raise ValueError("; ".join(said))
 
 
@@ -118,13 +125,19 @@ def static(settings: Settings) -> Static:
 def rate(settings: Settings, step: int, steps: int) -> float:
     """The learning rate of step 0 … steps - 1: linear warm-up, never zero, then linear decay."""
     warm = math.ceil(settings.warmup * steps)
-    return settings.learning_rate * min((step + 1) / max(1, warm), (steps - step) / max(1, steps - warm))
+    return settings.learning_rate * min(
+        (step + 1) / max(1, warm), (steps - step) / max(1, steps - warm)
+    )
 
 
 def optimizer(static: Static) -> optax.GradientTransformation:
     """AdamW without its learning rate, which is given to each step. Clipping sees the trainable gradient alone."""
     clip = [optax.clip_by_global_norm(static.clip)] if static.clip else []
-    return optax.chain(*clip, optax.scale_by_adam(), optax.add_decayed_weights(static.weight_decay, decayed))
+    return optax.chain(
+        *clip,
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(static.weight_decay, decayed),
+    )
 
 
 def decayed(trainable: Any) -> Any:
@@ -136,15 +149,25 @@ def decayed(trainable: Any) -> Any:
     return jax.tree_util.tree_map_with_path(matrix, trainable)
 
 
-def objective(model: Any, batch: Any, key: Key[Array, ""], static: Static) -> tuple[Array, Array]:
+def objective(
+    model: Any, batch: Any, key: Key[Array, ""], static: Static
+) -> tuple[Array, Array]:
     """The losses of a batch, summed, and of how much: rows or, of a language model, tokens."""
     random = {"rate": static.hidden_dropout, "key": key}
     if isinstance(model, Decoder):
-        return language_modeling.loss(model, batch, compute=static.compute, smoothing=static.label_smoothing, **random)
+        return language_modeling.loss(
+            model,
+            batch,
+            compute=static.compute,
+            smoothing=static.label_smoothing,
+            **random,
+        )
     return classification.loss(model, batch, smoothing=static.label_smoothing, **random)
 
 
-def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""], static: Static) -> tuple[Array, Any]:
+def gradient(
+    trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""], static: Static
+) -> tuple[Array, Any]:
     """The batch's mean loss and its gradient by the trainable tree, summed over micro-batches."""
 
     def total(trainable, part, key):
@@ -152,23 +175,43 @@ def gradient(trainable: Any, frozen: Any, batch: data.Batch, key: Key[Array, ""]
         return objective(model, part, key, static)
 
     if static.accumulate == 1:
-        (value, count), gradients = jax.value_and_grad(total, has_aux=True)(trainable, batch, key)
+        (value, count), gradients = jax.value_and_grad(total, has_aux=True)(
+            trainable, batch, key
+        )
     else:
         # Each micro-batch takes every so-manieth row, so that it is spread over the devices as the batch is.
-        parts = jax.tree.map(lambda leaf: leaf.reshape(-1, static.accumulate, *leaf.shape[1:]).swapaxes(0, 1), batch)
+        parts = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, static.accumulate, *leaf.shape[1:]).swapaxes(
+                0, 1
+            ),
+            batch,
+        )
 
         def add(sums, numbered):
             index, part = numbered
-            one = jax.value_and_grad(total, has_aux=True)(trainable, part, fold(key, index))
+            one = jax.value_and_grad(total, has_aux=True)(
+                trainable, part, fold(key, index)
+            )
             return jax.tree.map(jnp.add, sums, one), None
 
         zeros = (jnp.zeros(()), jnp.zeros(())), jax.tree.map(jnp.zeros_like, trainable)
-        ((value, count), gradients), _ = jax.lax.scan(add, zeros, (jnp.arange(static.accumulate), parts))
+        ((value, count), gradients), _ = jax.lax.scan(
+            add, zeros, (jnp.arange(static.accumulate), parts)
+        )
     return value / count, jax.tree.map(lambda leaf: leaf / count, gradients)
 
 
 @partial(jax.jit, static_argnames="static", donate_argnames=("trainable", "state"))
-def train_step(trainable, state, frozen, batch: data.Batch, rate: Array, key: Key[Array, ""], *, static: Static):
+def train_step(
+    trainable,
+    state,
+    frozen,
+    batch: data.Batch,
+    rate: Array,
+    key: Key[Array, ""],
+    *,
+    static: Static,
+):
     """One update: (trainable, optimiser state, loss)."""
     value, gradients = gradient(trainable, frozen, batch, key, static)
     if static.offload:  # the moments come for the update, when the activations are gone, and so add nothing to the peak
@@ -176,7 +219,9 @@ def train_step(trainable, state, frozen, batch: data.Batch, rate: Array, key: Ke
     updates, state = optimizer(static).update(gradients, state, trainable)
     if static.offload:
         state = jax.device_put(state, jax.memory.Space.Host)
-    trainable = optax.apply_updates(trainable, jax.tree.map(lambda update: -rate * update, updates))
+    trainable = optax.apply_updates(
+        trainable, jax.tree.map(lambda update: -rate * update, updates)
+    )
     return trainable, state, value
 
 
@@ -215,20 +260,36 @@ def fit(
     check(settings)
     fixed, mesh = static(settings), devices.mesh(settings.batch // settings.accumulate)
     trainable, whole = tree.split(model, mask)
-    frozen = devices.copied(precision.in_dtype(whole, settings.compute), mesh)  # once, not in every step
+    frozen = devices.copied(
+        precision.in_dtype(whole, settings.compute), mesh
+    )  # once, not in every step
     at = _restored(resume, _start(devices.copied(trainable, mesh), fixed, mesh))
-    losses, a_epoch = at.facts["losses"], math.ceil(len(encoded.lengths) / settings.batch)
-    steps, root, saved = settings.epochs * a_epoch, jax.random.key(seed), time.monotonic()
+    losses, a_epoch = (
+        at.facts["losses"],
+        math.ceil(len(encoded.lengths) / settings.batch),
+    )
+    steps, root, saved = (
+        settings.epochs * a_epoch,
+        jax.random.key(seed),
+        time.monotonic(),
+    )
     for epoch in range(len(losses) // a_epoch, settings.epochs):
-        order = data.batches(encoded, size=settings.batch, widths=widths, seed=seed, epoch=epoch, pad=pad)
+        order = data.batches(
+            encoded, size=settings.batch, widths=widths, seed=seed, epoch=epoch, pad=pad
+        )
         for batch in itertools.islice(order, len(losses) % a_epoch, None):
             step = len(losses)
             if resume and time.monotonic() - saved > every:
                 _save(resume, at)
                 saved = time.monotonic()
-            now, key = jnp.float32(rate(settings, step, steps)), jax.random.fold_in(root, step)
+            now, key = (
+                jnp.float32(rate(settings, step, steps)),
+                jax.random.fold_in(root, step),
+            )
             rows = devices.spread(batch, mesh)
-            trainable, state, value = train_step(at.trainable, at.optimizer, frozen, rows, now, key, static=fixed)
+            trainable, state, value = train_step(
+                at.trainable, at.optimizer, frozen, rows, now, key, static=fixed
+            )
             at = at._replace(trainable=trainable, optimizer=state)
             losses.append(value)
             at.facts["tokens"] += int(batch.length[batch.index >= 0].sum())
@@ -236,14 +297,30 @@ def fit(
             last = _finite(losses, step - 1, steps, settings) if step else math.nan
             report(Progress(epoch + 1, step + 1, steps, last, at.facts["tokens"]))
         _finite(losses, len(losses) - 1, steps, settings)
-        at = _chosen(at, epoch + 1, score(tree.merge(devices.gathered(at.trainable), whole)) if score else None)
+        at = _chosen(
+            at,
+            epoch + 1,
+            score(tree.merge(devices.gathered(at.trainable), whole)) if score else None,
+        )
     done = {name: at.facts[name] for name in ("best_epoch", "validation", "tokens")}
-    return Fit(tree.merge(devices.gathered(at.best), whole), losses=np.array(losses, np.float32), **done)
+    return Fit(
+        tree.merge(devices.gathered(at.best), whole),
+        losses=np.array(losses, np.float32),
+        **done,
+    )
 
 
 def _start(trainable: Any, static: Static, mesh: Any) -> _State:
-    facts = {"best_epoch": 0, "best_score": None, "validation": [], "tokens": 0, "losses": []}
-    mine, best = (jax.tree.map(jnp.copy, trainable) for _ in range(2))  # the step donates it; the caller's stays whole
+    facts = {
+        "best_epoch": 0,
+        "best_score": None,
+        "validation": [],
+        "tokens": 0,
+        "losses": [],
+    }
+    mine, best = (
+        jax.tree.map(jnp.copy, trainable) for _ in range(2)
+    )  # the step donates it; the caller's stays whole
     state = devices.copied(optimizer(static).init(mine), mesh, host=static.offload)
     return _State(mine, state, best, facts)
 

@@ -33,11 +33,19 @@ def loss(
     """The cross-entropy of the tokens that `segments` marks, summed, and their number. `smoothing` is the share of the wanted
     probability spread over the vocabulary; products are taken in `compute`."""
     x = model.hidden(batch.tokens, batch.length, rate=rate, key=key)
-    real = (jnp.arange(batch.tokens.shape[1]) < batch.length[:, None]) & (batch.segments == 1)
-    weight = jnp.pad(real * batch.weight[:, None], [(0, 0), (0, 1)])[:, 1:]  # of each token's prediction of the next
+    real = (jnp.arange(batch.tokens.shape[1]) < batch.length[:, None]) & (
+        batch.segments == 1
+    )
+    weight = jnp.pad(real * batch.weight[:, None], [(0, 0), (0, 1)])[
+        :, 1:
+    ]  # of each token's prediction of the next
     labels = jnp.pad(batch.tokens, [(0, 0), (0, 1)])[:, 1:]
     kernel = model.head()
-    kernel = kernel.astype(compute).dequantize() if quant.is_quantized(kernel) else kernel.astype(compute)
+    kernel = (
+        kernel.astype(compute).dequantize()
+        if quant.is_quantized(kernel)
+        else kernel.astype(compute)
+    )
     return cross_entropy(x, kernel, labels, weight, smoothing), weight.sum()
 
 
@@ -59,13 +67,26 @@ def cross_entropy(
 
 def _forward(x, kernel, labels, weight, smoothing):
     total, dx, dkernel = _chunks(
-        x.value, kernel.value, labels.value, weight.value, smoothing, of_x=x.perturbed, of_kernel=kernel.perturbed
+        x.value,
+        kernel.value,
+        labels.value,
+        weight.value,
+        smoothing,
+        of_x=x.perturbed,
+        of_kernel=kernel.perturbed,
     )
     return total, (dx, dkernel)
 
 
 def _backward(smoothing, gradients, d):
-    return *(None if each is None else (each * d).astype(each.dtype) for each in gradients), None, None
+    return (
+        *(
+            None if each is None else (each * d).astype(each.dtype)
+            for each in gradients
+        ),
+        None,
+        None,
+    )
 
 
 cross_entropy.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -83,7 +104,10 @@ def _chunks(x, kernel, labels, weight, smoothing, *, of_x: bool, of_kernel: bool
     place = first[:, None] + jnp.arange(-(-tokens // width) * width)
     inside, place = place < tokens, jnp.minimum(place, tokens - 1)
     left, wanted = (
-        jnp.take_along_axis(each, place.reshape(*place.shape, *[1] * (each.ndim - 2)), 1) for each in (x, labels)
+        jnp.take_along_axis(
+            each, place.reshape(*place.shape, *[1] * (each.ndim - 2)), 1
+        )
+        for each in (x, labels)
     )
     counted = jnp.where(inside, jnp.take_along_axis(weight, place, 1), 0.0)
 
@@ -91,19 +115,30 @@ def _chunks(x, kernel, labels, weight, smoothing, *, of_x: bool, of_kernel: bool
 
     def chunk(i, sums):
         total, dx, dkernel = sums
-        at, label, w = (jax.lax.dynamic_slice_in_dim(each, i * width, width, 1) for each in (left, wanted, counted))
+        at, label, w = (
+            jax.lax.dynamic_slice_in_dim(each, i * width, width, 1)
+            for each in (left, wanted, counted)
+        )
         logits = dense(at, forward).astype(jnp.float32)
         logs = jax.nn.log_softmax(logits)
         right = jnp.take_along_axis(logs, label[..., None], -1)[..., 0]
         total += -(w * ((1 - smoothing) * right + smoothing * logs.mean(-1))).sum()
         hit = jnp.arange(logits.shape[-1]) == label[..., None]
-        slope = w[..., None] * (jnp.exp(logs) - jnp.where(hit, 1 - smoothing, 0.0) - smoothing / logits.shape[-1])
+        slope = w[..., None] * (
+            jnp.exp(logs)
+            - jnp.where(hit, 1 - smoothing, 0.0)
+            - smoothing / logits.shape[-1]
+        )
         if of_x:
-            dx = jax.lax.dynamic_update_slice_in_dim(dx, dense(slope, backward).astype(dx.dtype), i * width, 1)
+            dx = jax.lax.dynamic_update_slice_in_dim(
+                dx, dense(slope, backward).astype(dx.dtype), i * width, 1
+            )
         if of_kernel:
             flat = at.reshape(-1, d).astype(kernel.dtype).T
             dkernel += jnp.matmul(
-                flat, slope.reshape(-1, slope.shape[-1]).astype(kernel.dtype), preferred_element_type=jnp.float32
+                flat,
+                slope.reshape(-1, slope.shape[-1]).astype(kernel.dtype),
+                preferred_element_type=jnp.float32,
             )
         return total, dx, dkernel
 
@@ -115,7 +150,11 @@ def _chunks(x, kernel, labels, weight, smoothing, *, of_x: bool, of_kernel: bool
     total, dx, dkernel = jax.lax.fori_loop(0, count, chunk, start)
     if of_x:  # back to where they were
         back = jnp.arange(tokens) - first[:, None]
-        dx = jnp.where((back >= 0)[..., None], jnp.take_along_axis(dx, jnp.maximum(back, 0)[..., None], 1), 0.0)
+        dx = jnp.where(
+            (back >= 0)[..., None],
+            jnp.take_along_axis(dx, jnp.maximum(back, 0)[..., None], 1),
+            0.0,
+        )
     return total, dx, None if dkernel is None else dkernel.astype(kernel.dtype)
 
 
@@ -125,7 +164,13 @@ def _loss(model, batch, compute):
 
 
 def evaluate(
-    model: Decoder, encoded: data.Encoded, *, size: int, widths: Sequence[int], pad: int, compute: str
+    model: Decoder,
+    encoded: data.Encoded,
+    *,
+    size: int,
+    widths: Sequence[int],
+    pad: int,
+    compute: str,
 ) -> dict[str, float]:
     """{"loss": nats a token, "perplexity"} over the tokens that the loss is about, without smoothing or dropout."""
     mesh = devices.mesh(size)

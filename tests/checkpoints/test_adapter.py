@@ -24,7 +24,11 @@ def random(model, method, *, head=True):
     """The adapted model with all that learns at random, except directions that are not there; and the mask."""
     model = method.adapt(jax.random.key(0), model)
     rng = np.random.default_rng(0)
-    learns = {p: leaf for p, leaf in tree.leaves(model).items() if re.search(r"lora_[ab]$|^head/", p)}
+    learns = {
+        p: leaf
+        for p, leaf in tree.leaves(model).items()
+        if re.search(r"lora_[ab]$|^head/", p)
+    }
     new = {p: jnp.float32(rng.normal(size=leaf.shape)) for p, leaf in learns.items()}
     for path, layer in methods.adapters(model).items():
         there = layer.scale[...] != 0
@@ -48,7 +52,9 @@ def edited(data, change):
     """The file with its arrays and what it says of its bits changed."""
     arrays, said = safetensors.numpy.load(data), json.loads(header(data)["quantized"])
     change(arrays, said)
-    return safetensors.numpy.save(arrays, metadata={**header(data), "quantized": json.dumps(said)})
+    return safetensors.numpy.save(
+        arrays, metadata={**header(data), "quantized": json.dumps(said)}
+    )
 
 
 def header(data):
@@ -56,12 +62,22 @@ def header(data):
 
 
 class TestFloats:
-    @pytest.mark.parametrize("method", [LORA, methods.full(), methods.bitfit()], ids=lambda method: method.name)
-    def test_what_was_learnt_comes_back_bit_for_bit_on_the_same_base(self, method, tiny, same, path):
+    @pytest.mark.parametrize(
+        "method",
+        [LORA, methods.full(), methods.bitfit()],
+        ids=lambda method: method.name,
+    )
+    def test_what_was_learnt_comes_back_bit_for_bit_on_the_same_base(
+        self, method, tiny, same, path
+    ):
         start = method.adapt(jax.random.key(0), tiny())
         mask = methods.mask(start, method)
-        trained = jax.tree.map(lambda leaf, learns: leaf + 0.5 if learns else leaf, start, mask)
-        path.write_bytes(adapter.dump(trained, mask, {"key": "k", "metrics": {"test/f1": 0.5}}))
+        trained = jax.tree.map(
+            lambda leaf, learns: leaf + 0.5 if learns else leaf, start, mask
+        )
+        path.write_bytes(
+            adapter.dump(trained, mask, {"key": "k", "metrics": {"test/f1": 0.5}})
+        )
         model, row = adapter.load(path, start, mask)
         assert same(model, trained) and not same(model, start)
         assert row == json.loads('{"key": "k", "metrics": {"test/f1": 0.5}}')
@@ -69,48 +85,72 @@ class TestFloats:
     def test_the_base_is_not_in_the_file(self, trained):
         model, mask = trained
         learns = 4 * tree.count(tree.split(model, mask)[0])
-        assert learns < len(adapter.dump(model, mask, {})) < learns + 2000 < 4 * tree.count(model)
+        assert (
+            learns
+            < len(adapter.dump(model, mask, {}))
+            < learns + 2000
+            < 4 * tree.count(model)
+        )
 
     @pytest.mark.parametrize("quantize", [None, "nf4"])
-    def test_a_file_of_another_cell_is_refused_with_every_difference(self, quantize, trained, tiny, path):
+    def test_a_file_of_another_cell_is_refused_with_every_difference(
+        self, quantize, trained, tiny, path
+    ):
         path.write_bytes(adapter.dump(*trained, row={}, quantize=quantize))
         method = methods.lora("value", rank=2)
         other = method.adapt(jax.random.key(0), tiny())
         with pytest.raises(ValueError) as error:
             adapter.load(path, other, methods.mask(other, method))
         text = str(error.value)
-        assert "blocks/attention/value/lora_a: expected (2, 16, 2), got (2, 16, 4)" in text
+        assert (
+            "blocks/attention/value/lora_a: expected (2, 16, 2), got (2, 16, 4)" in text
+        )
         assert "blocks/attention/query/lora_b: expected none, got (2, 4, 16)" in text
 
     @pytest.mark.parametrize("quantize", [None, "nf4_double"])
     @pytest.mark.parametrize("end", [-7, 100, 4])
     def test_part_of_a_file_is_refused(self, quantize, end, trained, path):
         path.write_bytes(adapter.dump(*trained, row={}, quantize=quantize)[:end])
-        with pytest.raises(ValueError, match=r"not a whole safetensors file .* delete it to train it anew"):
+        with pytest.raises(
+            ValueError,
+            match=r"not a whole safetensors file .* delete it to train it anew",
+        ):
             adapter.load(path, *trained)
 
-    @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"row": "{"}, {"row": "{}", "quantized": "[1]"}])
+    @pytest.mark.parametrize(
+        "metadata",
+        [None, {"format": "pt"}, {"row": "{"}, {"row": "{}", "quantized": "[1]"}],
+    )
     def test_another_safetensors_file_is_refused(self, metadata, trained, path):
         path.write_bytes(safetensors.numpy.save({"a": np.zeros(2)}, metadata=metadata))
         with pytest.raises(
-            ValueError, match="expected what a training learnt and its row, got another safetensors file"
+            ValueError,
+            match="expected what a training learnt and its row, got another safetensors file",
         ):
             adapter.load(path, *trained)
 
 
 class TestFewBits:
     @pytest.mark.parametrize("kind", quant.SPECS)
-    def test_adapters_come_back_as_what_their_bits_stand_for_and_the_rest_as_it_was(self, kind, trained, path):
+    def test_adapters_come_back_as_what_their_bits_stand_for_and_the_rest_as_it_was(
+        self, kind, trained, path
+    ):
         model, mask = trained
         path.write_bytes(adapter.dump(model, mask, {"key": "k"}, quantize=kind))
         loaded, row = adapter.load(path, model, mask)
-        assert row == {"key": "k"} and jax.tree.structure(loaded) == jax.tree.structure(model)
+        assert row == {"key": "k"} and jax.tree.structure(loaded) == jax.tree.structure(
+            model
+        )
         how = quant.SPECS[kind]
         before, after = tree.leaves(model), tree.leaves(loaded)
         for name, w in before.items():
             if name.endswith("lora_a"):
                 turned = w.swapaxes(-1, -2)
-                expected = quant.quantize(turned, how.kind, double=how.double).dequantize().swapaxes(-1, -2)
+                expected = (
+                    quant.quantize(turned, how.kind, double=how.double)
+                    .dequantize()
+                    .swapaxes(-1, -2)
+                )
             elif name.endswith("lora_b"):
                 expected = quant.quantize(w, how.kind, double=how.double).dequantize()
             else:
@@ -123,10 +163,17 @@ class TestFewBits:
         rng = np.random.default_rng(0)
         a, b = rng.normal(size=(2, 64, 4)), rng.normal(size=(2, 4, 64))
         strength = 10.0 ** np.arange(4)  # of each direction
-        for name, w, along in (("q/lora_a", a * strength, -2), ("q/lora_b", b * strength[:, None], -1)):
-            value = quant.SPECS["nf4"]._replace(paths=adapter.ADAPTERS)(name, jnp.float32(w))
+        for name, w, along in (
+            ("q/lora_a", a * strength, -2),
+            ("q/lora_b", b * strength[:, None], -1),
+        ):
+            value = quant.SPECS["nf4"]._replace(paths=adapter.ADAPTERS)(
+                name, jnp.float32(w)
+            )
             assert value.shape == w.shape
-            np.testing.assert_array_equal(value.scales, np.abs(np.float32(w)).max(along))
+            np.testing.assert_array_equal(
+                value.scales, np.abs(np.float32(w)).max(along)
+            )
 
     @pytest.mark.parametrize("kind", quant.SPECS)
     def test_what_is_not_there_stays_zero(self, kind, tiny, path):
@@ -134,11 +181,18 @@ class TestFewBits:
         model, mask = random(tiny(), method)
         path.write_bytes(adapter.dump(model, mask, {}, quantize=kind))
         layers = methods.adapters(adapter.load(path, model, mask)[0])
-        query, value = layers["blocks/attention/query"], layers["blocks/attention/value"]
+        query, value = (
+            layers["blocks/attention/query"],
+            layers["blocks/attention/value"],
+        )
         assert not value.lora_a[...].any() and not value.lora_b[...].any()
-        padding = np.concatenate([query.lora_a[...].swapaxes(-1, -2), query.lora_b[...]], -1)[:, 3:]
+        padding = np.concatenate(
+            [query.lora_a[...].swapaxes(-1, -2), query.lora_b[...]], -1
+        )[:, 3:]
         # A block of 64 is four of the eight rows: one with padding and numbers, one of padding.
-        assert np.any(padding[:, 0]) == (kind == "int4_affine") and not np.any(padding[:, 1:])
+        assert np.any(padding[:, 0]) == (kind == "int4_affine") and not np.any(
+            padding[:, 1:]
+        )
         a, b = query.factors()
         np.testing.assert_allclose(query.delta(), a @ b, rtol=1e-4, atol=1e-4)
 
@@ -147,54 +201,126 @@ class TestFewBits:
         how = quant.Spec("int8", block=32, paths="query/lora_b$|^head/kernel$")
         path.write_bytes(adapter.dump(model, mask, {}, quantize=how))
         after = tree.leaves(adapter.load(path, model, mask)[0])
-        changed = {name for name, leaf in tree.leaves(model).items() if not np.array_equal(leaf, after[name])}
+        changed = {
+            name
+            for name, leaf in tree.leaves(model).items()
+            if not np.array_equal(leaf, after[name])
+        }
         assert changed == {"blocks/attention/query/lora_b", "head/kernel"}
-        assert safetensors.numpy.load(path.read_bytes())["blocks/attention/query/lora_b/scales"].shape == (2, 2)
+        assert safetensors.numpy.load(path.read_bytes())[
+            "blocks/attention/query/lora_b/scales"
+        ].shape == (2, 2)
 
     @pytest.mark.parametrize(
-        "kind, bits", [("int8", 8 + 32 / 384), ("nf4", 4.5), ("nf4_double", 4 + (48 * 8 + 64) / 3072)]
+        "kind, bits",
+        [
+            ("int8", 8 + 32 / 384),
+            ("nf4", 4.5),
+            ("nf4_double", 4 + (48 * 8 + 64) / 3072),
+        ],
     )
     def test_the_file_is_as_small_as_its_bits(self, kind, bits, tiny):
         wide = tiny("bert", 2, layers=6, width=384)  # MiniLM's
-        model, mask = random(wide, methods.lora("query,key,value,output", rank=8), head=False)
+        model, mask = random(
+            wide, methods.lora("query,key,value,output", rank=8), head=False
+        )
         numbers = 4 * 6 * 8 * (384 + 384)
-        whole, small = (len(adapter.dump(model, mask, {}, quantize=quantize)) for quantize in (None, kind))
+        whole, small = (
+            len(adapter.dump(model, mask, {}, quantize=quantize))
+            for quantize in (None, kind)
+        )
         assert 4 * numbers < whole < 4 * numbers + 1500
         assert bits / 8 * numbers < small < bits / 8 * numbers + 5000
-        assert {"int8": 3.8, "nf4": 6.8, "nf4_double": 7.3}[kind] < whole / small < 32 / bits
+        assert (
+            {"int8": 3.8, "nf4": 6.8, "nf4_double": 7.3}[kind]
+            < whole / small
+            < 32 / bits
+        )
 
     def test_what_cannot_be_stored_so_is_refused(self, trained, tiny):
         model, mask = trained
-        with pytest.raises(ValueError, match=r"quantize: expected one of nf4, .*nf4_double.*, got 'nf3'"):
+        with pytest.raises(
+            ValueError,
+            match=r"quantize: expected one of nf4, .*nf4_double.*, got 'nf3'",
+        ):
             adapter.dump(model, mask, {}, quantize="nf3")
-        broken = tree.replace(model, {PATH: tree.leaves(model)[PATH].at[0, 0, 0].set(jnp.nan)})
-        with pytest.raises(ValueError, match=f"{PATH}: expected finite weights, got 1 that are NaN or infinite"):
+        broken = tree.replace(
+            model, {PATH: tree.leaves(model)[PATH].at[0, 0, 0].set(jnp.nan)}
+        )
+        with pytest.raises(
+            ValueError,
+            match=f"{PATH}: expected finite weights, got 1 that are NaN or infinite",
+        ):
             adapter.dump(broken, mask, {}, quantize="nf4")
-        with pytest.raises(ValueError, match=r"lora_\[ab\]\$' matches no leaf; there are: .*bias"):
-            adapter.dump(tiny(), methods.mask(tiny(), methods.bitfit()), {}, quantize="nf4")
+        with pytest.raises(
+            ValueError, match=r"lora_\[ab\]\$' matches no leaf; there are: .*bias"
+        ):
+            adapter.dump(
+                tiny(), methods.mask(tiny(), methods.bitfit()), {}, quantize="nf4"
+            )
 
     @pytest.mark.parametrize(
         "change, text",
         [
-            (lambda arrays, said: arrays.pop(f"{PATH}/scales"), "scales expected float32 (2, 1), got none"),
-            (lambda arrays, said: arrays.update({f"{PATH}/minima": np.zeros(3)}), "minima expected none, got float64 (3,)"),
-            (lambda arrays, said: said[PATH].update(block=32), "scales expected float32 (2, 2), got float32 (2, 1)"),
-            (lambda arrays, said: said[PATH].update(block=48), "expected kind, block, stored, transposed and dtype of a"),
-            (lambda arrays, said: said[PATH].update(block=10**9), "expected kind, block, stored, transposed and dtype of a"),
-            (lambda arrays, said: said[PATH].update(kind="int8"), "codes expected int8 (2, 64), got uint8 (2, 32)"),
-            (lambda arrays, said: said[PATH].update(stored=[8, 16]), "codes expected uint8 (2, 64), got uint8 (2, 32)"),
-            (lambda arrays, said: said[PATH].update(kind="nf3"), "expected kind, block, stored, transposed and dtype of a"),
-            (lambda arrays, said: said[PATH].update(dtype="int32"), "expected kind, block, stored, transposed and dtype"),
-            (lambda arrays, said: said[PATH].pop("block"), "'dtype': 'float32'} and arrays codes, scales"),
-            (lambda arrays, said: said.update({"head": {}}), "head: expected kind, block, stored, transposed and dtype of a"),
-            (lambda arrays, said: said.update({PATH: 3}), "got 3 and arrays codes, scales"),
+            (
+                lambda arrays, said: arrays.pop(f"{PATH}/scales"),
+                "scales expected float32 (2, 1), got none",
+            ),
+            (
+                lambda arrays, said: arrays.update({f"{PATH}/minima": np.zeros(3)}),
+                "minima expected none, got float64 (3,)",
+            ),
+            (
+                lambda arrays, said: said[PATH].update(block=32),
+                "scales expected float32 (2, 2), got float32 (2, 1)",
+            ),
+            (
+                lambda arrays, said: said[PATH].update(block=48),
+                "expected kind, block, stored, transposed and dtype of a",
+            ),
+            (
+                lambda arrays, said: said[PATH].update(block=10**9),
+                "expected kind, block, stored, transposed and dtype of a",
+            ),
+            (
+                lambda arrays, said: said[PATH].update(kind="int8"),
+                "codes expected int8 (2, 64), got uint8 (2, 32)",
+            ),
+            (
+                lambda arrays, said: said[PATH].update(stored=[8, 16]),
+                "codes expected uint8 (2, 64), got uint8 (2, 32)",
+            ),
+            (
+                lambda arrays, said: said[PATH].update(kind="nf3"),
+                "expected kind, block, stored, transposed and dtype of a",
+            ),
+            (
+                lambda arrays, said: said[PATH].update(dtype="int32"),
+                "expected kind, block, stored, transposed and dtype",
+            ),
+            (
+                lambda arrays, said: said[PATH].pop("block"),
+                "'dtype': 'float32'} and arrays codes, scales",
+            ),
+            (
+                lambda arrays, said: said.update({"head": {}}),
+                "head: expected kind, block, stored, transposed and dtype of a",
+            ),
+            (
+                lambda arrays, said: said.update({PATH: 3}),
+                "got 3 and arrays codes, scales",
+            ),
         ],
-    )  # fmt: skip
-    def test_bits_that_are_not_what_is_said_of_them_are_refused(self, change, text, trained, path):
+    )
+    def test_bits_that_are_not_what_is_said_of_them_are_refused(
+        self, change, text, trained, path
+    ):
         path.write_bytes(edited(adapter.dump(*trained, row={}, quantize="nf4"), change))
         with pytest.raises(ValueError) as error:
             adapter.load(path, *trained)
-        assert "what it says of its bits does not fit them:\n" in str(error.value) and text in str(error.value)
+        assert "what it says of its bits does not fit them:\n" in str(
+            error.value
+        ) and text in str(error.value)
 
     def test_every_one_that_does_not_fit_is_named(self, trained, path):
         def change(arrays, said):
@@ -207,8 +333,16 @@ class TestFewBits:
         assert str(error.value).count("'block': 0") == 4
 
     def test_bits_of_which_nothing_is_said_do_not_fit_the_model(self, trained, path):
-        path.write_bytes(edited(adapter.dump(*trained, row={}, quantize="nf4"), lambda arrays, said: said.clear()))
-        with pytest.raises(ValueError, match=rf"does not fit the model:\n  {PATH}: expected \(2, 16, 4\), got none"):
+        path.write_bytes(
+            edited(
+                adapter.dump(*trained, row={}, quantize="nf4"),
+                lambda arrays, said: said.clear(),
+            )
+        )
+        with pytest.raises(
+            ValueError,
+            match=rf"does not fit the model:\n  {PATH}: expected \(2, 16, 4\), got none",
+        ):
             adapter.load(path, *trained)
 
 
@@ -221,13 +355,22 @@ class TestFewBits:
     st.lists(st.integers(1, 3), max_size=2),
     st.tuples(st.integers(1, 9), st.sampled_from([1, 31, 64, 65])),
 )
-def test_any_value_comes_back_from_its_arrays_and_facts(same, kind, double, transposed, dtype, lead, stored):
+def test_any_value_comes_back_from_its_arrays_and_facts(
+    same, kind, double, transposed, dtype, lead, stored
+):
     of = partial(quant.quantize, kind=kind, double=double)
-    shapes = jax.eval_shape(of, jax.ShapeDtypeStruct((*lead, *stored), jnp.dtype(dtype)))
+    shapes = jax.eval_shape(
+        of, jax.ShapeDtypeStruct((*lead, *stored), jnp.dtype(dtype))
+    )
     rng = np.random.default_rng(0)
-    value = jax.tree.map(lambda leaf: jnp.asarray(rng.integers(0, 100, leaf.shape), leaf.dtype), shapes)
+    value = jax.tree.map(
+        lambda leaf: jnp.asarray(rng.integers(0, 100, leaf.shape), leaf.dtype), shapes
+    )
     value = value.T if transposed else value
     arrays, facts = quant.arrays(value)
     assert sum(array.nbytes for array in arrays.values()) == value.nbytes
-    again = quant.of_arrays({name: np.asarray(array) for name, array in arrays.items()}, json.loads(json.dumps(facts)))
+    again = quant.of_arrays(
+        {name: np.asarray(array) for name, array in arrays.items()},
+        json.loads(json.dumps(facts)),
+    )
     assert same(again, value) and again.shape == value.shape and again.dtype == dtype

@@ -20,20 +20,32 @@ SAME = (Rule("(.*)", r"\1"),)
 DTYPES = ["float32", "float16", "bfloat16", "int64", "uint8", "bool"]
 TREES = st.dictionaries(
     st.from_regex(r"[a-z]{1,3}(\.[a-z0-9]{1,3}){0,2}", fullmatch=True),
-    st.tuples(st.sampled_from(DTYPES), st.lists(st.integers(0, 3), max_size=3), st.integers(0, 4)),  # 4: file of shard
+    st.tuples(
+        st.sampled_from(DTYPES),
+        st.lists(st.integers(0, 3), max_size=3),
+        st.integers(0, 4),
+    ),  # 4: file of shard
     min_size=1,
     max_size=8,
 )
 
 
 def shapes(arrays: dict[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
-    return {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in arrays.items()}
+    return {
+        path: jax.ShapeDtypeStruct(array.shape, array.dtype)
+        for path, array in arrays.items()
+    }
 
 
-def save_shards(folder: Path, arrays: dict[str, np.ndarray], shard: dict[str, int]) -> None:
+def save_shards(
+    folder: Path, arrays: dict[str, np.ndarray], shard: dict[str, int]
+) -> None:
     files = {name: f"model-{number:05d}.safetensors" for name, number in shard.items()}
     for file in set(files.values()):
-        save_file({name: arrays[name] for name in arrays if files[name] == file}, folder / file)
+        save_file(
+            {name: arrays[name] for name in arrays if files[name] == file},
+            folder / file,
+        )
     (folder / INDEX).write_text(json.dumps({"weight_map": files}))
 
 
@@ -42,13 +54,17 @@ def save_shards(folder: Path, arrays: dict[str, np.ndarray], shard: dict[str, in
 def test_any_tree_comes_back_bit_for_bit(specs, sharded, seed):
     random = np.random.default_rng(seed)
     arrays = {
-        name: np.asarray(random.integers(0, 2 if dtype == "bool" else 100, shape)).astype(jnp.dtype(dtype))
+        name: np.asarray(
+            random.integers(0, 2 if dtype == "bool" else 100, shape)
+        ).astype(jnp.dtype(dtype))
         for name, (dtype, shape, _) in specs.items()
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if sharded:
-            save_shards(folder, arrays, {name: shard for name, (*_, shard) in specs.items()})
+            save_shards(
+                folder, arrays, {name: shard for name, (*_, shard) in specs.items()}
+            )
         else:
             save_file(arrays, folder / SINGLE)
         sources = [folder] if sharded else [folder, (folder / SINGLE).read_bytes()]
@@ -56,23 +72,43 @@ def test_any_tree_comes_back_bit_for_bit(specs, sharded, seed):
             loaded = load(source, SAME, shapes(arrays))
             assert loaded.keys() == arrays.keys()
             for path, array in arrays.items():
-                assert (loaded[path].dtype, loaded[path].shape) == (array.dtype, array.shape)
+                assert (loaded[path].dtype, loaded[path].shape) == (
+                    array.dtype,
+                    array.shape,
+                )
                 assert loaded[path].tobytes() == array.tobytes()
 
 
 TORCH = (
-    Rule(r"(?:bert\.)?layer\.(\d+)\.(query|key)\.weight", r"blocks/\2/kernel", layer=1, transpose=True),
+    Rule(
+        r"(?:bert\.)?layer\.(\d+)\.(query|key)\.weight",
+        r"blocks/\2/kernel",
+        layer=1,
+        transpose=True,
+    ),
     Rule(r"(?:bert\.)?layer\.(\d+)\.(query|key)\.bias", r"blocks/\2/bias", layer=1),
     Rule(r"classifier\.weight", "head/kernel", transpose=True),
 )
 
 
-def torch_style(layers: int, out: int, inner: int, prefix: str = "") -> dict[str, np.ndarray]:
+def torch_style(
+    layers: int, out: int, inner: int, prefix: str = ""
+) -> dict[str, np.ndarray]:
     shape = {"weight": (out, inner), "bias": (out,)}
-    names = [(i, kind, leaf) for i in range(layers) for kind in ("query", "key") for leaf in shape]
-    numbers = {name: np.arange(np.prod(shape[name[2]])) + 100 * n for n, name in enumerate(names)}
+    names = [
+        (i, kind, leaf)
+        for i in range(layers)
+        for kind in ("query", "key")
+        for leaf in shape
+    ]
+    numbers = {
+        name: np.arange(np.prod(shape[name[2]])) + 100 * n
+        for n, name in enumerate(names)
+    }
     return {
-        f"{prefix}layer.{i}.{kind}.{leaf}": numbers[i, kind, leaf].reshape(shape[leaf]).astype(np.float32)
+        f"{prefix}layer.{i}.{kind}.{leaf}": numbers[i, kind, leaf]
+        .reshape(shape[leaf])
+        .astype(np.float32)
         for i, kind, leaf in names
     }
 
@@ -88,14 +124,26 @@ def ours(layers: int, out: int, inner: int) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 4), st.sampled_from(["", "bert."]))
+@given(
+    st.integers(1, 12),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from(["", "bert."]),
+)
 def test_torch_names_are_stacked_and_transposed(layers, out, inner, prefix):
     arrays = torch_style(layers, out, inner, prefix)
     loaded = load(save(arrays), TORCH, ours(layers, out, inner))
-    assert sorted(loaded) == ["blocks/key/bias", "blocks/key/kernel", "blocks/query/bias", "blocks/query/kernel"]
+    assert sorted(loaded) == [
+        "blocks/key/bias",
+        "blocks/key/kernel",
+        "blocks/query/bias",
+        "blocks/query/kernel",
+    ]
     for kind in ("query", "key"):
         weights = [arrays[f"{prefix}layer.{i}.{kind}.weight"].T for i in range(layers)]
-        np.testing.assert_array_equal(loaded[f"blocks/{kind}/kernel"], np.stack(weights))
+        np.testing.assert_array_equal(
+            loaded[f"blocks/{kind}/kernel"], np.stack(weights)
+        )
         assert loaded[f"blocks/{kind}/kernel"].flags.c_contiguous
 
 
@@ -105,43 +153,79 @@ FUSED = (Rule(r"(\d+)\.qkv", ("blocks/query", "blocks/key", "blocks/value"), lay
 def unfused(layers: int, *widths: int) -> dict[str, jax.ShapeDtypeStruct]:
     paths = (f"blocks/{name}" for name in ("query", "key", "value"))
     return {
-        path: jax.ShapeDtypeStruct((layers, 2, width), jnp.float32) for path, width in zip(paths, widths, strict=True)
+        path: jax.ShapeDtypeStruct((layers, 2, width), jnp.float32)
+        for path, width in zip(paths, widths, strict=True)
     }
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(1, 4), min_size=3, max_size=3), st.integers(1, 3), st.booleans())
+@given(
+    st.lists(st.integers(1, 4), min_size=3, max_size=3),
+    st.integers(1, 3),
+    st.booleans(),
+)
 def test_a_fused_tensor_is_cut_into_the_widths_of_its_leaves(widths, layers, transpose):
     parts = [
-        [100 * i + 10 * j + np.ones((2, width), np.float32) for j, width in enumerate(widths)] for i in range(layers)
+        [
+            100 * i + 10 * j + np.ones((2, width), np.float32)
+            for j, width in enumerate(widths)
+        ]
+        for i in range(layers)
     ]
     fused = [np.concatenate(part, axis=1) for part in parts]
-    arrays = {f"{i}.qkv": np.ascontiguousarray(whole.T) if transpose else whole for i, whole in enumerate(fused)}
-    loaded = load(save(arrays), (FUSED[0]._replace(transpose=transpose),), unfused(layers, *widths))
+    arrays = {
+        f"{i}.qkv": np.ascontiguousarray(whole.T) if transpose else whole
+        for i, whole in enumerate(fused)
+    }
+    loaded = load(
+        save(arrays),
+        (FUSED[0]._replace(transpose=transpose),),
+        unfused(layers, *widths),
+    )
     for j, name in enumerate(("query", "key", "value")):
-        np.testing.assert_array_equal(loaded[f"blocks/{name}"], np.stack([part[j] for part in parts]))
+        np.testing.assert_array_equal(
+            loaded[f"blocks/{name}"], np.stack([part[j] for part in parts])
+        )
 
 
 @pytest.mark.parametrize(
     "names, expected, text",
     [
         (
-            ["0.qkv", "2.qkv"], unfused(2, 3, 3, 3),
+            ["0.qkv", "2.qkv"],
+            unfused(2, 3, 3, 3),
             "missing (3):\n  blocks/query (2, 2, 3): layers 1\n  blocks/key (2, 2, 3): layers 1\n  blocks/value (2, 2, 3): "
             "layers 1\nunexpected (1):\n  2.qkv (2, 9) in bytes: blocks/query has layers 0 to 1",
         ),
-        (["0.qkv"], unfused(1, 3, 3, 4), "0.qkv (2, 9) in bytes: expected (2, 10) for blocks/query, blocks/key, blocks/value"),
-        (["0.qkv", "00.qkv"], unfused(1, 3, 3, 3), "00.qkv (2, 9) in bytes: blocks/query has 0.qkv already"),
         (
-            ["0.qkv"], {"blocks/query": unfused(1, 9, 0, 0)["blocks/query"]},
+            ["0.qkv"],
+            unfused(1, 3, 3, 4),
+            "0.qkv (2, 9) in bytes: expected (2, 10) for blocks/query, blocks/key, blocks/value",
+        ),
+        (
+            ["0.qkv", "00.qkv"],
+            unfused(1, 3, 3, 3),
+            "00.qkv (2, 9) in bytes: blocks/query has 0.qkv already",
+        ),
+        (
+            ["0.qkv"],
+            {"blocks/query": unfused(1, 9, 0, 0)["blocks/query"]},
             "missing (1):\n  blocks/query (1, 2, 9)\nunexpected (1):\n  0.qkv (2, 9) in bytes: the model has no blocks/key, "
             "blocks/value",
         ),
     ],
-)  # fmt: skip
-def test_a_fused_tensor_that_does_not_fit_is_named_with_all_its_paths(names, expected, text):
-    with pytest.raises(ValueError, match="the checkpoint does not fit the model:") as caught:
-        load(save({name: np.zeros((2, 9), np.float32) for name in names}), FUSED, expected)
+)
+def test_a_fused_tensor_that_does_not_fit_is_named_with_all_its_paths(
+    names, expected, text
+):
+    with pytest.raises(
+        ValueError, match="the checkpoint does not fit the model:"
+    ) as caught:
+        load(
+            save({name: np.zeros((2, 9), np.float32) for name in names}),
+            FUSED,
+            expected,
+        )
     assert text in str(caught.value)
 
 
@@ -156,14 +240,22 @@ def test_layers_of_two_dtypes_take_the_wider_one():
     arrays = torch_style(2, 1, 1)
     arrays["layer.1.query.bias"] = np.full(1, 1 + 2**-10, np.float32)
     arrays["layer.0.query.bias"] = np.ones(1, jnp.bfloat16)
-    assert load(save(arrays), TORCH, ours(2, 1, 1))["blocks/query/bias"].tolist() == [[1], [1 + 2**-10]]
+    assert load(save(arrays), TORCH, ours(2, 1, 1))["blocks/query/bias"].tolist() == [
+        [1],
+        [1 + 2**-10],
+    ]
 
 
 def test_peak_memory_is_the_result_and_one_tensor(tmp_path):
     layers, one = 16, 256 * 256 * 4
-    arrays = {f"layer.{i}.query.weight": np.full((256, 256), i, np.float32) for i in range(layers)}
+    arrays = {
+        f"layer.{i}.query.weight": np.full((256, 256), i, np.float32)
+        for i in range(layers)
+    }
     save_file(arrays, tmp_path / SINGLE)
-    expected = {"blocks/query/kernel": jax.ShapeDtypeStruct((layers, 256, 256), jnp.float32)}
+    expected = {
+        "blocks/query/kernel": jax.ShapeDtypeStruct((layers, 256, 256), jnp.float32)
+    }
     tracemalloc.start()
     loaded = load(tmp_path, TORCH, expected)
     peak = tracemalloc.get_traced_memory()[1]
@@ -174,24 +266,55 @@ def test_peak_memory_is_the_result_and_one_tensor(tmp_path):
 
 def test_quantised_layer_by_layer_peak_memory_is_the_bits_and_a_few_tensors(tmp_path):
     layers, one = 32, 256 * 256 * 4
-    arrays = {f"layer.{i}.query.weight": np.full((256, 256), i, np.float32) for i in range(layers)}
+    arrays = {
+        f"layer.{i}.query.weight": np.full((256, 256), i, np.float32)
+        for i in range(layers)
+    }
     save_file(arrays, tmp_path / SINGLE)
-    expected = {"blocks/query/kernel": jax.ShapeDtypeStruct((layers, 256, 256), jnp.float32)}
-    quant.quantize(np.ones((256, 256), np.float32), "nf4")  # what compiling takes is not the loader's
+    expected = {
+        "blocks/query/kernel": jax.ShapeDtypeStruct((layers, 256, 256), jnp.float32)
+    }
+    quant.quantize(
+        np.ones((256, 256), np.float32), "nf4"
+    )  # what compiling takes is not the loader's
     tracemalloc.start()
-    loaded = load(tmp_path, TORCH, expected, convert=quant.Spec("nf4"))["blocks/query/kernel"]
+    loaded = load(tmp_path, TORCH, expected, convert=quant.Spec("nf4"))[
+        "blocks/query/kernel"
+    ]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert loaded.shape == (layers, 256, 256) and loaded.nbytes == layers * one * 4.5 / 32
-    assert loaded.nbytes <= peak < loaded.nbytes + 4 * one, "the floats of all layers are 32"
+    assert (
+        loaded.shape == (layers, 256, 256) and loaded.nbytes == layers * one * 4.5 / 32
+    )
+    assert loaded.nbytes <= peak < loaded.nbytes + 4 * one, (
+        "the floats of all layers are 32"
+    )
 
 
 def test_a_quantised_tensor_cannot_be_cut():
     value = quant.quantize(np.ones((96, 32), np.float32), "nf4")
-    fused = {f"layer.{i}.qkv.weight": Tensor("file", (96, 32), np.dtype("float32"), lambda: value) for i in range(2)}
-    rules = [Rule(r"layer\.(\d)\.qkv\.weight", tuple(f"blocks/{name}/kernel" for name in "qkv"), 1, True)]
-    expected = {f"blocks/{name}/kernel": jax.ShapeDtypeStruct((2, 32, 32), jnp.float32) for name in "qkv"}
-    with pytest.raises(ValueError, match=r"layer.0.qkv.weight in file: expected an array to cut blocks/q/kernel from"):
+    fused = {
+        f"layer.{i}.qkv.weight": Tensor(
+            "file", (96, 32), np.dtype("float32"), lambda: value
+        )
+        for i in range(2)
+    }
+    rules = [
+        Rule(
+            r"layer\.(\d)\.qkv\.weight",
+            tuple(f"blocks/{name}/kernel" for name in "qkv"),
+            1,
+            True,
+        )
+    ]
+    expected = {
+        f"blocks/{name}/kernel": jax.ShapeDtypeStruct((2, 32, 32), jnp.float32)
+        for name in "qkv"
+    }
+    with pytest.raises(
+        ValueError,
+        match=r"layer.0.qkv.weight in file: expected an array to cut blocks/q/kernel from",
+    ):
         load(fused, rules, expected)
 
 
@@ -204,23 +327,39 @@ def test_every_mismatch_is_named_at_once():
     arrays["classifier.weight"] = np.zeros((3, 4), np.float32)
     arrays |= {f"cls.{i:02d}": np.zeros(1, np.float32) for i in range(12)}
     expected = ours(3, 2, 4) | {"norm/scale": jax.ShapeDtypeStruct((4,), jnp.float32)}
-    with pytest.raises(ValueError, match="the checkpoint does not fit the model:") as caught:
+    with pytest.raises(
+        ValueError, match="the checkpoint does not fit the model:"
+    ) as caught:
         load(save(arrays), TORCH, expected)
     said = str(caught.value)
-    assert "\nmissing (2):\n  blocks/key/kernel (3, 4, 2): layers 1\n  norm/scale (4,)\n" in said
-    assert "\nunexpected (13):\n  cls.00 (1,) in bytes: no rule takes it\n" in said and "\n  ... and 3 more\n" in said
     assert (
-        "given twice (1):\n  layer.2.key.bias (2,) in bytes: blocks/key/bias has bert.layer.2.key.bias already" in said
+        "\nmissing (2):\n  blocks/key/kernel (3, 4, 2): layers 1\n  norm/scale (4,)\n"
+        in said
     )
-    assert "layer.0.query.weight (2, 5) in bytes: expected (2, 4) for blocks/query/kernel" in said
+    assert (
+        "\nunexpected (13):\n  cls.00 (1,) in bytes: no rule takes it\n" in said
+        and "\n  ... and 3 more\n" in said
+    )
+    assert (
+        "given twice (1):\n  layer.2.key.bias (2,) in bytes: blocks/key/bias has bert.layer.2.key.bias already"
+        in said
+    )
+    assert (
+        "layer.0.query.weight (2, 5) in bytes: expected (2, 4) for blocks/query/kernel"
+        in said
+    )
     assert "classifier.weight (3, 4) in bytes: expected (2, 4) for head/kernel" in said
-    with pytest.raises(ValueError, match=r"layer.3.query.bias .* blocks/query/bias has layers 0 to 2"):
+    with pytest.raises(
+        ValueError, match=r"layer.3.query.bias .* blocks/query/bias has layers 0 to 2"
+    ):
         load(save(arrays), TORCH, expected, ignore=(r"cls\..*",))
 
 
 def test_what_is_ignored_is_matched_whole_and_after_the_rules():
     arrays = torch_style(1, 1, 1) | {"position_ids": np.arange(3)}
-    assert load(save(arrays), TORCH, ours(1, 1, 1), ignore=("position_ids", "layer.*")).keys()
+    assert load(
+        save(arrays), TORCH, ours(1, 1, 1), ignore=("position_ids", "layer.*")
+    ).keys()
     with pytest.raises(ValueError, match=r"position_ids .* no rule takes it"):
         load(save(arrays), TORCH, ours(1, 1, 1), ignore=("position",))
 
@@ -231,15 +370,25 @@ def test_a_rule_to_a_path_the_model_lacks():
 
 
 def test_an_optional_path_that_is_there_is_loaded():
-    arrays = torch_style(1, 3, 4) | {"classifier.weight": np.arange(8.0, dtype=np.float32).reshape(2, 4)}
-    assert load(save(arrays), TORCH, ours(1, 3, 4))["head/kernel"][:, 1].tolist() == [4, 5, 6, 7]
+    arrays = torch_style(1, 3, 4) | {
+        "classifier.weight": np.arange(8.0, dtype=np.float32).reshape(2, 4)
+    }
+    assert load(save(arrays), TORCH, ours(1, 3, 4))["head/kernel"][:, 1].tolist() == [
+        4,
+        5,
+        6,
+        7,
+    ]
 
 
 @pytest.mark.parametrize("cut", [0, 4, 20, -1])
 def test_a_damaged_file_is_named(tmp_path, cut):
     data = save({"a": np.zeros(4)})[:cut]
     (tmp_path / SINGLE).write_bytes(data)
-    with pytest.raises(ValueError, match=r"model.safetensors: not a whole safetensors file .* fetch it again"):
+    with pytest.raises(
+        ValueError,
+        match=r"model.safetensors: not a whole safetensors file .* fetch it again",
+    ):
         tensors(tmp_path)
     with pytest.raises(ValueError, match="bytes: not a whole safetensors file"):
         tensors(data)
@@ -250,18 +399,26 @@ def test_a_dtype_numpy_lacks_is_named(tmp_path):
     data = len(header).to_bytes(8, "little") + header + b"\0\0"
     (tmp_path / SINGLE).write_bytes(data)
     for source in (data, tmp_path):
-        with pytest.raises(ValueError, match="tensor a has dtype F8_E4M3, expected one of F16, F32"):
+        with pytest.raises(
+            ValueError, match="tensor a has dtype F8_E4M3, expected one of F16, F32"
+        ):
             tensors(source)
 
 
 def test_torch_pickles_alone_are_not_read(tmp_path):
     (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(FileNotFoundError, match=r"found \['pytorch_model.bin'\]. Torch pickles are not read: convert"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"found \['pytorch_model.bin'\]. Torch pickles are not read: convert",
+    ):
         tensors(tmp_path)
 
 
 def test_a_directory_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"expected model.safetensors or .*, found no such directory"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"expected model.safetensors or .*, found no such directory",
+    ):
         tensors(tmp_path / "none")
 
 
@@ -271,27 +428,42 @@ def test_shards_that_are_not_there_are_named(tmp_path):
     (tmp_path / "model-00001.safetensors").unlink()
     (tmp_path / "model-00003.safetensors").unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"names 3 files, not there:\s+model-00001.*\s+model-00003.safetensors$"
+        FileNotFoundError,
+        match=r"names 3 files, not there:\s+model-00001.*\s+model-00003.safetensors$",
     ):
         tensors(tmp_path)
 
 
 def test_tensors_their_shard_lacks_are_named(tmp_path):
     save_file({"a": np.zeros(1)}, tmp_path / "x.safetensors")
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": "x.safetensors", "b": "x.safetensors"}}))
-    with pytest.raises(ValueError, match=r"names tensors that their files lack:\s+b in x.safetensors$"):
+    (tmp_path / INDEX).write_text(
+        json.dumps({"weight_map": {"a": "x.safetensors", "b": "x.safetensors"}})
+    )
+    with pytest.raises(
+        ValueError, match=r"names tensors that their files lack:\s+b in x.safetensors$"
+    ):
         tensors(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["../x.safetensors", "/x.safetensors", "..", "a/../../x", "a\\x", ""])
+@pytest.mark.parametrize(
+    "file", ["../x.safetensors", "/x.safetensors", "..", "a/../../x", "a\\x", ""]
+)
 def test_an_index_must_not_lead_elsewhere(tmp_path, file):
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"a": file}}))
-    with pytest.raises(ValueError, match=r"expected plain file names beside the index, refused:\s+a in '"):
+    with pytest.raises(
+        ValueError,
+        match=r"expected plain file names beside the index, refused:\s+a in '",
+    ):
         tensors(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}', "\xff"]
+)
 def test_an_index_that_is_none(tmp_path, text):
     (tmp_path / INDEX).write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r'index.json: expected \{"weight_map": \{tensor: file name\}\} as JSON'):
+    with pytest.raises(
+        ValueError,
+        match=r'index.json: expected \{"weight_map": \{tensor: file name\}\} as JSON',
+    ):
         tensors(tmp_path)

@@ -21,7 +21,9 @@ def message(call, *args, error: type[Exception] = ValueError, **keywords) -> str
 
 @pytest.fixture
 def tokenizer():
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
     tokenizer.enable_padding(length=12)
@@ -34,39 +36,68 @@ def examples(text, pair=None):
 
 
 def rows(encoded, field="tokens"):
-    return [part.tolist() for part in np.split(getattr(encoded, field), encoded.offsets[1:-1])]
+    return [
+        part.tolist()
+        for part in np.split(getattr(encoded, field), encoded.offsets[1:-1])
+    ]
 
 
 def test_encode_is_ragged_and_leaves_the_tokenizer_alone(tokenizer):
     before = tokenizer.to_str()
-    encoded = data.encode(tokenizer, examples(["a", "a b c d a b", "zzz"]), max_length=5)
-    assert rows(encoded) == [[1, 4, 2], [1, 4, 5, 6, 2], [1, 3, 2]] and encoded.lengths.tolist() == [3, 5, 3]
-    assert encoded.tokens.dtype == encoded.segments.dtype == np.int32 and encoded.label.tolist() == [0, 1, 2]
+    encoded = data.encode(
+        tokenizer, examples(["a", "a b c d a b", "zzz"]), max_length=5
+    )
+    assert rows(encoded) == [
+        [1, 4, 2],
+        [1, 4, 5, 6, 2],
+        [1, 3, 2],
+    ] and encoded.lengths.tolist() == [3, 5, 3]
+    assert (
+        encoded.tokens.dtype == encoded.segments.dtype == np.int32
+        and encoded.label.tolist() == [0, 1, 2]
+    )
     assert tokenizer.to_str() == before
 
 
 def test_encode_reads_past_the_tokenizers_own_limit(tokenizer):
-    assert data.encode(tokenizer, examples(["a " * 30]), max_length=20).lengths.tolist() == [20]
+    assert data.encode(
+        tokenizer, examples(["a " * 30]), max_length=20
+    ).lengths.tolist() == [20]
 
 
 def test_encode_pairs_cuts_the_longer_and_marks_the_second(tokenizer):
-    encoded = data.encode(tokenizer, examples(["a b c d", "a"], ["a", "b"]), max_length=6)
+    encoded = data.encode(
+        tokenizer, examples(["a b c d", "a"], ["a", "b"]), max_length=6
+    )
     assert rows(encoded) == [[1, 4, 5, 2, 4, 2], [1, 4, 2, 5, 2]]
     assert rows(encoded, "segments") == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1]]
 
 
 def test_encode_in_chunks_is_encode(tokenizer, monkeypatch):
-    whole = data.encode(tokenizer, examples(["a", "b c", "d", "a b c", "d d"]), max_length=4)
+    whole = data.encode(
+        tokenizer, examples(["a", "b c", "d", "a b c", "d d"]), max_length=4
+    )
     monkeypatch.setattr("lora_jax.data.tokenize.CHUNK", 2)
-    np.testing.assert_equal(data.encode(tokenizer, examples(["a", "b c", "d", "a b c", "d d"]), max_length=4), whole)
+    np.testing.assert_equal(
+        data.encode(
+            tokenizer, examples(["a", "b c", "d", "a b c", "d d"]), max_length=4
+        ),
+        whole,
+    )
 
 
 def test_encode_refuses_no_room_and_no_tokens(tokenizer):
-    assert "expected max_length 3 or more" in message(data.encode, tokenizer, examples(["a"]), max_length=2)
-    assert "expected max_length 5 or more" in message(data.encode, tokenizer, examples(["a"], ["b"]), max_length=4)
+    assert "expected max_length 3 or more" in message(
+        data.encode, tokenizer, examples(["a"]), max_length=2
+    )
+    assert "expected max_length 5 or more" in message(
+        data.encode, tokenizer, examples(["a"], ["b"]), max_length=4
+    )
     tokenizer.post_processor = processors.Sequence([])
     text = message(data.encode, tokenizer, examples(["a", " "]), max_length=4)
-    assert text == "example 1 (' ') has no tokens; expected one or more in every example"
+    assert (
+        text == "example 1 (' ') has no tokens; expected one or more in every example"
+    )
 
 
 # Batches
@@ -74,7 +105,9 @@ def test_encode_refuses_no_room_and_no_tokens(tokenizer):
 
 def ragged(lengths):
     offsets = np.cumsum([0, *lengths])
-    tokens = np.concatenate([np.full(length, i + 1, np.int32) for i, length in enumerate(lengths)])
+    tokens = np.concatenate(
+        [np.full(length, i + 1, np.int32) for i, length in enumerate(lengths)]
+    )
     return Encoded(tokens, tokens % 2, offsets, np.arange(len(lengths), dtype=np.int32))
 
 
@@ -114,7 +147,12 @@ def test_a_batch_by_hand():
 
 def test_padding_counts_fill_rows():
     # 3 rows of 4 tokens are computed for 1 + 3 real ones.
-    assert data.padding(data.batches(ragged([1, 3]), size=3, widths=(4,), seed=None, pad=0)) == 2.0
+    assert (
+        data.padding(
+            data.batches(ragged([1, 3]), size=3, widths=(4,), seed=None, pad=0)
+        )
+        == 2.0
+    )
 
 
 @settings(deadline=None)
@@ -126,13 +164,18 @@ def test_padding_counts_fill_rows():
 )
 def test_every_row_is_seen_exactly_once(lengths, size, seed, epoch):
     encoded, widths = ragged(lengths), data.widths(max(lengths))
-    batches = list(data.batches(encoded, size=size, widths=widths, seed=seed, epoch=epoch, pad=0))
+    batches = list(
+        data.batches(encoded, size=size, widths=widths, seed=seed, epoch=epoch, pad=0)
+    )
     assert len(batches) == -(-len(lengths) // size)
     index = np.concatenate([batch.index for batch in batches])
     assert sorted(index[index >= 0]) == list(range(len(lengths)))
     for batch in batches:
         real = batch.index >= 0
-        assert batch.tokens.shape == (size, min(w for w in widths if w >= batch.length.max()))
+        assert batch.tokens.shape == (
+            size,
+            min(w for w in widths if w >= batch.length.max()),
+        )
         assert (batch.weight == real).all() and (batch.length > 0).all()
         assert (batch.length[real] == encoded.lengths[batch.index[real]]).all()
         inside = np.arange(batch.tokens.shape[1]) < batch.length[:, None]
@@ -141,7 +184,9 @@ def test_every_row_is_seen_exactly_once(lengths, size, seed, epoch):
 
 def order(seed, epoch=0, n=1000):
     lengths = np.random.default_rng(0).integers(1, 65, n)
-    found = data.batches(ragged(lengths), size=8, widths=data.widths(64), seed=seed, epoch=epoch, pad=0)
+    found = data.batches(
+        ragged(lengths), size=8, widths=data.widths(64), seed=seed, epoch=epoch, pad=0
+    )
     return np.concatenate([batch.index for batch in found])
 
 
@@ -167,6 +212,15 @@ def test_training_batches_are_grouped_by_length_but_not_sorted():
 def test_batches_refuse_what_does_not_fit():
     text = message(data.batches, ragged([1, 9]), size=2, widths=(4, 8), seed=0, pad=0)
     assert text == "expected rows of at most 8 tokens, the widest width, got 9"
-    assert "got 0 and 1" in message(data.batches, ragged([1]), size=0, widths=(8,), seed=0, pad=0)
-    empty = Encoded(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(1, int), np.zeros(0, np.int32))
-    assert "got 4 and 0" in message(data.batches, empty, size=4, widths=(8,), seed=0, pad=0)
+    assert "got 0 and 1" in message(
+        data.batches, ragged([1]), size=0, widths=(8,), seed=0, pad=0
+    )
+    empty = Encoded(
+        np.zeros(0, np.int32),
+        np.zeros(0, np.int32),
+        np.zeros(1, int),
+        np.zeros(0, np.int32),
+    )
+    assert "got 4 and 0" in message(
+        data.batches, empty, size=4, widths=(8,), seed=0, pad=0
+    )

@@ -16,7 +16,11 @@ SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8", newline="")
+    path.write_text(
+        content if isinstance(content, str) else json.dumps(content),
+        encoding="utf-8",
+        newline="",
+    )
     return path
 
 
@@ -46,19 +50,35 @@ FOUR = data.Examples(["b", "a", "b", "c"], ["1", "2", "3", "4"], np.zeros(4, np.
 
 
 def test_references_group_targets_by_source_in_order():
-    assert list(data.references(FOUR).items()) == [("b", ["1", "3"]), ("a", ["2"]), ("c", ["4"])]
+    assert list(data.references(FOUR).items()) == [
+        ("b", ["1", "3"]),
+        ("a", ["2"]),
+        ("c", ["4"]),
+    ]
     assert "texts alone" in message(data.references, FOUR._replace(pair=None))
 
 
 def test_some_keeps_every_target_of_the_sources_it_keeps():
-    examples = data.Examples([f"s{i // 3}" for i in range(30)], [str(i) for i in range(30)], np.zeros(30, np.int32))
+    examples = data.Examples(
+        [f"s{i // 3}" for i in range(30)],
+        [str(i) for i in range(30)],
+        np.zeros(30, np.int32),
+    )
     part, more = data.some(examples, 4), data.some(examples, 6)
     assert (
-        len(part.text) == len(part.label) == 12 and set(part.text) < set(more.text) and len(data.references(more)) == 6
+        len(part.text) == len(part.label) == 12
+        and set(part.text) < set(more.text)
+        and len(data.references(more)) == 6
     )
     assert data.references(part).items() <= data.references(examples).items()
-    assert part.pair and part.pair == sorted(part.pair, key=int) and part.text != data.some(examples, 4, seed=1).text
-    assert data.some(examples, 0) is examples and rows(data.some(examples, 99)) == rows(examples)
+    assert (
+        part.pair
+        and part.pair == sorted(part.pair, key=int)
+        and part.text != data.some(examples, 4, seed=1).text
+    )
+    assert data.some(examples, 0) is examples and rows(data.some(examples, 99)) == rows(
+        examples
+    )
     assert "0 (all) or more sources, got -1" in message(data.some, examples, -1)
 
 
@@ -71,7 +91,9 @@ END, START = 0, 1
 def tokenizer():
     """Every byte a token; 0 is <end>, 1 is <start>, which the tokenizer's own template puts around a text."""
     letters = ["<end>", "<start>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    tokenizer = Tokenizer(
+        models.BPE({letter: i for i, letter in enumerate(letters)}, [])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<end>", "<start>"])
@@ -85,21 +107,49 @@ TEXT = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
 
 
 @settings(max_examples=60, deadline=None)
-@given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5), separator=st.sampled_from(["\n", " => "]))
+@given(
+    pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5),
+    separator=st.sampled_from(["\n", " => "]),
+)
 @pytest.mark.parametrize("start", [None, START])
-def test_rows_decode_to_their_texts_and_segments_mark_the_target(tokenizer, pairs, separator, start):
+def test_rows_decode_to_their_texts_and_segments_mark_the_target(
+    tokenizer, pairs, separator, start
+):
     sources, targets = map(list, zip(*pairs, strict=True))
     examples = data.Examples(sources, targets, np.zeros(len(pairs), np.int32))
-    encoded = data.encode_pairs(tokenizer, examples, max_length=10**6, end=END, start=start, separator=separator)
-    prompts = data.prompts(tokenizer, sources, max_length=10**6, start=start, separator=separator)
+    encoded = data.encode_pairs(
+        tokenizer, examples, max_length=10**6, end=END, start=start, separator=separator
+    )
+    prompts = data.prompts(
+        tokenizer, sources, max_length=10**6, start=start, separator=separator
+    )
     begin = [] if start is None else [start]
-    assert encoded.tokens.dtype == encoded.segments.dtype == np.int32 and encoded.offsets.dtype == np.int64
+    assert (
+        encoded.tokens.dtype == encoded.segments.dtype == np.int32
+        and encoded.offsets.dtype == np.int64
+    )
     for i, (source, target) in enumerate(pairs):
-        row, segments = (x[slice(*encoded.offsets[i : i + 2])] for x in (encoded.tokens, encoded.segments))
-        assert row[segments == 0].tolist() == prompts[i] and sorted(segments) == segments.tolist()
-        assert tokenizer.decode(prompts[i][len(begin) :], skip_special_tokens=False) == source + separator
-        assert prompts[i][: len(begin)] == begin and row[-1] == END and segments[-1] == 1
-        assert tokenizer.decode(row[segments == 1][:-1].tolist(), skip_special_tokens=False) == target
+        row, segments = (
+            x[slice(*encoded.offsets[i : i + 2])]
+            for x in (encoded.tokens, encoded.segments)
+        )
+        assert (
+            row[segments == 0].tolist() == prompts[i]
+            and sorted(segments) == segments.tolist()
+        )
+        assert (
+            tokenizer.decode(prompts[i][len(begin) :], skip_special_tokens=False)
+            == source + separator
+        )
+        assert (
+            prompts[i][: len(begin)] == begin and row[-1] == END and segments[-1] == 1
+        )
+        assert (
+            tokenizer.decode(
+                row[segments == 1][:-1].tolist(), skip_special_tokens=False
+            )
+            == target
+        )
 
 
 def test_a_text_that_spells_the_end_token_does_not_end_the_row(tokenizer):
@@ -112,20 +162,35 @@ def test_the_tokenizers_own_truncation_and_padding_are_ignored(tokenizer):
     own = Tokenizer.from_str(tokenizer.to_str())
     own.enable_truncation(1)
     own.enable_padding(length=30)
-    assert data.prompts(own, ["abc"], max_length=4) == data.prompts(tokenizer, ["abc"], max_length=4)
-    assert (own.truncation or {})["max_length"] == 1 and (own.padding or {})["length"] == 30
+    assert data.prompts(own, ["abc"], max_length=4) == data.prompts(
+        tokenizer, ["abc"], max_length=4
+    )
+    assert (own.truncation or {})["max_length"] == 1 and (own.padding or {})[
+        "length"
+    ] == 30
 
 
 def test_long_and_blank_rows_are_refused(tokenizer):
     long = FOUR._replace(pair=["1", "12345", "1234", "1"])
     text = message(data.encode_pairs, tokenizer, long, max_length=6, end=END)
-    assert text.startswith("2 of 4 rows are longer than max_length 6: the longest, 'a', has 8 tokens; raise max_length")
-    assert "1 of 2 rows are longer than max_length 3" in message(data.prompts, tokenizer, ["ab", "abc"], max_length=3)
+    assert text.startswith(
+        "2 of 4 rows are longer than max_length 6: the longest, 'a', has 8 tokens; raise max_length"
+    )
+    assert "1 of 2 rows are longer than max_length 3" in message(
+        data.prompts, tokenizer, ["ab", "abc"], max_length=3
+    )
     blank = FOUR._replace(pair=["1", " ", "", "1"])
     text = message(data.encode_pairs, tokenizer, blank, max_length=9, end=END)
-    assert "row 1: expected a target, got ' '" in text and "row 2: expected a target, got ''" in text
-    assert "row 1: expected a source, got ''" in message(data.prompts, tokenizer, ["a", ""], max_length=9)
-    assert "texts alone" in message(data.encode_pairs, tokenizer, FOUR._replace(pair=None), max_length=9, end=END)
+    assert (
+        "row 1: expected a target, got ' '" in text
+        and "row 2: expected a target, got ''" in text
+    )
+    assert "row 1: expected a source, got ''" in message(
+        data.prompts, tokenizer, ["a", ""], max_length=9
+    )
+    assert "texts alone" in message(
+        data.encode_pairs, tokenizer, FOUR._replace(pair=None), max_length=9, end=END
+    )
     silent = Tokenizer(models.BPE({"a": 2}, []))
     assert "row 0: the target 'b' has no tokens" in message(
         data.encode_pairs,
@@ -140,22 +205,28 @@ def test_long_and_blank_rows_are_refused(tokenizer):
 def test_encoded_rows_make_batches(tokenizer):
     encoded = data.encode_pairs(tokenizer, FOUR, max_length=8, end=END)
     batch = next(data.batches(encoded, size=4, widths=(8,), seed=None, pad=END))
-    assert batch.segments.tolist() == [[0, 0, 1, 1, 0, 0, 0, 0]] * 4 and batch.label.tolist() == [0] * 4
+    assert (
+        batch.segments.tolist() == [[0, 0, 1, 1, 0, 0, 0, 0]] * 4
+        and batch.label.tolist() == [0] * 4
+    )
 
 
 def test_tokens_apart_are_those_of_the_whole_text():
     gpt2 = Tokenizer.from_file(str(shared("gpt2_tokenizer/tokenizer.json")))
     test = data.load("e2e", data_dir=shared("e2e")).splits["test"]
     encoded = data.encode_pairs(gpt2, test, max_length=256, end=50256)
-    whole = gpt2.encode_batch_fast([f"{source}\n{target}" for source, target in rows(test)], add_special_tokens=False)
-    assert encoded.tokens.tolist() == [token for row in whole for token in (*row.ids, 50256)]
+    whole = gpt2.encode_batch_fast(
+        [f"{source}\n{target}" for source, target in rows(test)],
+        add_special_tokens=False,
+    )
+    assert encoded.tokens.tolist() == [
+        token for row in whole for token in (*row.ids, 50256)
+    ]
 
 
 # E2E
 
-MR = (
-    "name[Blue Spice], eatType[coffee shop], priceRange[more than £30], customer rating[5 out of 5], familyFriendly[no]"
-)
+MR = "name[Blue Spice], eatType[coffee shop], priceRange[more than £30], customer rating[5 out of 5], familyFriendly[no]"
 SOURCE = "name : Blue Spice | Type : coffee shop | price : more than £30 | customer rating : 5 out of 5 | family friendly : no"
 
 
@@ -175,12 +246,24 @@ def test_e2e_from_a_folder_or_the_archive(tmp_path):
         for file in folder.iterdir():
             archive.write(file, f"e2e-dataset/{file.name}")
     write(tmp_path / "archive/unrelated.txt", "")
-    (tmp_path / "archive/e2e-dataset.zip").write_bytes((tmp_path / "e2e-dataset.zip").read_bytes())
+    (tmp_path / "archive/e2e-dataset.zip").write_bytes(
+        (tmp_path / "e2e-dataset.zip").read_bytes()
+    )
     places = (folder, tmp_path / "e2e-dataset.zip", tmp_path / "archive", str(folder))
     first, *others = [data.load("e2e", data_dir=place) for place in places]
-    assert rows(first.splits["test"]) == [(SOURCE, "Go  there."), ("name : B", "Go.")] and first.generates
-    assert list(first.splits) == ["train", "validation", "test"] and first.labels == () and "rouge_l" in first.metrics
-    assert first.splits["train"].label.dtype == np.int32 and not first.splits["train"].label.any()
+    assert (
+        rows(first.splits["test"]) == [(SOURCE, "Go  there."), ("name : B", "Go.")]
+        and first.generates
+    )
+    assert (
+        list(first.splits) == ["train", "validation", "test"]
+        and first.labels == ()
+        and "rouge_l" in first.metrics
+    )
+    assert (
+        first.splits["train"].label.dtype == np.int32
+        and not first.splits["train"].label.any()
+    )
     assert "trainset.csv sha256:" in first.source and str(tmp_path) not in first.source
     for other in others:
         np.testing.assert_equal(other, first)
@@ -191,11 +274,14 @@ def test_e2e_says_what_is_wrong_and_where(tmp_path):
     write(folder / "devset.csv", 'mr,ref\n"name[B], food",Go.\nname[B],\n')
     text = message(data.load, "e2e", data_dir=folder)
     assert (
-        "devset.csv, line 2: mr: expected attributes such as name[Blue Spice], food[Thai], got 'name[B], food'" in text
+        "devset.csv, line 2: mr: expected attributes such as name[Blue Spice], food[Thai], got 'name[B], food'"
+        in text
     )
     assert "devset.csv, line 3: ref: expected some text, got ''" in text
     write(folder / "devset.csv", "MR\nname[B]\n")
-    assert "devset.csv: expected a column 'mr', got MR" in message(data.load, "e2e", data_dir=folder)
+    assert "devset.csv: expected a column 'mr', got MR" in message(
+        data.load, "e2e", data_dir=folder
+    )
     (folder / "devset.csv").unlink()
     text = message(data.load, "e2e", data_dir=folder, error=FileNotFoundError)
     assert "expected devset.csv, got testset_w_refs.csv, trainset.csv" in text
@@ -203,8 +289,13 @@ def test_e2e_says_what_is_wrong_and_where(tmp_path):
         data.load, "e2e", data_dir=tmp_path / "no", error=FileNotFoundError
     )
     text = message(data.load, "e2e", data_dir=folder / "trainset.csv")
-    assert "expected a folder or a zip archive with trainset.csv" in text and "got the file trainset.csv" in text
-    assert "split_seed must be 0, got 1" in message(data.load, "e2e", data_dir=folder, split_seed=1)
+    assert (
+        "expected a folder or a zip archive with trainset.csv" in text
+        and "got the file trainset.csv" in text
+    )
+    assert "split_seed must be 0, got 1" in message(
+        data.load, "e2e", data_dir=folder, split_seed=1
+    )
 
 
 def test_e2e_from_the_hub(monkeypatch):
@@ -214,13 +305,19 @@ def test_e2e_from_the_hub(monkeypatch):
 
     def load(path, revision, data_files):
         asked.update(path=path, revision=revision, files=data_files)
-        rows = {"meaning_representation": [MR, "name[B]"], "human_reference": ["Go  there.", "Go."]}
+        rows = {
+            "meaning_representation": [MR, "name[B]"],
+            "human_reference": ["Go  there.", "Go."],
+        }
         return {split: datasets.Dataset.from_dict(rows) for split in data_files}
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     task = data.load("e2e")
     assert rows(task.splits["test"]) == [(SOURCE, "Go  there."), ("name : B", "Go.")]
-    assert task.source == f"tuetschek/e2e_nlg@{e2e.REVISION}" and len(asked["revision"]) == 40
+    assert (
+        task.source == f"tuetschek/e2e_nlg@{e2e.REVISION}"
+        and len(asked["revision"]) == 40
+    )
     assert all(file.endswith(".parquet") for file in asked["files"].values())
 
 
@@ -241,16 +338,27 @@ def test_no_hub_says_to_pass_a_folder(monkeypatch):
 
 def test_real_e2e_has_its_rows_and_sources():
     task = data.load("e2e", data_dir=shared("e2e"))
-    sizes = {name: (len(part.text), len(data.references(part))) for name, part in task.splits.items()}
-    assert sizes == {"train": (42061, 4862), "validation": (4672, 547), "test": (4693, 630)}
+    sizes = {
+        name: (len(part.text), len(data.references(part)))
+        for name, part in task.splits.items()
+    }
+    assert sizes == {
+        "train": (42061, 4862),
+        "validation": (4672, 547),
+        "test": (4693, 630),
+    }
 
 
 # WebNLG
 
 
-def entry(category, *texts, triples="Aarhus_Airport | runwayLength | 2702.0", eid="Id1"):
+def entry(
+    category, *texts, triples="Aarhus_Airport | runwayLength | 2702.0", eid="Id1"
+):
     inside = "".join(f"<mtriple>{triple}</mtriple>" for triple in triples.split("; "))
-    lexes = "".join(f'<lex comment="{comment}" lid="Id1">{text}</lex>' for comment, text in texts)
+    lexes = "".join(
+        f'<lex comment="{comment}" lid="Id1">{text}</lex>' for comment, text in texts
+    )
     return (
         f'<entry category="{category}" eid="{eid}" size="1"><originaltripleset><otriple>a | b | c</otriple>'
         f"</originaltripleset><modifiedtripleset>{inside}</modifiedtripleset>{lexes}</entry>"
@@ -263,7 +371,8 @@ def webnlg_files(folder, *train):
 
     write(folder / "train/1triples/Airport.xml", wrap(*train))
     write(
-        folder / "train/2triples/Food.xml", wrap(entry("Food", ("good", "Rice."), triples="A | b | c; C | d | e | f"))
+        folder / "train/2triples/Food.xml",
+        wrap(entry("Food", ("good", "Rice."), triples="A | b | c; C | d | e | f")),
     )
     write(folder / "dev/1triples/Food.xml", wrap(entry("Food", ("good", "Rice."))))
     test = (
@@ -277,22 +386,40 @@ def webnlg_files(folder, *train):
 
 def test_webnlg_from_the_official_files(tmp_path):
     folder = webnlg_files(
-        tmp_path / "webnlg_challenge_2017", entry("Airport", ("good", " 2 &lt; 3. "), ("toFix", "no"))
+        tmp_path / "webnlg_challenge_2017",
+        entry("Airport", ("good", " 2 &lt; 3. "), ("toFix", "no")),
     )
     task = data.load("webnlg", data_dir=tmp_path)
-    assert list(task.splits) == ["train", "validation", "test", "test_seen", "test_unseen"] and task.generates
+    assert (
+        list(task.splits) == ["train", "validation", "test", "test_seen", "test_unseen"]
+        and task.generates
+    )
     airport = "Aarhus_Airport : runwayLength : 2702.0"
-    assert rows(task.splits["train"]) == [(airport, "2 < 3."), ("A : b : c | C : d : e | f", "Rice.")]
-    assert rows(task.splits["test"]) == [(airport, "One."), (airport, "Two."), ("M : born : 1", "Three.")]
-    assert task.splits["test_seen"].pair == ["One.", "Two."] and task.splits["test_unseen"].pair == ["Three."]
+    assert rows(task.splits["train"]) == [
+        (airport, "2 < 3."),
+        ("A : b : c | C : d : e | f", "Rice."),
+    ]
+    assert rows(task.splits["test"]) == [
+        (airport, "One."),
+        (airport, "Two."),
+        ("M : born : 1", "Three."),
+    ]
+    assert task.splits["test_seen"].pair == ["One.", "Two."] and task.splits[
+        "test_unseen"
+    ].pair == ["Three."]
     assert "train: 2 files sha256:" in task.source
     np.testing.assert_equal(data.load("webnlg", data_dir=folder), task)
 
 
 def test_webnlg_says_what_is_wrong_and_where(tmp_path):
-    webnlg_files(tmp_path, entry("Airport", ("good", "x"), triples="A - b - c", eid="Id7"))
+    webnlg_files(
+        tmp_path, entry("Airport", ("good", "x"), triples="A - b - c", eid="Id7")
+    )
     text = message(data.load, "webnlg", data_dir=tmp_path)
-    assert "Airport.xml, entry Id7: expected triples such as 'Aarhus | leader | Bo', got [['A - b - c']]" in text
+    assert (
+        "Airport.xml, entry Id7: expected triples such as 'Aarhus | leader | Bo', got [['A - b - c']]"
+        in text
+    )
     write(tmp_path / "dev/1triples/Food.xml", "<benchmark>")
     webnlg_files(tmp_path, entry("Airport", ("good", "x")))
     write(tmp_path / "train/1triples/Airport.xml", "<benchmark>")
@@ -300,7 +427,9 @@ def test_webnlg_says_what_is_wrong_and_where(tmp_path):
         data.load, "webnlg", data_dir=tmp_path
     )
     write(tmp_path / "train/1triples/Airport.xml", "<benchmark/>")
-    assert "Airport.xml: expected XML with <entry> elements" in message(data.load, "webnlg", data_dir=tmp_path)
+    assert "Airport.xml: expected XML with <entry> elements" in message(
+        data.load, "webnlg", data_dir=tmp_path
+    )
     (tmp_path / "test/testdata_with_lex.xml").unlink()
     text = message(data.load, "webnlg", data_dir=tmp_path, error=FileNotFoundError)
     assert "expected test/testdata_with_lex.xml, got dev, test, train" in text
@@ -316,13 +445,30 @@ def dart_files(folder, *entries):
 
 
 def test_dart_from_the_official_files(tmp_path):
-    notes = [{"source": "s", "text": "It joined. "}, {"source": "s", "text": "In 1973."}]
-    school = {"tripleset": [["Mars Hill", "JOINED", "1973"], ["Mars Hill", "TOWN", "NC"]], "annotations": notes}
-    blank = {"tripleset": [["A", "B", "C"]], "annotations": [{"text": " "}], "subtree_was_extended": True}
+    notes = [
+        {"source": "s", "text": "It joined. "},
+        {"source": "s", "text": "In 1973."},
+    ]
+    school = {
+        "tripleset": [["Mars Hill", "JOINED", "1973"], ["Mars Hill", "TOWN", "NC"]],
+        "annotations": notes,
+    }
+    blank = {
+        "tripleset": [["A", "B", "C"]],
+        "annotations": [{"text": " "}],
+        "subtree_was_extended": True,
+    }
     task = data.load("dart", data_dir=dart_files(tmp_path, school, blank))
     source = "Mars Hill : joined : 1973 | Mars Hill : town : NC"
-    assert rows(task.splits["validation"]) == [(source, "It joined."), (source, "In 1973.")]
-    assert list(task.splits) == ["train", "validation", "test"] and "bleu" in task.metrics and task.generates
+    assert rows(task.splits["validation"]) == [
+        (source, "It joined."),
+        (source, "In 1973."),
+    ]
+    assert (
+        list(task.splits) == ["train", "validation", "test"]
+        and "bleu" in task.metrics
+        and task.generates
+    )
     assert task.source.count(".json sha256:") == 3
 
 
@@ -330,9 +476,13 @@ def test_dart_says_what_is_wrong_and_where(tmp_path):
     bad = {"tripleset": [["A", "B"]], "annotations": [{"lex": "x"}]}
     text = message(data.load, "dart", data_dir=dart_files(tmp_path, bad))
     assert (
-        "full-train.json, entry 1: tripleset: expected a list of [subject, relation, object], got [['A', 'B']]" in text
+        "full-train.json, entry 1: tripleset: expected a list of [subject, relation, object], got [['A', 'B']]"
+        in text
     )
-    assert "full-train.json, entry 1: annotations: expected a list of {'text': ...}" in text
+    assert (
+        "full-train.json, entry 1: annotations: expected a list of {'text': ...}"
+        in text
+    )
     text = message(data.load, "dart", data_dir=dart_files(tmp_path, {"triples": 1}))
     assert "expected a column 'tripleset', got triples (is 'triples' meant?)" in text
     write(tmp_path / "dart-v1.1.1-full-train.json", {"a": 1})
@@ -340,21 +490,35 @@ def test_dart_says_what_is_wrong_and_where(tmp_path):
         data.load, "dart", data_dir=tmp_path
     )
     write(tmp_path / "dart-v1.1.1-full-train.json", "[")
-    assert "full-train.json: expected JSON, got what is none" in message(data.load, "dart", data_dir=tmp_path)
-    assert "dart is read from its official files: pass data_dir, a folder with dart-v1.1.1" in message(
-        data.load, "dart"
+    assert "full-train.json: expected JSON, got what is none" in message(
+        data.load, "dart", data_dir=tmp_path
+    )
+    assert (
+        "dart is read from its official files: pass data_dir, a folder with dart-v1.1.1"
+        in message(data.load, "dart")
     )
 
 
 def test_samsum_from_the_official_files(tmp_path):
-    chat = {"id": "1", "summary": "Amanda bakes.", "dialogue": "Amanda: Hi!\r\nJerry: Sure!\r\n"}
+    chat = {
+        "id": "1",
+        "summary": "Amanda bakes.",
+        "dialogue": "Amanda: Hi!\r\nJerry: Sure!\r\n",
+    }
     for name in ("train", "val", "test"):
-        write(tmp_path / f"{name}.json", [chat, {"id": "2", "summary": "Nothing.", "dialogue": ""}])
+        write(
+            tmp_path / f"{name}.json",
+            [chat, {"id": "2", "summary": "Nothing.", "dialogue": ""}],
+        )
     task = data.load("samsum", data_dir=tmp_path)
-    assert rows(task.splits["validation"]) == [("Amanda: Hi!\nJerry: Sure!", "Amanda bakes.")]
+    assert rows(task.splits["validation"]) == [
+        ("Amanda: Hi!\nJerry: Sure!", "Amanda bakes.")
+    ]
     assert task.metrics == ("rouge_1", "rouge_2", "rouge_l") and task.generates
     write(tmp_path / "val.json", [{"id": "1", "summary": None, "dialogue": "x"}])
-    assert "val.json, entry 1: summary: expected text, got None" in message(data.load, "samsum", data_dir=tmp_path)
+    assert "val.json, entry 1: summary: expected text, got None" in message(
+        data.load, "samsum", data_dir=tmp_path
+    )
     (tmp_path / "val.json").unlink()
     text = message(data.load, "samsum", data_dir=tmp_path, error=FileNotFoundError)
     assert "expected val.json, got test.json, train.json" in text
@@ -367,10 +531,18 @@ TABLE = "table: 1-10\ncolumns: Player, No., School/Club Team"
 
 
 def wikisql_files(folder, sql, **changes):
-    question = {"phase": 1, "question": "How many? ", "table_id": "1-10", "sql": sql} | changes
+    question = {
+        "phase": 1,
+        "question": "How many? ",
+        "table_id": "1-10",
+        "sql": sql,
+    } | changes
     for name in ("train", "dev", "test"):
         write(folder / f"{name}.jsonl", lines(question))
-        write(folder / f"{name}.tables.jsonl", lines({"id": "1-10", "header": HEADER, "rows": [["a", 1, "b"]]}))
+        write(
+            folder / f"{name}.tables.jsonl",
+            lines({"id": "1-10", "header": HEADER, "rows": [["a", 1, "b"]]}),
+        )
     return folder
 
 
@@ -378,7 +550,10 @@ def wikisql_files(folder, sql, **changes):
     ("query", "expected"),
     [
         ({"sel": 2, "agg": 0, "conds": []}, "SELECT School/Club Team FROM 1-10"),
-        ({"sel": 0, "agg": 3, "conds": [[1, 0, "3"]]}, "SELECT COUNT Player FROM 1-10 WHERE No. = '3'"),
+        (
+            {"sel": 0, "agg": 3, "conds": [[1, 0, "3"]]},
+            "SELECT COUNT Player FROM 1-10 WHERE No. = '3'",
+        ),
         (
             {"sel": 1, "agg": 1, "conds": [[1, 1, 3.5], [0, 2, 4]]},
             "SELECT MAX No. FROM 1-10 WHERE No. > 3.5 AND Player < 4",
@@ -390,33 +565,62 @@ def test_sql_in_words(query, expected):
 
 
 def test_wikisql_in_both_layouts(tmp_path):
-    official = wikisql_files(tmp_path / "official/data", {"sel": 0, "agg": 3, "conds": [[1, 0, "3"]]})
+    official = wikisql_files(
+        tmp_path / "official/data", {"sel": 0, "agg": 3, "conds": [[1, 0, "3"]]}
+    )
     text = f"{TABLE}\nQ: How many? \nA: SELECT COUNT Player FROM 1-10 WHERE No. = '3'"
     for name in ("train", "valid", "test"):
         write(tmp_path / f"text/{name}.jsonl", lines({"text": text}))
-    one, two = data.load("wikisql", data_dir=official.parent), data.load("wikisql", data_dir=tmp_path / "text")
-    assert rows(one.splits["test"]) == [(f"{TABLE}\nQ: How many?", "SELECT COUNT Player FROM 1-10 WHERE No. = '3'")]
+    one, two = (
+        data.load("wikisql", data_dir=official.parent),
+        data.load("wikisql", data_dir=tmp_path / "text"),
+    )
+    assert rows(one.splits["test"]) == [
+        (f"{TABLE}\nQ: How many?", "SELECT COUNT Player FROM 1-10 WHERE No. = '3'")
+    ]
     assert {name: rows(part) for name, part in one.splits.items()} == {
         name: rows(part) for name, part in two.splits.items()
     }
     assert (
-        one.metrics == ("exact_match",) and "train.tables.jsonl sha256:" in one.source and "valid.jsonl" in two.source
+        one.metrics == ("exact_match",)
+        and "train.tables.jsonl sha256:" in one.source
+        and "valid.jsonl" in two.source
     )
 
 
 def test_wikisql_says_what_is_wrong_and_where(tmp_path):
     good = {"sel": 0, "agg": 3, "conds": []}
-    text = message(data.load, "wikisql", data_dir=wikisql_files(tmp_path, good, table_id="9"))
-    assert "train.jsonl, line 1: table_id: expected the id of a table in train.tables.jsonl, got '9'" in text
-    for bad in (good | {"sel": 3}, good | {"sel": -1}, {"sel": 0}, good | {"agg": 6}, good | {"conds": [[1]]}, None):
+    text = message(
+        data.load, "wikisql", data_dir=wikisql_files(tmp_path, good, table_id="9")
+    )
+    assert (
+        "train.jsonl, line 1: table_id: expected the id of a table in train.tables.jsonl, got '9'"
+        in text
+    )
+    for bad in (
+        good | {"sel": 3},
+        good | {"sel": -1},
+        {"sel": 0},
+        good | {"agg": 6},
+        good | {"conds": [[1]]},
+        None,
+    ):
         text = message(data.load, "wikisql", data_dir=wikisql_files(tmp_path, bad))
-        assert "train.jsonl, line 1: sql: expected sel, agg and conds that fit its table" in text
-    text = message(data.load, "wikisql", data_dir=wikisql_files(tmp_path, good, question=3))
+        assert (
+            "train.jsonl, line 1: sql: expected sel, agg and conds that fit its table"
+            in text
+        )
+    text = message(
+        data.load, "wikisql", data_dir=wikisql_files(tmp_path, good, question=3)
+    )
     assert "train.jsonl, line 1: question: expected text, got 3" in text
     wikisql_files(tmp_path, good)
     write(tmp_path / "test.tables.jsonl", lines({"id": "1-10", "header": "Player"}))
     text = message(data.load, "wikisql", data_dir=tmp_path)
-    assert "test.tables.jsonl, line 1: header: expected a list of column names, got 'Player'" in text
+    assert (
+        "test.tables.jsonl, line 1: header: expected a list of column names, got 'Player'"
+        in text
+    )
     (tmp_path / "test.tables.jsonl").unlink()
     text = message(data.load, "wikisql", data_dir=tmp_path, error=FileNotFoundError)
     assert "expected test.tables.jsonl, got dev.jsonl" in text
@@ -435,26 +639,47 @@ def test_real_wikisql_text():
         "validation": 100,
         "test": 100,
     }
-    assert all(target.startswith("SELECT ") for part in task.splits.values() for _, target in rows(part))
+    assert all(
+        target.startswith("SELECT ")
+        for part in task.splits.values()
+        for _, target in rows(part)
+    )
 
 
 # A user's own files, and names
 
 
 def test_a_users_table_of_sources_and_targets(tmp_path):
-    path = write(tmp_path / "mine.csv", "source,target,label,split\na,1,x,train\nb,2,x,validation\na,3,x,train\n")
+    path = write(
+        tmp_path / "mine.csv",
+        "source,target,label,split\na,1,x,train\nb,2,x,validation\na,3,x,train\n",
+    )
     task = data.load(path)
-    assert (task.name, task.labels, task.metrics, task.generates) == ("mine", (), ("bleu", "rouge_l"), True)
-    assert rows(task.splits["train"]) == [("a", "1"), ("a", "3")] and task.source.startswith("mine.csv sha256:")
+    assert (task.name, task.labels, task.metrics, task.generates) == (
+        "mine",
+        (),
+        ("bleu", "rouge_l"),
+        True,
+    )
+    assert rows(task.splits["train"]) == [
+        ("a", "1"),
+        ("a", "3"),
+    ] and task.source.startswith("mine.csv sha256:")
     both = "text,label,source,split\na,x,web,train\nb,y,web,train\na,x,web,validation\n"
     assert not data.load(write(tmp_path / "b.csv", both)).generates
 
 
 def test_a_users_sources_stay_together(tmp_path):
-    path = write(tmp_path / "a.jsonl", lines(*({"source": f"s{i % 40}", "target": f"t{i}"} for i in range(200))))
+    path = write(
+        tmp_path / "a.jsonl",
+        lines(*({"source": f"s{i % 40}", "target": f"t{i}"} for i in range(200))),
+    )
     seen = [set(part.text) for part in data.load(path).splits.values()]
     assert len(seen) == 3 and sum(map(len, seen)) == 40
-    assert data.load(path, split_seed=1).splits["train"].text != data.load(path).splits["train"].text
+    assert (
+        data.load(path, split_seed=1).splits["train"].text
+        != data.load(path).splits["train"].text
+    )
 
 
 def test_a_users_folder(tmp_path):
@@ -467,15 +692,27 @@ def test_a_users_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("source,targets\na,b\n", "a.csv: expected a column 'target', got source, targets (is 'targets' meant?)"),
+        (
+            "source,targets\na,b\n",
+            "a.csv: expected a column 'target', got source, targets (is 'targets' meant?)",
+        ),
         (
             "text,label,source,target\na,b,c,d\n",
             "a.csv: expected either the columns text and label, or source and target",
         ),
-        ("question,sql\na,b\n", "or source and target for a task that generates, got question, sql"),
+        (
+            "question,sql\na,b\n",
+            "or source and target for a task that generates, got question, sql",
+        ),
         ("text,target\na,b\n", "a.csv: expected a column 'label', got text, target"),
-        ("source,target,split\na,,train\na,b,validation\n", "a.csv, line 2: target: expected some text, got ''"),
-        ("source,target,split\na,b,train\n", "a.csv: no row is in the validation split"),
+        (
+            "source,target,split\na,,train\na,b,validation\n",
+            "a.csv, line 2: target: expected some text, got ''",
+        ),
+        (
+            "source,target,split\na,b,train\n",
+            "a.csv: no row is in the validation split",
+        ),
     ],
 )
 def test_bad_tables_are_told(tmp_path, text, expected):
@@ -484,26 +721,52 @@ def test_bad_tables_are_told(tmp_path, text, expected):
 
 def test_the_tiny_task():
     task = data.load("tiny-nlg")
-    assert {name: len(part.text) for name, part in task.splits.items()} == {"train": 64, "validation": 16, "test": 16}
+    assert {name: len(part.text) for name, part in task.splits.items()} == {
+        "train": 64,
+        "validation": 16,
+        "test": 16,
+    }
     groups = [data.references(part) for part in task.splits.values()]
     assert all(len(set(targets)) == 2 for group in groups for targets in group.values())
-    assert sum(map(len, groups)) == len({source for group in groups for source in group})
-    words = {word for part in task.splits.values() for pair in rows(part) for text in pair for word in text.split()}
-    assert all(word.isalnum() and word.isascii() for word in words - {":", "|"}) and task.metrics == ("bleu",)
-    assert rows(task.splits["test"])[0][0].startswith("name : ") and len(tiny.NAMES) == 6
+    assert sum(map(len, groups)) == len(
+        {source for group in groups for source in group}
+    )
+    words = {
+        word
+        for part in task.splits.values()
+        for pair in rows(part)
+        for text in pair
+        for word in text.split()
+    }
+    assert all(
+        word.isalnum() and word.isascii() for word in words - {":", "|"}
+    ) and task.metrics == ("bleu",)
+    assert (
+        rows(task.splits["test"])[0][0].startswith("name : ") and len(tiny.NAMES) == 6
+    )
     np.testing.assert_equal(data.load("tiny-nlg"), task)
     assert "split_seed must be 0, got 2" in message(data.load, "tiny-nlg", split_seed=2)
 
 
 def test_names_and_data_dir(tmp_path):
     text = message(data.load, "wikisq")
-    assert "e2e, webnlg, dart, wikisql, samsum, tiny, tiny-nlg" in text and "is wikisql meant?" in text
+    assert (
+        "e2e, webnlg, dart, wikisql, samsum, tiny, tiny-nlg" in text
+        and "is wikisql meant?" in text
+    )
     for name in ("tiny", write(tmp_path / "a.csv", "source,target\na,b\n")):
         for where in ("data_dir", "glue_dir"):
             text = message(data.load, name, **{where: tmp_path})
-            assert text.startswith("data_dir goes with cola, ") and f"{str(name)!r} has no official files" in text
-    assert "expected one of them" in message(data.load, "rte", data_dir=tmp_path, glue_dir=tmp_path)
+            assert (
+                text.startswith("data_dir goes with cola, ")
+                and f"{str(name)!r} has no official files" in text
+            )
+    assert "expected one of them" in message(
+        data.load, "rte", data_dir=tmp_path, glue_dir=tmp_path
+    )
     head = "sentence1\tsentence2\tlabel\na\tb\t1\n"
     write(tmp_path / "rte/train.tsv", head)
     write(tmp_path / "rte/dev.tsv", head)
-    np.testing.assert_equal(data.load("rte", data_dir=tmp_path), data.load("rte", glue_dir=tmp_path))
+    np.testing.assert_equal(
+        data.load("rte", data_dir=tmp_path), data.load("rte", glue_dir=tmp_path)
+    )

@@ -23,29 +23,48 @@ def row(part, name, seed=0, **metrics):
         "quantize": "q",
         "compute": "c",
     }
-    return {"key": f"{part}{name}{seed}", "config": at, "metrics": metrics, "examples": {"test": 100}}
+    return {
+        "key": f"{part}{name}{seed}",
+        "config": at,
+        "metrics": metrics,
+        "examples": {"test": 100},
+    }
 
 
 class TestDataTypes:
     def test_bad_settings_are_told_at_once(self):
         with pytest.raises(ValueError) as caught:
-            quantization.check(quantization.Config(types=("nf5",), blocks=(48,), length=0))
+            quantization.check(
+                quantization.Config(types=("nf5",), blocks=(48,), length=0)
+            )
         told = str(caught.value)
-        assert "types: expected some of fp32, bf16, int8" in told and "got 'nf5'" in told
+        assert (
+            "types: expected some of fp32, bf16, int8" in told and "got 'nf5'" in told
+        )
         assert (
             "blocks: expected powers of two from 32 to 4096, got 48" in told
             and "length: expected 1 or more, got 0" in told
         )
 
     def test_sizes_of_a_matrix_of_one_block(self):
-        model = {"blocks": {"kernel": jnp.asarray(np.linspace(-7, 7, 64, dtype=np.float32).reshape(1, 8, 8))}}
-        found = storage.sizes(model, "int4", None)  # one block of 64: 32 bytes of codes, 4 of scale
+        model = {
+            "blocks": {
+                "kernel": jnp.asarray(
+                    np.linspace(-7, 7, 64, dtype=np.float32).reshape(1, 8, 8)
+                )
+            }
+        }
+        found = storage.sizes(
+            model, "int4", None
+        )  # one block of 64: 32 bytes of codes, 4 of scale
         assert found["size/bits"] == 8 * 36 / 64 and found["size/memory"] == 36
         assert found["size/disk"] > 36, "the header"
         plain = np.linspace(-7, 7, 64)
         away = np.abs(np.round(plain) - plain)  # the scale is 7 / 7
         assert found["error/mean_absolute"] == pytest.approx(away.mean(), rel=1e-4)
-        assert found["error/relative"] == pytest.approx(((away**2).sum() / (plain**2).sum()) ** 0.5, rel=1e-4)
+        assert found["error/relative"] == pytest.approx(
+            ((away**2).sum() / (plain**2).sum()) ** 0.5, rel=1e-4
+        )
         assert storage.sizes(model, "fp32", None)["error/relative"] == 0
 
     def test_the_paper_s_values_stand_beside_our_types(self):
@@ -54,8 +73,15 @@ class TestDataTypes:
         assert table.loc["fp4"].tolist() == [31.07, 88.6, 52.2]
 
     def test_verdicts_hold_a_difference_against_its_error(self):
-        rows = [row("sizes", t, **{f"size/{n}": 1.0 for n in ("bits", "disk", "memory")}, **{"error/relative": 0.1})
-                for t in ("bf16", "fp4", "nf4-double")]  # fmt: skip
+        rows = [
+            row(
+                "sizes",
+                t,
+                **{f"size/{n}": 1.0 for n in ("bits", "disk", "memory")},
+                **{"error/relative": 0.1},
+            )
+            for t in ("bf16", "fp4", "nf4-double")
+        ]
         for seed, (fp4, nf4) in enumerate([(0.70, 0.80), (0.71, 0.81)]):
             rows += [
                 row("alone", "fp4", seed, **{"test/accuracy": fp4}),
@@ -65,13 +91,18 @@ class TestDataTypes:
                 row("lora", "bf16", seed, **{"test/accuracy": nf4}),
                 row("lora", "nf4-double", seed, **{"test/accuracy": fp4}),
             ]
-        found = {verdict.published: verdict.verdict for verdict in quantization.verdicts(rows)}
+        found = {
+            verdict.published: verdict.verdict
+            for verdict in quantization.verdicts(rows)
+        }
         assert found["without training NF4 + DQ is better than FP4"] == "seen"
         assert found["LoRA on NF4 + DQ is as good as on BF16"] == "not seen"
 
     def test_steps_run_in_turn_and_the_first_two_do_not_count(self):
         ran = []
-        steps = [step_time.Step(lambda name=name: ran.append(name), {}) for name in "ab"]
+        steps = [
+            step_time.Step(lambda name=name: ran.append(name), {}) for name in "ab"
+        ]
         assert [len(taken) for taken in step_time.interleaved(steps, 3)] == [3, 3]
         assert ran == list("ab") * 5
 
@@ -79,20 +110,36 @@ class TestDataTypes:
 class TestMerging:
     def test_bad_settings_are_told_at_once(self):
         with pytest.raises(
-            ValueError, match=r"kinds: expected some of nf4, .*got 'nf3'.*method: expected lora .*got 'full'"
+            ValueError,
+            match=r"kinds: expected some of nf4, .*got 'nf3'.*method: expected lora .*got 'full'",
         ):
             setup = quantized_merge.run.Setup(method="full")
             quantized_merge.cells(quantized_merge.Config(kinds=("nf3",), setup=setup))
 
     def test_distance_and_what_is_left_of_delta(self):
         base = quant.quantize(jnp.zeros((1, 32, 32)), "nf4").T
-        a, b = jnp.zeros((1, 32, 1)).at[0, 0, 0].set(1.0), jnp.zeros((1, 1, 32)).at[0, 0, 0].set(2.0)
-        model = {"up": LoRA(Linear(base), a, b, jnp.ones((1, 1)))}  # delta has a 2 in its corner, W4 is 0
-        half = {"up": Linear(jnp.zeros((1, 32, 32)).at[0, 0, 0].set(1.0).at[0, 1, 1].set(2.0))}
+        a, b = (
+            jnp.zeros((1, 32, 1)).at[0, 0, 0].set(1.0),
+            jnp.zeros((1, 1, 32)).at[0, 0, 0].set(2.0),
+        )
+        model = {
+            "up": LoRA(Linear(base), a, b, jnp.ones((1, 1)))
+        }  # delta has a 2 in its corner, W4 is 0
+        half = {
+            "up": Linear(
+                jnp.zeros((1, 32, 32)).at[0, 0, 0].set(1.0).at[0, 1, 1].set(2.0)
+            )
+        }
         found = quantized_merge.layers(model, half)["up"]
         assert found["kept"] == [0.5], "half of delta is there"
-        assert found["distance"] == [pytest.approx(5**0.5 / 2)], "one less in the corner, two elsewhere, over two"
+        assert found["distance"] == [pytest.approx(5**0.5 / 2)], (
+            "one less in the corner, two elsewhere, over two"
+        )
         whole = quantized_merge.layers(model, methods.merge(model))["up"]
         assert whole == {"distance": [0.0], "kept": [1.0]}
-        assert quantized_merge.stored_bits({"blocks": {"kernel": base}}) == quant.bits_per_parameter(base) == 4.5
+        assert (
+            quantized_merge.stored_bits({"blocks": {"kernel": base}})
+            == quant.bits_per_parameter(base)
+            == 4.5
+        )
         assert tree.count(model["up"]) == 32 * 32 + 32 + 32 + 1

@@ -27,57 +27,107 @@ def trained(script):
     """The smoke preset's cell as training would leave it, with a random B."""
     (cell,) = schedule.resolved(script.cells(script.PRESETS["smoke"]))
     model, rng = run.adapt(cell)[0], np.random.default_rng(0)
-    layers = {path: layer for path, layer in methods.adapters(model).items() if layer.parameters()}
-    drawn = {path: 0.1 * rng.normal(size=layer.lora_b.shape) for path, layer in layers.items()}
-    new = {f"{path}/lora_b": jnp.float32(b).at[:, 2:].set(0) for path, b in drawn.items()}  # the rest is padding
-    return schedule.Trained(tree.replace(model, new), {"config": cell, "key": results.key(cell)})
+    layers = {
+        path: layer
+        for path, layer in methods.adapters(model).items()
+        if layer.parameters()
+    }
+    drawn = {
+        path: 0.1 * rng.normal(size=layer.lora_b.shape)
+        for path, layer in layers.items()
+    }
+    new = {
+        f"{path}/lora_b": jnp.float32(b).at[:, 2:].set(0) for path, b in drawn.items()
+    }  # the rest is padding
+    return schedule.Trained(
+        tree.replace(model, new), {"config": cell, "key": results.key(cell)}
+    )
 
 
 @pytest.fixture(scope="module")
 def measured(script, trained):
     """Its rows, by how A and B are stored."""
-    configs = [{**trained.row["config"], "stored": kind} for kind in ("none", "int8", "nf4")]
+    configs = [
+        {**trained.row["config"], "stored": kind} for kind in ("none", "int8", "nf4")
+    ]
     return {row["config"]["stored"]: row for row in script.evaluate(trained, configs)}
 
 
 def test_its_adapters_are_those_of_the_other_studies_of_quantised_bases(script):
     ours = {results.key(cell) for cell in script.cells(script.Config())}
     merge, types = import_module("quantized_merge"), import_module("quantization")
-    assert ours == {results.key(c) for c in merge.cells(merge.Config()) if c["quantize"] == "nf4_double"}
-    assert ours == {results.key(c) for c in types.loras(types.Config()) if c["quantize"] == "nf4_double"}
+    assert ours == {
+        results.key(c)
+        for c in merge.cells(merge.Config())
+        if c["quantize"] == "nf4_double"
+    }
+    assert ours == {
+        results.key(c)
+        for c in types.loras(types.Config())
+        if c["quantize"] == "nf4_double"
+    }
 
 
 class TestMeasures:
     def test_the_float_file_changes_nothing(self, measured):
         found = measured["none"]["metrics"]
-        assert (found["delta/error"], found["logits/distance"], found["size/bits"]) == (0, 0, 32)
-        assert {value for name, value in found.items() if name.startswith("change/")} == {0}
+        assert (found["delta/error"], found["logits/distance"], found["size/bits"]) == (
+            0,
+            0,
+            32,
+        )
+        assert {
+            value for name, value in found.items() if name.startswith("change/")
+        } == {0}
 
     def test_fewer_bits_are_a_smaller_file_and_a_larger_error(self, measured):
-        none, int8, nf4 = (measured[kind]["metrics"] for kind in ("none", "int8", "nf4"))
-        assert nf4["size/bits"] == 4.5 and int8["size/bits"] == 8 + 32 / 16  # a scale for a row of 16
+        none, int8, nf4 = (
+            measured[kind]["metrics"] for kind in ("none", "int8", "nf4")
+        )
+        assert (
+            nf4["size/bits"] == 4.5 and int8["size/bits"] == 8 + 32 / 16
+        )  # a scale for a row of 16
         assert none["size/file"] > int8["size/file"] > nf4["size/file"]
         assert 0 < int8["delta/error"] < 0.02 < nf4["delta/error"] < 0.2
         assert 0 < int8["logits/distance"] < nf4["logits/distance"]
 
-    def test_idle_adapters_are_not_shipped_and_what_is_comes_back(self, script, trained):
+    def test_idle_adapters_are_not_shipped_and_what_is_comes_back(
+        self, script, trained
+    ):
         assert "blocks/attention/key" in methods.adapters(trained.model)
         file, model = script.shipped(trained, "none")
         names = {name for name in safetensors.numpy.load(file) if "lora" in name}
-        assert names == {f"blocks/attention/{layer}/lora_{part}" for layer in ("query", "value") for part in "ab"}
+        assert names == {
+            f"blocks/attention/{layer}/lora_{part}"
+            for layer in ("query", "value")
+            for part in "ab"
+        }
         for path, leaf in tree.leaves(model).items():
             if not path.startswith("blocks/") or "/base/" not in path:
                 np.testing.assert_array_equal(leaf, tree.leaves(trained.model)[path])
 
     def test_the_error_by_hand(self, script, tiny):
         def adapted(query, value):
-            model = methods.lora("query,value", rank=1, alpha=1).adapt(jax.random.key(0), tiny())
-            ones = {p: jnp.ones_like(leaf) for p, leaf in tree.leaves(model).items() if "lora" in p}
-            strength = {"blocks/attention/query/lora_b": query, "blocks/attention/value/lora_b": value}
-            return tree.replace(model, ones | {p: ones[p] * by for p, by in strength.items()})
+            model = methods.lora("query,value", rank=1, alpha=1).adapt(
+                jax.random.key(0), tiny()
+            )
+            ones = {
+                p: jnp.ones_like(leaf)
+                for p, leaf in tree.leaves(model).items()
+                if "lora" in p
+            }
+            strength = {
+                "blocks/attention/query/lora_b": query,
+                "blocks/attention/value/lora_b": value,
+            }
+            return tree.replace(
+                model, ones | {p: ones[p] * by for p, by in strength.items()}
+            )
 
         assert script.error(adapted(3, 4), adapted(3, 4)) == 0
-        assert script.error(adapted(3, 4), adapted(3.5, 4)) == pytest.approx(0.1)  # 0.5 of sqrt(9 + 16)
+        assert script.error(adapted(3, 4), adapted(3.5, 4)) == pytest.approx(
+            0.1
+        )  # 0.5 of sqrt(9 + 16)
         assert script.error(adapted(3, 4), adapted(0, 0)) == 1
 
 
@@ -107,24 +157,57 @@ def rows(scores: dict[str, list[float]]) -> list[dict[str, Any]]:
                 "change/accuracy": score - scores["none"][seed],
                 "size/file": sizes[kind][0],
             }
-            found |= {"size/bits": sizes[kind][1], "delta/error": 0.1, "logits/distance": 0.05}
-            made.append({"key": results.key(config), "config": config, "metrics": found, "examples": {"test": 100}})
+            found |= {
+                "size/bits": sizes[kind][1],
+                "delta/error": 0.1,
+                "logits/distance": 0.05,
+            }
+            made.append(
+                {
+                    "key": results.key(config),
+                    "config": config,
+                    "metrics": found,
+                    "examples": {"test": 100},
+                }
+            )
     return made
 
 
-SCORES = {"none": [0.80, 0.84], "nf4": [0.78, 0.83], "int8": [0.81, 0.84], "nf4_double": [0.70, 0.80]}
+SCORES = {
+    "none": [0.80, 0.84],
+    "nf4": [0.78, 0.83],
+    "int8": [0.81, 0.84],
+    "nf4_double": [0.70, 0.80],
+}
 
 
 class TestSaid:
-    def test_the_table_has_means_errors_and_differences_of_the_same_adapter(self, script):
+    def test_the_table_has_means_errors_and_differences_of_the_same_adapter(
+        self, script
+    ):
         table = script.summary(rows(SCORES))
         assert list(table["stored"]) == ["float32", "int8", "nf4", "nf4_double"]
         nf4 = table.iloc[2]
-        assert nf4["score"] == pytest.approx(80.5) and nf4["score error"] == pytest.approx(2.5)
+        assert nf4["score"] == pytest.approx(80.5) and nf4[
+            "score error"
+        ] == pytest.approx(2.5)
         assert nf4["Δ"] == pytest.approx(-1.5) and nf4["Δ error"] == pytest.approx(0.5)
-        line = next(line for line in script.shown(table).splitlines() if line.startswith("| nf4 "))
+        line = next(
+            line
+            for line in script.shown(table).splitlines()
+            if line.startswith("| nf4 ")
+        )
         said = [cell.strip() for cell in line.strip("|").split("|")]
-        assert said == ["nf4", "50.0", "16.7", "4.500", "10.00 ± 0.00", "5.00 ± 0.00", "80.5 ± 2.5", "-1.50 ± 0.50"]
+        assert said == [
+            "nf4",
+            "50.0",
+            "16.7",
+            "4.500",
+            "10.00 ± 0.00",
+            "5.00 ± 0.00",
+            "80.5 ± 2.5",
+            "-1.50 ± 0.50",
+        ]
 
     def test_the_smallest_file_within_a_standard_error(self, script):
         assert script.finding(script.summary(rows(SCORES))) == (
@@ -133,25 +216,46 @@ class TestSaid:
         )
         worse = {**SCORES, "nf4": [0.7, 0.7], "int8": [0.7, 0.7]}
         said = script.finding(script.summary(rows(worse)))
-        assert said == "**No smaller file scores within a standard error of float32's 82.0 ± 2.0 %.**"
+        assert (
+            said
+            == "**No smaller file scores within a standard error of float32's 82.0 ± 2.0 %.**"
+        )
 
     def test_one_seed_of_a_metric_without_an_error(self, script):
         one = rows({"none": [0.8], "nf4": [0.8]})
-        assert "± 4.0 %" in script.finding(script.summary(one)), "of an accuracy it is the binomial one"
+        assert "± 4.0 %" in script.finding(script.summary(one)), (
+            "of an accuracy it is the binomial one"
+        )
         for row in one:
-            row["metrics"] = {name.replace("accuracy", "f1"): value for name, value in row["metrics"].items()}
-        assert script.finding(script.summary(one)).startswith("One seed of this metric has no standard error")
+            row["metrics"] = {
+                name.replace("accuracy", "f1"): value
+                for name, value in row["metrics"].items()
+            }
+        assert script.finding(script.summary(one)).startswith(
+            "One seed of this metric has no standard error"
+        )
 
-    def test_the_page_depends_on_the_rows_alone_and_not_on_their_order(self, script, tmp_path):
+    def test_the_page_depends_on_the_rows_alone_and_not_on_their_order(
+        self, script, tmp_path
+    ):
         drawn = []
         for seed in (0, 1):
             shuffled = rows(SCORES)
             random.Random(seed).shuffle(shuffled)
-            drawn.append([path.read_bytes() for path in script.render(shuffled, tmp_path / str(seed))])
+            drawn.append(
+                [
+                    path.read_bytes()
+                    for path in script.render(shuffled, tmp_path / str(seed))
+                ]
+            )
         assert len(drawn[0]) == 3 and drawn[0] == drawn[1]
 
-    def test_of_a_run_that_was_killed_before_the_first_data_type_there_is_a_table(self, script, tmp_path):
-        assert [path.suffix for path in script.render(rows({"none": [0.8]}), tmp_path)] == [".md", ".csv"]
+    def test_of_a_run_that_was_killed_before_the_first_data_type_there_is_a_table(
+        self, script, tmp_path
+    ):
+        assert [
+            path.suffix for path in script.render(rows({"none": [0.8]}), tmp_path)
+        ] == [".md", ".csv"]
 
     def test_bases_are_told_apart(self, script, tmp_path):
         plain = rows(SCORES)
@@ -165,12 +269,21 @@ class TestSaid:
 
 
 def test_what_makes_no_sense_is_refused_before_anything_is_trained(script, tmp_path):
-    flags = ["--preset", "smoke", "--out", str(tmp_path), "--kinds", "nf3", "--method", "bitfit"]
+    flags = [
+        "--preset",
+        "smoke",
+        "--out",
+        str(tmp_path),
+        "--kinds",
+        "nf3",
+        "--method",
+        "bitfit",
+    ]
     with pytest.raises(ValueError) as error:
         script.main(flags)
-    assert "kinds: expected some of nf4, " in str(error.value) and "got 'nf3'; method: expected lora" in str(
+    assert "kinds: expected some of nf4, " in str(
         error.value
-    )
+    ) and "got 'nf3'; method: expected lora" in str(error.value)
     with pytest.raises(ValueError, match="kinds: expected at least one"):
         script.main([*flags[:5]])
     assert not list(tmp_path.iterdir())
@@ -178,4 +291,6 @@ def test_what_makes_no_sense_is_refused_before_anything_is_trained(script, tmp_p
 
 def test_a_dry_run_stores_nothing(script, tmp_path, capsys):
     script.main([*SMOKE, "--out", str(tmp_path), "--dry-run"])
-    assert "1 adapters, 1 of them to store" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert "1 adapters, 1 of them to store" in capsys.readouterr().out and not list(
+        tmp_path.iterdir()
+    )

@@ -30,8 +30,15 @@ logits = compiled(Decoder.__call__)
 @pytest.fixture(autouse=True, scope="module")
 def compiled_quickly():
     with pytest.MonkeyPatch.context() as patch:
-        for name, static in (("texts", ("how", "ends", "compute")), ("_prepared", ("compute",))):
-            patch.setattr(module, name, compiled(getattr(module, name).__wrapped__, static_argnames=static))
+        for name, static in (
+            ("texts", ("how", "ends", "compute")),
+            ("_prepared", ("compute",)),
+        ):
+            patch.setattr(
+                module,
+                name,
+                compiled(getattr(module, name).__wrapped__, static_argnames=static),
+            )
         yield
 
 
@@ -40,17 +47,27 @@ def model() -> Decoder:
     return tiny(vocabulary=24, positions=40)
 
 
-def texts(model: Decoder, how: Decoding = Decoding(NEW), **options: Any) -> list[list[int]]:  # noqa: B008
-    return generation.generate(model, PROMPTS, how, **dict[str, Any](end=END, batch=2) | options).tokens
+def texts(
+    model: Decoder, how: Decoding = Decoding(NEW), **options: Any
+) -> list[list[int]]:
+    return generation.generate(
+        model, PROMPTS, how, **dict[str, Any](end=END, batch=2) | options
+    ).tokens
 
 
 def repeats(tokens: list[int], size: int) -> set[int]:
     """The tokens that would make an n-gram of that size a second time."""
     last = tokens[len(tokens) - size + 1 :]
-    return {tokens[i + size - 1] for i in range(len(tokens) - size + 1) if tokens[i : i + size - 1] == last}
+    return {
+        tokens[i + size - 1]
+        for i in range(len(tokens) - size + 1)
+        if tokens[i : i + size - 1] == last
+    }
 
 
-def written(model: Decoder, prompt: list[int], how: Decoding, end: int = END) -> list[int]:
+def written(
+    model: Decoder, prompt: list[int], how: Decoding, end: int = END
+) -> list[int]:
     """The likeliest token after each whole text."""
     tokens = list(prompt)
     for at in range(len(prompt), len(prompt) + how.new):
@@ -73,16 +90,26 @@ class TestParts:
         assert tokens[:, 28:].tolist() == [[0, 7, 8, 9], [0, 0, 0, 5], [0, 7, 8, 9]]
         assert not tokens[:, :28].any()
 
-    @pytest.mark.parametrize("longest, room, width", [(1, 99, 32), (32, 99, 32), (33, 99, 64), (33, 40, 40), (3, 5, 5)])
+    @pytest.mark.parametrize(
+        "longest, room, width",
+        [(1, 99, 32), (32, 99, 32), (33, 99, 64), (33, 40, 40), (3, 5, 5)],
+    )
     def test_widths_are_few_and_leave_room(self, longest, room, width):
         assert module._padded([[1] * longest], 1, room)[0].shape == (1, width)
 
-    @pytest.mark.parametrize("tokens, text", [([3, 9, 4, 9], [3]), ([9], []), ([3, 4], [3, 4])])
+    @pytest.mark.parametrize(
+        "tokens, text", [([3, 9, 4, 9], [3]), ([9], []), ([3, 4], [3, 4])]
+    )
     def test_a_text_ends_before_its_first_end(self, tokens, text):
         assert module._until(np.array(tokens), 9) == text
 
     def test_speed_counts_the_ends_that_were_written(self):
-        assert generation.Generated([[1, 2], [], [3, 4, 5]], ended=2, steps=3, seconds=2.0).tokens_per_second == 3.5
+        assert (
+            generation.Generated(
+                [[1, 2], [], [3, 4, 5]], ended=2, steps=3, seconds=2.0
+            ).tokens_per_second
+            == 3.5
+        )
 
     def test_no_bigram_twice_by_hand(self):
         """After 1 2 1 2 1 there may be no 2; padding, the tokens before `start`, and what is not written yet do not count."""
@@ -91,23 +118,38 @@ class TestParts:
         inf = np.inf
         assert found.tolist() == [[0, 0, -inf, 0], [0, 0, 0, -inf]]
         for size in (0, tokens.shape[1] + 1):
-            assert decoding._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, size).tolist() == [[0] * 4] * 2
+            assert (
+                decoding._banned(
+                    jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, size
+                ).tolist()
+                == [[0] * 4] * 2
+            )
 
     @settings(max_examples=60, deadline=None)
     @given(
-        st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=2, max_size=2), st.integers(0, 8),
-        st.integers(1, 9), st.integers(1, 4),
-    )  # fmt: skip
+        st.lists(
+            st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=2, max_size=2
+        ),
+        st.integers(0, 8),
+        st.integers(1, 9),
+        st.integers(1, 4),
+    )
     def test_no_n_gram_twice(self, tokens, start, count, size):
         end = min(start + count, 9)
-        found = banned(size)(jnp.zeros((2, 4)), jnp.array(tokens), jnp.full(2, start), end)
+        found = banned(size)(
+            jnp.zeros((2, 4)), jnp.array(tokens), jnp.full(2, start), end
+        )
         for row, got in zip(tokens, found, strict=True):
             assert set(np.flatnonzero(np.isinf(got))) == repeats(row[start:end], size)
 
 
 @functools.cache
 def banned(size: int) -> Any:
-    return compiled(lambda scores, tokens, start, end: decoding._banned(scores, tokens, start, end, size))
+    return compiled(
+        lambda scores, tokens, start, end: decoding._banned(
+            scores, tokens, start, end, size
+        )
+    )
 
 
 class TestChoice:
@@ -116,12 +158,18 @@ class TestChoice:
     LOGITS = jnp.log(jnp.array([0.2, 0.5, 0.3]))
     ROWS = 6000
 
-    def frequencies(self, *, temperature: float = 1.0, top_p: float = 1.0) -> np.ndarray:
+    def frequencies(
+        self, *, temperature: float = 1.0, top_p: float = 1.0
+    ) -> np.ndarray:
         how = Decoding(temperature=temperature, top_p=top_p)
-        drawn = decoding._choose(jnp.tile(self.LOGITS, (self.ROWS, 1)), jax.random.key(0), how)
+        drawn = decoding._choose(
+            jnp.tile(self.LOGITS, (self.ROWS, 1)), jax.random.key(0), how
+        )
         return np.bincount(drawn, minlength=3) / self.ROWS
 
-    @pytest.mark.parametrize("settings", [{"top_p": 1e-6}, {"top_p": 0.49}, {"temperature": 1e-3}])
+    @pytest.mark.parametrize(
+        "settings", [{"top_p": 1e-6}, {"top_p": 0.49}, {"temperature": 1e-3}]
+    )
     def test_as_good_as_greedy(self, settings):
         assert self.frequencies(**settings).tolist() == [0, 1, 0]
 
@@ -132,12 +180,17 @@ class TestChoice:
             ({"top_p": 0.79}, [0, 0.5 / 0.8, 0.3 / 0.8]),
             ({"top_p": 0.81}, [0.2, 0.5, 0.3]),
             ({"temperature": 0.5}, [0.04 / 0.38, 0.25 / 0.38, 0.09 / 0.38]),
-            ({"temperature": 0.5, "top_p": 0.7}, [0, 0.25 / 0.34, 0.09 / 0.34]),  # of the distribution that is drawn from
+            (
+                {"temperature": 0.5, "top_p": 0.7},
+                [0, 0.25 / 0.34, 0.09 / 0.34],
+            ),  # of the distribution that is drawn from
         ],
-    )  # fmt: skip
+    )
     def test_frequencies(self, settings, shares):
         found = self.frequencies(**settings)
-        np.testing.assert_allclose(found, shares, atol=4 * 0.5 / self.ROWS**0.5)  # four standard deviations
+        np.testing.assert_allclose(
+            found, shares, atol=4 * 0.5 / self.ROWS**0.5
+        )  # four standard deviations
         assert (found[np.array(shares) == 0] == 0).all()
 
     def test_without_a_key_the_likeliest(self):
@@ -151,7 +204,9 @@ class TestGreedy:
         how = Decoding(NEW, no_repeat=size)
         wanted = [written(model(), prompt, how) for prompt in PROMPTS]
         assert texts(model(), how) == wanted
-        assert len({tuple(text) for text in wanted}) == 5 and max(map(len, wanted)) == NEW
+        assert (
+            len({tuple(text) for text in wanted}) == 5 and max(map(len, wanted)) == NEW
+        )
 
     def test_says_how_far_it_is(self):
         said = []
@@ -161,10 +216,18 @@ class TestGreedy:
     def test_stops_when_all_have_ended(self):
         whole = texts(model())[0]
         end = whole[2]
-        found = generation.generate(model(), PROMPTS[:1], Decoding(NEW), end=end, batch=2)
+        found = generation.generate(
+            model(), PROMPTS[:1], Decoding(NEW), end=end, batch=2
+        )
         stop = whole.index(end)
-        assert found.tokens == [whole[:stop]] and found.steps == stop + 1 < NEW and found.ended == 1
-        assert generation.generate(model(), PROMPTS[:1], Decoding(NEW), end=END, batch=2).ended == (len(whole) < NEW)
+        assert (
+            found.tokens == [whole[:stop]]
+            and found.steps == stop + 1 < NEW
+            and found.ended == 1
+        )
+        assert generation.generate(
+            model(), PROMPTS[:1], Decoding(NEW), end=END, batch=2
+        ).ended == (len(whole) < NEW)
 
     def test_layers_in_two_stacks(self):
         assert texts(forms(model())["stacks"]) == texts(model())
@@ -182,14 +245,23 @@ class TestGreedy:
 
     def test_bfloat16(self):
         """Rounding may choose another token, but none that is far from the likeliest."""
-        for prompt, text in zip(PROMPTS, texts(model(), compute="bfloat16"), strict=True):
+        for prompt, text in zip(
+            PROMPTS, texts(model(), compute="bfloat16"), strict=True
+        ):
             row = np.zeros((1, 40), np.int32)
             row[0, : len(prompt + text)] = prompt + text
             scores = np.array(logits(model(), row, np.array([len(prompt + text)]))[0])
-            short = [scores[at].max() - scores[at][token] for at, token in enumerate(text, len(prompt) - 1)]
+            short = [
+                scores[at].max() - scores[at][token]
+                for at, token in enumerate(text, len(prompt) - 1)
+            ]
             assert short and max(short) < 0.02 * scores.std()
         half = generation.prepared(model(), "bfloat16")
-        assert half.lm_head.kernel.dtype == half.blocks[0].mlp.up.kernel.dtype == jnp.bfloat16
+        assert (
+            half.lm_head.kernel.dtype
+            == half.blocks[0].mlp.up.kernel.dtype
+            == jnp.bfloat16
+        )
 
 
 class TestSampled:
@@ -200,7 +272,9 @@ class TestSampled:
         assert one == again != other
 
     def test_rows_alike_are_drawn_apart(self):
-        found = generation.generate(model(), [[1, 2, 3]] * 4, self.HOW, end=END, batch=2).tokens
+        found = generation.generate(
+            model(), [[1, 2, 3]] * 4, self.HOW, end=END, batch=2
+        ).tokens
         assert len({tuple(text) for text in found}) > 2
 
 
@@ -209,10 +283,15 @@ class TestBeam:
 
     @pytest.mark.parametrize("penalty", [0.0, 2.0])
     def test_the_best_of_all_texts(self, penalty):
-        model, prompts = tiny(vocabulary=5, positions=40), [[1, 2], [3, 3], [4, 1], [2, 4]]
+        model, prompts = (
+            tiny(vocabulary=5, positions=40),
+            [[1, 2], [3, 3], [4, 1], [2, 4]],
+        )
         how = Decoding(3, beam=30, length_penalty=penalty)
         wanted = [self.best(model, prompt, penalty) for prompt in prompts]
-        assert generation.generate(model, prompts, how, end=END, batch=4).tokens == wanted
+        assert (
+            generation.generate(model, prompts, how, end=END, batch=4).tokens == wanted
+        )
         assert wanted != [written(model, prompt, how) for prompt in prompts], (
             "greedy finds them too: this shows nothing"
         )
@@ -220,17 +299,32 @@ class TestBeam:
     def best(self, model: Decoder, prompt: list[int], penalty: float) -> list[int]:
         every = np.array(list(itertools.product(range(5), repeat=3)))
         rows = np.concatenate([np.tile(prompt, (125, 1)), every], 1).astype(np.int32)
-        logs = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits(model, rows)))[:, 1:4], every[..., None], 2)
+        logs = np.take_along_axis(
+            np.asarray(jax.nn.log_softmax(logits(model, rows)))[:, 1:4],
+            every[..., None],
+            2,
+        )
         scores = {}
         for text, each in zip(every.tolist(), logs[..., 0], strict=True):
             size = text.index(END) + 1 if END in text else 3
             scores[tuple(text[:size])] = each[:size].sum() / size**penalty
-        return [token for token in max(scores, key=lambda text: scores[text]) if token != END]
+        return [
+            token
+            for token in max(scores, key=lambda text: scores[text])
+            if token != END
+        ]
 
 
 class TestErrors:
     def test_all_wrong_settings_are_told_at_once(self):
-        wrong = Decoding(new=0, beam=2.0, no_repeat=-1, length_penalty=math.nan, temperature="a", top_p=0.0)  # pyright: ignore
+        wrong = Decoding(
+            new=0,
+            beam=2.0,
+            no_repeat=-1,
+            length_penalty=math.nan,
+            temperature="a",
+            top_p=0.0,
+        )  # pyright: ignore
         with pytest.raises(ValueError) as caught:
             generation.generate(model(), PROMPTS, wrong, end=END)
         assert str(caught.value) == (
@@ -242,7 +336,9 @@ class TestErrors:
             generation.check(Decoding(top_p=1.5))
 
     def test_a_beam_draws_nothing(self):
-        said = r"^temperature: expected 0 with a beam of 2, which draws nothing, got 1.0$"
+        said = (
+            r"^temperature: expected 0 with a beam of 2, which draws nothing, got 1.0$"
+        )
         with pytest.raises(ValueError, match=said):
             generation.check(Decoding(beam=2, temperature=1.0))
 
@@ -256,18 +352,32 @@ class TestErrors:
         )
 
     def test_drawing_from_the_likeliest_needs_a_temperature(self):
-        with pytest.raises(ValueError, match=r"^top_p: expected 1 with temperature 0, which draws nothing, got 0.5$"):
+        with pytest.raises(
+            ValueError,
+            match=r"^top_p: expected 1 with temperature 0, which draws nothing, got 0.5$",
+        ):
             generation.check(Decoding(top_p=0.5))
-        with pytest.raises(ValueError, match=r"^new: expected a whole number, 1 or more tokens, got 4.5$"):
+        with pytest.raises(
+            ValueError,
+            match=r"^new: expected a whole number, 1 or more tokens, got 4.5$",
+        ):
             generation.check(Decoding(new=4.5))
 
-    @pytest.mark.parametrize("prompts", [[5, 6], "hello", ["hello"], [[5.5, 6.0]], [[[1], [2]]], [[1, [2]]]])
+    @pytest.mark.parametrize(
+        "prompts", [[5, 6], "hello", ["hello"], [[5.5, 6.0]], [[[1], [2]]], [[1, [2]]]]
+    )
     def test_what_are_no_prompts(self, prompts):
-        with pytest.raises(ValueError, match="expected prompts that are lists of token ids, one list each, got "):
+        with pytest.raises(
+            ValueError,
+            match="expected prompts that are lists of token ids, one list each, got ",
+        ):
             generation.generate(model(), prompts, Decoding(NEW), end=END)
 
     def test_more_new_tokens_than_positions(self):
-        with pytest.raises(ValueError, match=r"^new: expected fewer new tokens than the model's 40 positions, got 40$"):
+        with pytest.raises(
+            ValueError,
+            match=r"^new: expected fewer new tokens than the model's 40 positions, got 40$",
+        ):
             generation.generate(model(), PROMPTS, Decoding(40), end=END)
 
     @pytest.mark.parametrize("ends", [np.array([END, 3]), {END, 3}, np.int32(END)])
@@ -278,7 +388,10 @@ class TestErrors:
 
     def test_rows_of_an_array_are_prompts(self):
         rows = np.array([[1, 2, 3], [4, 5, 6]])
-        made = [generation.generate(model(), each, Decoding(NEW), end=END, batch=2) for each in (rows, rows.tolist())]
+        made = [
+            generation.generate(model(), each, Decoding(NEW), end=END, batch=2)
+            for each in (rows, rows.tolist())
+        ]
         assert made[0].tokens == made[1].tokens
 
     @pytest.mark.parametrize(
@@ -288,16 +401,23 @@ class TestErrors:
             ({"end": None}, "end: expected token ids in 0 … 23, got None"),
             ({"end": []}, "end: expected token ids in 0 … 23, got []"),
             ({"batch": 0}, "batch: expected 1 or more prompts, got 0"),
-            ({"compute": "float3"}, "compute: expected float32 or bfloat16, got 'float3'"),
+            (
+                {"compute": "float3"},
+                "compute: expected float32 or bfloat16, got 'float3'",
+            ),
         ],
     )
     def test_what_does_not_go_with_the_model(self, options, text):
         with pytest.raises(ValueError) as caught:
-            generation.generate(model(), PROMPTS, Decoding(NEW), **{"end": END, **options})
+            generation.generate(
+                model(), PROMPTS, Decoding(NEW), **{"end": END, **options}
+            )
         assert str(caught.value) == text
 
     def test_an_encoder_writes_nothing(self):
-        with pytest.raises(ValueError, match=r"expected a language model \(gpt2, llama\), got Encoder"):
+        with pytest.raises(
+            ValueError, match=r"expected a language model \(gpt2, llama\), got Encoder"
+        ):
             generation.generate(models.load("tiny")[0], PROMPTS, Decoding(NEW), end=END)
 
     def test_no_prompts(self):

@@ -21,18 +21,27 @@ def test_the_last_layers_are_apart_and_names_are_what_they_were(tiny):
     }
     whole = tiny(layers=3).blocks.attention.query.kernel
     np.testing.assert_array_equal(np.concatenate(list(kernels.values())), whole)
-    assert all(path.startswith(("blocks/last/", "head/")) for path in learning(model, methods.top()))
+    assert all(
+        path.startswith(("blocks/last/", "head/"))
+        for path in learning(model, methods.top())
+    )
 
 
 def learning(model, method):
     return tree.leaves(tree.split(model, methods.mask(model, method))[0])
 
 
-@pytest.mark.parametrize("name, size", [("gpt2-medium", 25_192_448), ("gpt2-large", 39_354_880)])
-def test_parameters_are_the_closed_form_s(name, size):  # 2 (12 d² + 13 d); Table 3 has 25.19 M for GPT-2 medium
+@pytest.mark.parametrize(
+    "name, size", [("gpt2-medium", 25_192_448), ("gpt2-large", 39_354_880)]
+)
+def test_parameters_are_the_closed_form_s(
+    name, size
+):  # 2 (12 d² + 13 d); Table 3 has 25.19 M for GPT-2 medium
     sizes = accounting.ARCHITECTURES[name]
     config = gpt2.Config(*sizes[2:8], epsilon=1e-5, activation="gelu_new")
-    model = jax.eval_shape(methods.top().adapt, KEY, jax.eval_shape(partial(gpt2.init, config=config), KEY))
+    model = jax.eval_shape(
+        methods.top().adapt, KEY, jax.eval_shape(partial(gpt2.init, config=config), KEY)
+    )
     assert methods.counts(model, methods.top()) == (size, 0)
     assert size == accounting.trainable_parameters(accounting.FineTune(blocks=2), name)
 
@@ -43,9 +52,15 @@ class TestOnAQuantisedBase:
         model = methods.top(2).adapt(KEY, small)
         assert {path.split("/")[1] for path in quant.values(model)} == {"first"}
         value = quant.values(small)["blocks/mlp/up/kernel"]
-        np.testing.assert_array_equal(quant.values(model)["blocks/first/mlp/up/kernel"].codes, value.codes[:1])
-        np.testing.assert_array_equal(model.blocks.last.mlp.up.kernel[...], value.dequantize()[1:])
-        assert same(methods.merge(model), model), "stacks stored in two ways cannot be one"
+        np.testing.assert_array_equal(
+            quant.values(model)["blocks/first/mlp/up/kernel"].codes, value.codes[:1]
+        )
+        np.testing.assert_array_equal(
+            model.blocks.last.mlp.up.kernel[...], value.dequantize()[1:]
+        )
+        assert same(methods.merge(model), model), (
+            "stacks stored in two ways cannot be one"
+        )
 
     def test_merged_into_the_original_it_is_one_stack_again(self, tiny):
         base = tiny(layers=3)
@@ -58,17 +73,25 @@ class TestOnAQuantisedBase:
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5])
 def test_a_number_of_layers_that_is_none_is_refused(wrong):
-    with pytest.raises(ValueError, match=rf"top_layers: expected an integer >= 1, got {wrong}$"):
+    with pytest.raises(
+        ValueError, match=rf"top_layers: expected an integer >= 1, got {wrong}$"
+    ):
         methods.top(wrong)
 
 
 def test_more_layers_than_there_are_are_refused(tiny):
-    with pytest.raises(ValueError, match=r"top_layers: expected 1 <= top_layers <= 2, the model's layers, got 3$"):
+    with pytest.raises(
+        ValueError,
+        match=r"top_layers: expected 1 <= top_layers <= 2, the model's layers, got 3$",
+    ):
         methods.top(3).adapt(KEY, tiny())
 
 
 def test_a_model_without_one_stack_of_layers_is_refused(tiny):
-    with pytest.raises(ValueError, match=r"top: expected a model with one stack of layers, `blocks`, got none$"):
+    with pytest.raises(
+        ValueError,
+        match=r"top: expected a model with one stack of layers, `blocks`, got none$",
+    ):
         methods.top().adapt(KEY, tiny().blocks)
     with pytest.raises(ValueError, match=r"one stack of layers, `blocks`, got Stacks$"):
         methods.top().adapt(KEY, methods.top(1).adapt(KEY, tiny()))

@@ -12,7 +12,11 @@ from lora_jax import download
 from lora_jax.metrics import meteor, ngrams, text
 
 E2E = json.loads(
-    Path(__file__).parents[1].joinpath("fixtures").joinpath("e2e_outputs.json").read_text(encoding="utf-8")
+    Path(__file__)
+    .parents[1]
+    .joinpath("fixtures")
+    .joinpath("e2e_outputs.json")
+    .read_text(encoding="utf-8")
 )
 FAST = [name for name in text.METRICS if name not in ("meteor", "ter")]
 
@@ -21,7 +25,9 @@ def one(name: str, output: str, *references: str) -> float:
     return text.score([name], [output], [list(references)])[name]
 
 
-@pytest.mark.parametrize("name", ["bleu", "nist", "rouge_l", "cider", "rouge_1", "rouge_2"])
+@pytest.mark.parametrize(
+    "name", ["bleu", "nist", "rouge_l", "cider", "rouge_1", "rouge_2"]
+)
 def test_the_official_scores_of_80_outputs(name):
     got = text.score([name], E2E["outputs"], E2E["references"])
     assert got == {name: pytest.approx(E2E["scores"][name], abs=1e-4)}
@@ -35,19 +41,41 @@ def test_the_official_meteor_of_80_outputs():
 
 
 def test_mteval_splits_signs_but_not_numbers():
-    assert ngrams.mteval("It's £20.50, &amp; low-cost.") == ["it's", "£20.50", ",", "&", "low-cost", "."]
+    assert ngrams.mteval("It's £20.50, &amp; low-cost.") == [
+        "it's",
+        "£20.50",
+        ",",
+        "&",
+        "low-cost",
+        ".",
+    ]
 
 
 def test_ptb_splits_clitics_and_drops_punctuation():
     text = "It isn't The Punter's; they’re family-friendly (low), 3.5 £20!"
-    rest = ["the", "punter", "'s", "they", "'re", "family-friendly", "(", "low", ")", "3.5", "#", "20"]
+    rest = [
+        "the",
+        "punter",
+        "'s",
+        "they",
+        "'re",
+        "family-friendly",
+        "(",
+        "low",
+        ")",
+        "3.5",
+        "#",
+        "20",
+    ]
     assert ngrams.ptb(text) == ["it", "is", "n't", *rest]
 
 
 def test_bleu_by_hand():
     # 5 of 6 words, 4 of 5 pairs, 3 of 4 triples, 2 of 3 fours, and the nearest reference is as long.
     expected = (5 / 6 * 4 / 5 * 3 / 4 * 2 / 3) ** (1 / 4)
-    assert one("bleu", "the cat sat on a bed", "The cat sat on a mat", "dogs") == pytest.approx(expected)
+    assert one(
+        "bleu", "the cat sat on a bed", "The cat sat on a mat", "dogs"
+    ) == pytest.approx(expected)
 
 
 def test_bleu_without_a_common_run_of_four_words_is_0():
@@ -55,7 +83,9 @@ def test_bleu_without_a_common_run_of_four_words_is_0():
 
 
 def test_bleu_of_a_short_output_is_penalised_against_the_nearest_reference():
-    assert one("bleu", "a b c d", "a b c d e f", "a b c d e f g h i") == pytest.approx(math.exp(1 - 6 / 4))
+    assert one("bleu", "a b c d", "a b c d e f", "a b c d e f g h i") == pytest.approx(
+        math.exp(1 - 6 / 4)
+    )
 
 
 def test_nist_by_hand():
@@ -70,8 +100,12 @@ def test_nist_of_two_thirds_of_the_words_is_halved():
 
 def test_rouge_n_by_hand():
     # 2 of 3 words against 2 of 4; bigrams: 1 of 2 against 1 of 3.
-    assert one("rouge_1", "the cat sat", "The cat, it ran.", "x") == pytest.approx(2 * 2 / (3 + 4))
-    assert one("rouge_2", "the cat sat", "The cat, it ran.", "x") == pytest.approx(2 * 1 / (2 + 3))
+    assert one("rouge_1", "the cat sat", "The cat, it ran.", "x") == pytest.approx(
+        2 * 2 / (3 + 4)
+    )
+    assert one("rouge_2", "the cat sat", "The cat, it ran.", "x") == pytest.approx(
+        2 * 1 / (2 + 3)
+    )
 
 
 def test_rouge_l_takes_precision_and_recall_of_different_references():
@@ -86,7 +120,9 @@ def test_rouge_l_takes_precision_and_recall_of_different_references():
 def test_the_common_subsequence_is_as_long_as_the_table_says(a, b):
     row = [0] * (len(b) + 1)
     for x in a:
-        diagonal = [above + 1 if x == y else 0 for above, y in zip(row, b, strict=False)]
+        diagonal = [
+            above + 1 if x == y else 0 for above, y in zip(row, b, strict=False)
+        ]
         for j, (above, match) in enumerate(zip(row[1:], diagonal, strict=True)):
             row[j + 1] = max(above, match, row[j])
     assert ngrams._common(list(a), list(b)) == row[-1]
@@ -95,8 +131,12 @@ def test_the_common_subsequence_is_as_long_as_the_table_says(a, b):
 def test_cider_by_hand():
     # A word of one row of two weighs log 2, one of both nothing. Row 1: "a" of "a b", a word too few; no longer n-gram.
     score = 10 * 1 / math.sqrt(2) * math.exp(-1 / 72) / 4
-    assert text.score(["cider"], ["a", "x"], [["a b"], ["p q"]])["cider"] == pytest.approx(score / 2)
-    assert text.score(["cider"], ["a z", "x z"], [["a b z"], ["p q z"]])["cider"] == pytest.approx(score / 2)
+    assert text.score(["cider"], ["a", "x"], [["a b"], ["p q"]])[
+        "cider"
+    ] == pytest.approx(score / 2)
+    assert text.score(["cider"], ["a z", "x z"], [["a b z"], ["p q z"]])[
+        "cider"
+    ] == pytest.approx(score / 2)
     assert one("cider", "a b", "a b") == 0
 
 
@@ -119,9 +159,15 @@ def test_chrf_by_hand():
     ("a", "b"),
     [
         ("SELECT  Name FROM t WHERE No. = '3';", "select name\nfrom T where no.='3'"),
-        ('SELECT a FROM t WHERE b = "New York"', "SELECT a FROM t WHERE b = 'New York' ;"),
+        (
+            'SELECT a FROM t WHERE b = "New York"',
+            "SELECT a FROM t WHERE b = 'New York' ;",
+        ),
         ("SELECT COUNT(a) FROM t WHERE b>=3", "select count ( a ) from t where b >= 3"),
-        ("SELECT a FROM t WHERE b = 'Women's 100m'", 'select a from t where b = "Women\'s 100m"'),
+        (
+            "SELECT a FROM t WHERE b = 'Women's 100m'",
+            'select a from t where b = "Women\'s 100m"',
+        ),
         ("SELECT a FROM t WHERE b = ''", 'select a from t where b = ""'),
     ],
 )
@@ -132,7 +178,10 @@ def test_sql_that_says_the_same_is_an_exact_match(a, b):
 @pytest.mark.parametrize(
     ("a", "b"),
     [
-        ("SELECT a FROM t WHERE b = 'new york'", "SELECT a FROM t WHERE b = 'New York'"),
+        (
+            "SELECT a FROM t WHERE b = 'new york'",
+            "SELECT a FROM t WHERE b = 'New York'",
+        ),
         ("SELECT a FROM t WHERE b = 'x  y'", "SELECT a FROM t WHERE b = 'x y'"),
         ("SELECT a FROM t WHERE b > 3", "SELECT a FROM t WHERE b >= 3"),
         ("SELECT a b FROM t", "SELECT ab FROM t"),
@@ -145,12 +194,16 @@ def test_sql_that_says_something_else_is_not(a, b):
 
 
 def test_exact_match_is_the_share_of_outputs_with_any_reference():
-    assert text.score(["exact_match"], ["a", "b"], [["x", "A"], ["c"]]) == {"exact_match": 0.5}
+    assert text.score(["exact_match"], ["a", "b"], [["x", "A"], ["c"]]) == {
+        "exact_match": 0.5
+    }
 
 
 WORDS = ["the", "Blue", "Pot", "is", "cheap,", "near", "5", "rivers."]
 TEXT = st.lists(st.sampled_from(WORDS), min_size=5, max_size=9).map(" ".join)
-ROWS = st.lists(st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=4)
+ROWS = st.lists(
+    st.tuples(TEXT, st.lists(TEXT, min_size=1, max_size=3)), min_size=1, max_size=4
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -165,8 +218,14 @@ def test_an_output_that_is_one_of_its_references_is_perfect(rows, random):
 @settings(max_examples=50, deadline=None)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_no_score_depends_on_the_order_of_rows_or_references(rows, random):
-    other = [(output, random.sample(texts, len(texts))) for output, texts in random.sample(rows, len(rows))]
-    a, b = (text.score([*FAST, "ter"], *map(list, zip(*some, strict=True))) for some in (rows, other))
+    other = [
+        (output, random.sample(texts, len(texts)))
+        for output, texts in random.sample(rows, len(rows))
+    ]
+    a, b = (
+        text.score([*FAST, "ter"], *map(list, zip(*some, strict=True)))
+        for some in (rows, other)
+    )
     assert a == pytest.approx(b, rel=1e-9)
 
 
@@ -180,18 +239,40 @@ def test_an_empty_output_among_others_lowers_every_score():
     full = text.score(FAST, outputs, references)
     less = text.score(FAST, [*outputs[:19], ""], references)
     worse = [name for name in FAST if less[name] < full[name]]
-    assert worse == [name for name in FAST if name != "exact_match" or outputs[19] in references[19]]
+    assert worse == [
+        name for name in FAST if name != "exact_match" or outputs[19] in references[19]
+    ]
 
 
 @pytest.mark.parametrize(
     ("names", "outputs", "references", "message"),
     [
-        (["blue"], ["a"], [["a"]], "expected metrics out of bleu, nist, .*, got blue; is bleu meant"),
+        (
+            ["blue"],
+            ["a"],
+            [["a"]],
+            "expected metrics out of bleu, nist, .*, got blue; is bleu meant",
+        ),
         (["bleu"], [], [], r"expected outputs \[N\] and references \[N\], got 0 and 0"),
         (["bleu"], ["a", "b"], [["a"]], "got 2 and 1"),
-        (["bleu"], ["a", "b", "c"], [["a"], [], []], r"2 of 3 rows have none, such as row 1 with \[\]"),
-        (["bleu"], ["a"], [["", " "]], r"not blank; 1 of 1 rows have none, such as row 0 with \['', ' '\]"),
-        (["bleu"], ["a"], ["a"], "expected for each output a list of references .* row 0 with 'a'"),
+        (
+            ["bleu"],
+            ["a", "b", "c"],
+            [["a"], [], []],
+            r"2 of 3 rows have none, such as row 1 with \[\]",
+        ),
+        (
+            ["bleu"],
+            ["a"],
+            [["", " "]],
+            r"not blank; 1 of 1 rows have none, such as row 0 with \['', ' '\]",
+        ),
+        (
+            ["bleu"],
+            ["a"],
+            ["a"],
+            "expected for each output a list of references .* row 0 with 'a'",
+        ),
     ],
 )
 def test_score_refuses(names, outputs, references, message):
@@ -200,7 +281,11 @@ def test_score_refuses(names, outputs, references, message):
 
 
 def test_notes_are_of_metrics_and_say_where_a_score_differs():
-    assert {name for name in text.METRICS if text.note(name)} == {"rouge_1", "rouge_2", "ter"}
+    assert {name for name in text.METRICS if text.note(name)} == {
+        "rouge_1",
+        "rouge_2",
+        "ter",
+    }
     assert "mean over texts" in (text.note("ter") or "")
 
 
@@ -209,7 +294,9 @@ def test_without_java_meteor_is_left_out_and_the_reason_said(monkeypatch):
     assert text.score(["meteor", "exact_match"], ["a"], [["a"]]) == {"exact_match": 1.0}
     assert "apt-get install default-jre-headless" in text.missing(["meteor"])["meteor"]
     assert text.missing(["bleu"]) == {}
-    with pytest.raises(OSError, match=r"METEOR 1\.5 is a Java program and there is no java"):
+    with pytest.raises(
+        OSError, match=r"METEOR 1\.5 is a Java program and there is no java"
+    ):
         meteor.meteor(["a"], [["a"]])
 
 
@@ -230,16 +317,25 @@ def java(tmp_path, monkeypatch):
 
 
 def test_meteor_gives_the_program_as_many_references_for_each_output(java):
-    folder = java('cp outputs references "${0%/*}"; echo "$@" > "${0%/*}/said"; echo "Final score:   0.25"')
-    assert text.score(["meteor"], ["A b.", ""], [["z.", "a b"], ["It's £5"]]) == {"meteor": 0.25}
+    folder = java(
+        'cp outputs references "${0%/*}"; echo "$@" > "${0%/*}/said"; echo "Final score:   0.25"'
+    )
+    assert text.score(["meteor"], ["A b.", ""], [["z.", "a b"], ["It's £5"]]) == {
+        "meteor": 0.25
+    }
     assert (folder / "outputs").read_text() == "a b\n\n"
     assert (folder / "references").read_text() == "a b\nz\nit 's # 5\nit 's # 5\n"
-    assert (folder / "said").read_text().endswith("outputs references -l en -norm -r 2\n")
+    assert (
+        (folder / "said").read_text().endswith("outputs references -l en -norm -r 2\n")
+    )
 
 
 def test_meteor_says_what_the_program_said_when_it_fails(java):
     java("echo 'Could not reserve enough space for object heap' >&2; exit 1")
-    with pytest.raises(OSError, match=r"-r 1 ended with status 1 and no score: Could not reserve enough space"):
+    with pytest.raises(
+        OSError,
+        match=r"-r 1 ended with status 1 and no score: Could not reserve enough space",
+    ):
         meteor.meteor(["a"], [["a"]])
 
 
@@ -250,4 +346,6 @@ def test_meteor_without_its_wheel_is_left_out(java, monkeypatch):
     java("exit 0")
     monkeypatch.setattr(download, "path", offline)
     assert text.score(["meteor"], ["a"], [["a"]]) == {}
-    assert text.missing(["meteor"]) == {"meteor": "pycocoevalcap==1.2 could not be fetched"}
+    assert text.missing(["meteor"]) == {
+        "meteor": "pycocoevalcap==1.2 could not be fetched"
+    }

@@ -32,12 +32,22 @@ class TestDirectories:
     def family(self, request, tmp_path) -> tuple[Path, dict[str, np.ndarray], Any]:
         """(a directory without weights, the weights, what they are to this library)."""
         tests, module = DECODERS[request.param]
-        (tmp_path / "config.json").write_text(json.dumps(tests.HF | {"eos_token_id": 7}))
-        Tokenizer(WordLevel({str(i): i for i in range(50)}, "0")).save(str(tmp_path / "tokenizer.json"))
+        (tmp_path / "config.json").write_text(
+            json.dumps(tests.HF | {"eos_token_id": 7})
+        )
+        Tokenizer(WordLevel({str(i): i for i in range(50)}, "0")).save(
+            str(tmp_path / "tokenizer.json")
+        )
         arrays = tests.checkpoint()
         config = module.Config.from_hf(tests.HF)
-        shapes = tree.leaves(jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0)))
-        return tmp_path, arrays, safetensors.load(save(arrays), module.rules(config), shapes)
+        shapes = tree.leaves(
+            jax.eval_shape(lambda key: module.init(key, config), jax.random.key(0))
+        )
+        return (
+            tmp_path,
+            arrays,
+            safetensors.load(save(arrays), module.rules(config), shapes),
+        )
 
     @pytest.mark.parametrize("shards", [1, 3])
     def test_a_directory(self, family, shards):
@@ -45,18 +55,32 @@ class TestDirectories:
         if shards == 1:
             save_file(arrays, folder / "model.safetensors")
         else:
-            where = {name: f"model-{i % shards}.safetensors" for i, name in enumerate(arrays)}
+            where = {
+                name: f"model-{i % shards}.safetensors" for i, name in enumerate(arrays)
+            }
             for file in set(where.values()):
-                save_file({name: arrays[name] for name in arrays if where[name] == file}, folder / file)
-            (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+                save_file(
+                    {name: arrays[name] for name in arrays if where[name] == file},
+                    folder / file,
+                )
+            (folder / "model.safetensors.index.json").write_text(
+                json.dumps({"weight_map": where})
+            )
         model, tokenizer = load.load(folder, labels=5)
-        assert isinstance(model, Decoder) and model.config.ends == (7,) and tokenizer.get_vocab_size() == 50
+        assert (
+            isinstance(model, Decoder)
+            and model.config.ends == (7,)
+            and tokenizer.get_vocab_size() == 50
+        )
         found = tree.leaves(model)
         assert found.keys() == expected.keys(), "a head of labels?"
         for path, leaf in expected.items():
             np.testing.assert_array_equal(found[path], leaf, err_msg=path)
 
-    @pytest.mark.parametrize(("said", "ends"), [({"eos_token_id": [3, 9]}, (3, 9)), ({"temperature": 1.0}, (7,))])
+    @pytest.mark.parametrize(
+        ("said", "ends"),
+        [({"eos_token_id": [3, 9]}, (3, 9)), ({"temperature": 1.0}, (7,))],
+    )
     def test_what_ends_a_text_is_the_generation_s_to_say(self, family, said, ends):
         folder, arrays, _ = family
         save_file(arrays, folder / "model.safetensors")
@@ -66,9 +90,12 @@ class TestDirectories:
     def test_a_tokenizer_larger_than_the_vocabulary(self, family):
         folder, arrays, _ = family
         save_file(arrays, folder / "model.safetensors")
-        Tokenizer(WordLevel({str(i): i for i in range(51)}, "0")).save(str(folder / "tokenizer.json"))
+        Tokenizer(WordLevel({str(i): i for i in range(51)}, "0")).save(
+            str(folder / "tokenizer.json")
+        )
         with pytest.raises(
-            ValueError, match=r"does not belong to this model: expected token ids below 50 .* got 50 for '50'"
+            ValueError,
+            match=r"does not belong to this model: expected token ids below 50 .* got 50 for '50'",
         ):
             load.load(folder)
 
@@ -76,7 +103,9 @@ class TestDirectories:
         made = []
         model = jax.eval_shape(lambda: made.extend(load.load("tiny-llama")) or made[0])
         tokenizer = made[1]
-        assert isinstance(model, Decoder) and load.source("tiny-llama") == "random weights"
+        assert (
+            isinstance(model, Decoder) and load.source("tiny-llama") == "random weights"
+        )
         ids = tokenizer.encode("Zoë\n<|endoftext|>").ids
         assert len(ids) == 4 + 1 + 1 and ids[-1] == model.config.ends[0] == 256
         assert tokenizer.decode(ids) == "Zoë\n"
@@ -85,7 +114,9 @@ class TestDirectories:
 LETTERS = [*"abcdefghijklmnopqrstuvwxyzĠĊ", "ab", "<|end|>"]
 
 
-def write_gguf(path: Path, *, kind: str = "llama", scale: float = 1.0) -> dict[str, np.ndarray]:
+def write_gguf(
+    path: Path, *, kind: str = "llama", scale: float = 1.0
+) -> dict[str, np.ndarray]:
     """A model of one layer with a tokenizer; what its matrices stand for, by GGUF's names."""
     writer = GGUFWriter(path, kind)
     writer.add_context_length(64)
@@ -100,15 +131,23 @@ def write_gguf(path: Path, *, kind: str = "llama", scale: float = 1.0) -> dict[s
     writer.add_token_types([1] * (len(LETTERS) - 1) + [3])
     writer.add_token_merges(["a b"])
     writer.add_eos_token_id(len(LETTERS) - 1)
-    square = dict.fromkeys([f"blk.0.attn_{name}" for name in ("q", "k", "v", "output")], (32, 32))
-    shapes = square | {"blk.0.ffn_gate": (64, 32), "blk.0.ffn_up": (64, 32), "blk.0.ffn_down": (32, 64)}
+    square = dict.fromkeys(
+        [f"blk.0.attn_{name}" for name in ("q", "k", "v", "output")], (32, 32)
+    )
+    shapes = square | {
+        "blk.0.ffn_gate": (64, 32),
+        "blk.0.ffn_up": (64, 32),
+        "blk.0.ffn_down": (32, 64),
+    }
     shapes |= {"token_embd": (len(LETTERS), 32)} | dict.fromkeys(
         ["output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"], (32,)
     )
     random, meant = np.random.default_rng(0), {}
     for name, shape in shapes.items():
         of = GGMLQuantizationType.Q8_0 if len(shape) == 2 else GGMLQuantizationType.F32
-        data = quants.quantize((scale * random.normal(size=shape)).astype(np.float32), of)
+        data = quants.quantize(
+            (scale * random.normal(size=shape)).astype(np.float32), of
+        )
         writer.add_tensor(f"{name}.weight", data, raw_dtype=of)
         meant[name] = quants.dequantize(data, of)
     writer.write_header_to_file()
@@ -125,25 +164,47 @@ class TestGGUF:
         meant = write_gguf(path)
         name = path if where == "file" else tmp_path
         model, tokenizer = load.load(name)
-        assert isinstance(model, Decoder) and model.config.ends == (len(LETTERS) - 1,) and model.lm_head is None
-        assert tokenizer.encode("abc").tokens == load.tokenizer(name).encode("abc").tokens == ["ab", "c"]
+        assert (
+            isinstance(model, Decoder)
+            and model.config.ends == (len(LETTERS) - 1,)
+            and model.lm_head is None
+        )
+        assert (
+            tokenizer.encode("abc").tokens
+            == load.tokenizer(name).encode("abc").tokens
+            == ["ab", "c"]
+        )
         assert len(quant.values(model)) == 8  # the table of tokens too
         down = tree.leaves(model)["blocks/mlp/down/kernel"]
         assert down.kind == "int8"
-        np.testing.assert_allclose(down.dequantize()[0], meant["blk.0.ffn_down"].T, rtol=1e-6)
-        assert jax.eval_shape(model, np.array([tokenizer.encode("abc").ids])).shape == (1, 2, len(LETTERS))
-        assert load.files(name).source == ("some.gguf" if where == "file" else tmp_path.name)
+        np.testing.assert_allclose(
+            down.dequantize()[0], meant["blk.0.ffn_down"].T, rtol=1e-6
+        )
+        assert jax.eval_shape(model, np.array([tokenizer.encode("abc").ids])).shape == (
+            1,
+            2,
+            len(LETTERS),
+        )
+        assert load.files(name).source == (
+            "some.gguf" if where == "file" else tmp_path.name
+        )
 
     def test_as_arrays(self, tmp_path):
         path = tmp_path / "some.gguf"
         stored, arrays = write_gguf(path), load.load(path, quantize="float")[0]
         assert not quant.values(arrays)
-        np.testing.assert_allclose(arrays.blocks.mlp.up.kernel[0], stored["blk.0.ffn_up"].T, rtol=1e-6)
-        np.testing.assert_allclose(arrays.embed.tokens.embedding, stored["token_embd"], rtol=1e-6)
+        np.testing.assert_allclose(
+            arrays.blocks.mlp.up.kernel[0], stored["blk.0.ffn_up"].T, rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            arrays.embed.tokens.embedding, stored["token_embd"], rtol=1e-6
+        )
         again = load.load(path, quantize="nf4")[0].blocks.mlp.up.kernel.get_value()
         assert again.kind == "nf4", "another type that is asked for"
         with_float = load.load(path, quantize="float", dtype="bfloat16")[0]
-        assert {leaf.dtype for leaf in jax.tree.leaves(with_float)} == {jnp.dtype("bfloat16")}
+        assert {leaf.dtype for leaf in jax.tree.leaves(with_float)} == {
+            jnp.dtype("bfloat16")
+        }
 
     def test_a_file_that_was_written_anew_is_read_anew(self, tmp_path):
         path, sources = tmp_path / "some.gguf", set()
@@ -151,9 +212,13 @@ class TestGGUF:
             path.unlink(missing_ok=True)
             meant = write_gguf(path, scale=scale)
             found = load.load(path, quantize="float")[0]
-            np.testing.assert_allclose(found.blocks.mlp.up.kernel[0], meant["blk.0.ffn_up"].T, rtol=1e-6)
+            np.testing.assert_allclose(
+                found.blocks.mlp.up.kernel[0], meant["blk.0.ffn_up"].T, rtol=1e-6
+            )
             sources.add(load.source(path))
-        assert len(sources) == 2 and all(source.startswith("some.gguf ") for source in sources)
+        assert len(sources) == 2 and all(
+            source.startswith("some.gguf ") for source in sources
+        )
 
     def test_another_family(self, tmp_path):
         write_gguf(tmp_path / "some.gguf", kind="gemma")
@@ -167,11 +232,18 @@ class TestGGUF:
     def test_two_files_are_none(self, tmp_path):
         for name in ("a.gguf", "b.gguf"):
             write_gguf(tmp_path / name)
-        with pytest.raises(FileNotFoundError, match=r"expected config.json, found \['a.gguf', 'b.gguf'\]"):
+        with pytest.raises(
+            FileNotFoundError,
+            match=r"expected config.json, found \['a.gguf', 'b.gguf'\]",
+        ):
             load.load(tmp_path)
 
     def test_a_tokenizer_beside_it_that_is_larger_than_the_vocabulary(self, tmp_path):
         write_gguf(tmp_path / "some.gguf")
-        Tokenizer(WordLevel({str(i): i for i in range(31)}, "0")).save(str(tmp_path / "tokenizer.json"))
-        with pytest.raises(ValueError, match=r"expected token ids below 30 .* got 30 for '30'"):
+        Tokenizer(WordLevel({str(i): i for i in range(31)}, "0")).save(
+            str(tmp_path / "tokenizer.json")
+        )
+        with pytest.raises(
+            ValueError, match=r"expected token ids below 30 .* got 30 for '30'"
+        ):
             load.load(tmp_path)

@@ -32,8 +32,14 @@ def adapted(tiny):
     @functools.cache
     def make(kind: str | None = "nf4", **changes: Any) -> Any:
         model = tiny("bert", 3, **changes)
-        model = LORA.adapt(jax.random.key(1), quant.quantized(model, kind) if kind else model)
-        b = {p: leaf + 0.1 for p, leaf in tree.leaves(model).items() if p.endswith("lora_b")}
+        model = LORA.adapt(
+            jax.random.key(1), quant.quantized(model, kind) if kind else model
+        )
+        b = {
+            p: leaf + 0.1
+            for p, leaf in tree.leaves(model).items()
+            if p.endswith("lora_b")
+        }
         return tree.replace(model, b)
 
     return make
@@ -54,9 +60,14 @@ def gradient(trainable: Any, frozen: Any, batch: data.Batch) -> Any:
 class TestDense:
     @pytest.mark.parametrize("kind", ["nf4", "int8"])
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-    def test_it_is_the_product_with_the_dequantised_matrix_and_so_is_its_gradient(self, kind, dtype):
+    def test_it_is_the_product_with_the_dequantised_matrix_and_so_is_its_gradient(
+        self, kind, dtype
+    ):
         rng = np.random.default_rng(0)
-        x, w = rng.normal(size=(5, 3, 64)).astype(np.float32), rng.normal(size=(64, 32)).astype(np.float32)
+        x, w = (
+            rng.normal(size=(5, 3, 64)).astype(np.float32),
+            rng.normal(size=(64, 32)).astype(np.float32),
+        )
         kernel = quant.quantize(jnp.asarray(w.T), kind).T.astype(dtype)
         plain = kernel.dequantize()
         assert plain.shape == kernel.shape == (64, 32) and plain.dtype == dtype
@@ -64,12 +75,20 @@ class TestDense:
         def total(x, kernel):
             return jnp.sum(layers.dense(x, kernel) ** 2)
 
-        np.testing.assert_allclose(layers.dense(x, kernel), layers.dense(x, plain), rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(jax.grad(total)(x, kernel), jax.grad(total)(x, plain), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            layers.dense(x, kernel), layers.dense(x, plain), rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            jax.grad(total)(x, kernel), jax.grad(total)(x, plain), rtol=1e-5, atol=1e-5
+        )
 
     def test_the_base_gets_no_gradient(self):
         kernel = quant.quantize(jnp.ones((32, 32)), "nf4")
-        ours = jax.grad(lambda scales: layers.dense(jnp.ones((2, 32)), replace(kernel, scales=scales)).sum())
+        ours = jax.grad(
+            lambda scales: layers.dense(
+                jnp.ones((2, 32)), replace(kernel, scales=scales)
+            ).sum()
+        )
         assert not np.any(ours(kernel.scales)), "what a scale would get is not computed"
 
     def test_rows_of_a_quantised_embedding(self, tiny):
@@ -87,26 +106,37 @@ class TestTraining:
         model = adapted(kind)
         plain = quant.dequantized(model)
         assert not quant.values(plain) and len(quant.values(model)) == 6
-        np.testing.assert_allclose(logits(model, batch), logits(plain, batch), rtol=2e-4, atol=2e-5)
+        np.testing.assert_allclose(
+            logits(model, batch), logits(plain, batch), rtol=2e-4, atol=2e-5
+        )
         trees = [tree.split(each, methods.mask(each, LORA)) for each in (model, plain)]
         ours, theirs = (tree.leaves(gradient(*each, batch)) for each in trees)
         assert ours.keys() == theirs.keys()
         for path in ours:
-            np.testing.assert_allclose(ours[path], theirs[path], rtol=2e-3, atol=1e-5, err_msg=path)
+            np.testing.assert_allclose(
+                ours[path], theirs[path], rtol=2e-3, atol=1e-5, err_msg=path
+            )
 
     def test_it_learns_and_leaves_the_base_as_it_is(self, adapted, examples, same):
         model = adapted("nf4_double")
         before = jax.tree.map(np.array, quant.values(model))
         options = {"seed": 0, "widths": (16,), "pad": 1}
         done = train.fit(
-            model, methods.mask(model, LORA), examples, SETTINGS._replace(epochs=8, compute="bfloat16"), **options
+            model,
+            methods.mask(model, LORA),
+            examples,
+            SETTINGS._replace(epochs=8, compute="bfloat16"),
+            **options,
         )
         assert done.losses[-4:].mean() < 0.7 * done.losses[:4].mean()
         assert same(jax.tree.map(np.array, quant.values(done.model)), before)
 
     def test_a_base_in_bits_cannot_learn(self, tiny):
         model = quant.quantized(tiny(), "nf4")
-        with pytest.raises(ValueError, match=r"full: expected to train floating-point weights, got .*blocks/.*kernel"):
+        with pytest.raises(
+            ValueError,
+            match=r"full: expected to train floating-point weights, got .*blocks/.*kernel",
+        ):
             methods.mask(model, methods.full())
         assert methods.mask(model, methods.bitfit()) is not None
 
@@ -124,7 +154,9 @@ def loops(jaxpr: Any) -> list[Any]:
     found = []
     for equation in jaxpr.eqns:
         found += [equation] if equation.primitive.name == "scan" else []
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")):
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")
+        ):
             if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
                 found += loops(getattr(inner, "jaxpr", inner))
     return found
@@ -137,33 +169,55 @@ class TestOneLayerAtATime:
         trainable, frozen = tree.split(model, methods.mask(model, LORA))
         full = np.full
         batch = data.Batch(
-            full((rows, length), 3, np.int32), full((rows, length), 0, np.int32), full(rows, length, np.int32),
-            full(rows, 1, np.int32), full(rows, 1, np.float32), np.arange(rows, dtype=np.int32),
-        )  # fmt: skip
+            full((rows, length), 3, np.int32),
+            full((rows, length), 0, np.int32),
+            full(rows, length, np.int32),
+            full(rows, 1, np.int32),
+            full(rows, 1, np.float32),
+            np.arange(rows, dtype=np.int32),
+        )
         rest = batch, jnp.float32(0.01), jax.random.key(0)
-        return train.train_step.trace(trainable, train.optimizer(STATIC).init(trainable), frozen, *rest, static=STATIC)
+        return train.train_step.trace(
+            trainable,
+            train.optimizer(STATIC).init(trainable),
+            frozen,
+            *rest,
+            static=STATIC,
+        )
 
     def leaving(self, model: Any) -> set[tuple[int, ...]]:
         """Shapes of matrices, either way round, among what the loops of a training step give to what follows."""
-        shapes = {leaf.shape[-2:] for path, leaf in tree.find(model, quant.BODY).items()}
+        shapes = {
+            leaf.shape[-2:] for path, leaf in tree.find(model, quant.BODY).items()
+        }
         every = loops(self.step(model).jaxpr.jaxpr)
         assert len(every) == 2, "one forward, one backward"
-        given = {variable.aval.shape[-2:] for loop in every for variable in loop.outvars}
+        given = {
+            variable.aval.shape[-2:] for loop in every for variable in loop.outvars
+        }
         return given & (shapes | {shape[::-1] for shape in shapes})
 
     def test_no_matrix_leaves_the_loop(self, adapted, monkeypatch):
         model = adapted("nf4", **SHAPES)
         assert not self.leaving(model)
-        monkeypatch.setattr(layers, "_dequantizing", lambda x, kernel: x @ kernel.dequantize())
+        monkeypatch.setattr(
+            layers, "_dequantizing", lambda x, kernel: x @ kernel.dequantize()
+        )
         jax.clear_caches()  # of the traced step
-        assert self.leaving(model) == {(64, 64), (64, 256), (256, 64)}, "as autodiff would have it, they do"
+        assert self.leaving(model) == {(64, 64), (64, 256), (256, 64)}, (
+            "as autodiff would have it, they do"
+        )
         jax.clear_caches()
 
-    def test_the_compiled_step_needs_no_more_than_that_of_a_float_base_and_a_layer(self, adapted):
+    def test_the_compiled_step_needs_no_more_than_that_of_a_float_base_and_a_layer(
+        self, adapted
+    ):
         sizes = {}
         for kind in ("nf4", None):
             model = adapted(kind, **SHAPES)
-            sizes[kind] = self.step(model).lower().compile().memory_analysis().temp_size_in_bytes
+            sizes[kind] = (
+                self.step(model).lower().compile().memory_analysis().temp_size_in_bytes
+            )
         one_layer = 4 * (4 * 64 * 64 + 2 * 64 * 256)
         assert sizes["nf4"] <= sizes[None] + one_layer
 
@@ -173,23 +227,34 @@ class TestMerge:
         model = adapted("nf4")
         merged = methods.merge(model)
         assert not methods.adapters(merged)
-        np.testing.assert_allclose(logits(merged, batch), logits(model, batch), rtol=1e-3, atol=1e-4)
-        assert "blocks/attention/key/kernel" in quant.values(merged), "what has no adapter stays in bits"
+        np.testing.assert_allclose(
+            logits(merged, batch), logits(model, batch), rtol=1e-3, atol=1e-4
+        )
+        assert "blocks/attention/key/kernel" in quant.values(merged), (
+            "what has no adapter stays in bits"
+        )
 
     def test_into_the_original_weights_adds_delta_to_them(self, adapted, tiny):
         model, original = adapted("nf4"), tiny("bert", 3)
         merged = methods.merge(model, into="original", original=original)
         assert not quant.values(merged)
         path = "blocks/attention/query"
-        expected = tree.leaves(original)[f"{path}/kernel"] + methods.adapters(model)[path].delta()
+        expected = (
+            tree.leaves(original)[f"{path}/kernel"]
+            + methods.adapters(model)[path].delta()
+        )
         np.testing.assert_array_equal(tree.leaves(merged)[f"{path}/kernel"], expected)
         same = "blocks/attention/key/kernel"
-        np.testing.assert_array_equal(tree.leaves(merged)[same], tree.leaves(original)[same])
+        np.testing.assert_array_equal(
+            tree.leaves(merged)[same], tree.leaves(original)[same]
+        )
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_quantised_again_it_is_stored_as_the_base_was(self, kind, adapted):
         model = adapted(kind)
-        merged, plain = (methods.merge(model, into=into) for into in ("requantized", "dequantized"))
+        merged, plain = (
+            methods.merge(model, into=into) for into in ("requantized", "dequantized")
+        )
         base, found = quant.values(methods.unload(model)), quant.values(merged)
         assert jax.tree.structure(found) == jax.tree.structure(base)
         path = "blocks/attention/value/kernel"
@@ -197,16 +262,31 @@ class TestMerge:
         np.testing.assert_array_equal(found[path].codes, again.codes)
 
     def test_errors(self, adapted, tiny):
-        with pytest.raises(ValueError, match="into: expected one of dequantized, original, requantized, got 'base'"):
+        with pytest.raises(
+            ValueError,
+            match="into: expected one of dequantized, original, requantized, got 'base'",
+        ):
             methods.merge(adapted(), into="base")
-        with pytest.raises(ValueError, match=r"original: expected the model before.*kernel is quantised \(2, 16, 16\)"):
-            methods.merge(adapted(), into="original", original=methods.unload(adapted()))
-        with pytest.raises(ValueError, match=r"kernel is \(6, 16, 16\), not \(2, 16, 16\)"):
-            methods.merge(adapted(), into="original", original=tiny("bert", 3, layers=6))
-        with pytest.raises(ValueError, match="original: expected with into='original' and only there"):
+        with pytest.raises(
+            ValueError,
+            match=r"original: expected the model before.*kernel is quantised \(2, 16, 16\)",
+        ):
+            methods.merge(
+                adapted(), into="original", original=methods.unload(adapted())
+            )
+        with pytest.raises(
+            ValueError, match=r"kernel is \(6, 16, 16\), not \(2, 16, 16\)"
+        ):
+            methods.merge(
+                adapted(), into="original", original=tiny("bert", 3, layers=6)
+            )
+        with pytest.raises(
+            ValueError, match="original: expected with into='original' and only there"
+        ):
             methods.merge(adapted(), into="original")
         with pytest.raises(
-            ValueError, match=r"expected the model before it was quantised.*no blocks/attention/query/kernel"
+            ValueError,
+            match=r"expected the model before it was quantised.*no blocks/attention/query/kernel",
         ):
             methods.merge(adapted(), into="original", original=adapted(None))
 
@@ -216,13 +296,25 @@ class TestLoading:
         model = tiny("bert", 3)
         rules, abstract = bert.rules(config("bert")), tree.leaves(model)
         source = {}
-        for name, path in (("query", "attention/query"), ("key", "attention/key"), ("value", "attention/value")):
-            for layer, kernel in enumerate(np.asarray(abstract[f"blocks/{path}/kernel"])):
+        for name, path in (
+            ("query", "attention/query"),
+            ("key", "attention/key"),
+            ("value", "attention/value"),
+        ):
+            for layer, kernel in enumerate(
+                np.asarray(abstract[f"blocks/{path}/kernel"])
+            ):
                 stored = kernel.T
-                source[f"encoder.layer.{layer}.attention.self.{name}.weight"] = safetensors.Tensor(
-                    "here", stored.shape, stored.dtype, lambda stored=stored: stored
+                source[f"encoder.layer.{layer}.attention.self.{name}.weight"] = (
+                    safetensors.Tensor(
+                        "here", stored.shape, stored.dtype, lambda stored=stored: stored
+                    )
                 )
-        wanted = {path: leaf for path, leaf in abstract.items() if re.search(r"(query|key|value)/kernel", path)}
+        wanted = {
+            path: leaf
+            for path, leaf in abstract.items()
+            if re.search(r"(query|key|value)/kernel", path)
+        }
         how = Spec("nf4", block=32, double=True)
         loaded = safetensors.load(source, rules, wanted, convert=how)
         assert same(loaded, {path: how(path, leaf) for path, leaf in wanted.items()})
@@ -230,6 +322,11 @@ class TestLoading:
     def test_what_cannot_be_quantised_is_named(self, tiny):
         model = tiny()
         path = "blocks/mlp/up/kernel"
-        model = tree.replace(model, {path: tree.leaves(model)[path].at[1, 2, 3].set(jnp.nan)})
-        with pytest.raises(ValueError, match=f"{path}: expected finite weights, got 1 that are NaN or infinite"):
+        model = tree.replace(
+            model, {path: tree.leaves(model)[path].at[1, 2, 3].set(jnp.nan)}
+        )
+        with pytest.raises(
+            ValueError,
+            match=f"{path}: expected finite weights, got 1 that are NaN or infinite",
+        ):
             quant.quantized(model, "nf4")

@@ -14,7 +14,12 @@ from lora_jax.paper import tables
 def copy(tmp_path: Path) -> Path:
     """A copy that may be damaged, without the large figures."""
     folder = tmp_path / "paper_tables"
-    shutil.copytree(paper.FOLDER, folder, ignore=shutil.ignore_patterns("figures"), copy_function=shutil.copyfile)
+    shutil.copytree(
+        paper.FOLDER,
+        folder,
+        ignore=shutil.ignore_patterns("figures"),
+        copy_function=shutil.copyfile,
+    )
     return folder
 
 
@@ -32,11 +37,19 @@ def test_every_table_reads_with_its_declared_columns_and_a_source():
     for name, columns in paper.TABLES.items():
         if not name.startswith("figures/"):
             table = paper.table(name)
-            assert tuple(table)[: len(columns)] == columns and "source" in table and len(table) > 0
+            assert (
+                tuple(table)[: len(columns)] == columns
+                and "source" in table
+                and len(table) > 0
+            )
 
 
 def test_rank_table_has_the_papers_numbers():
-    rank = paper.table("lora_table6_rank").set_index(["dataset", "weight_type", "r"])["value"].to_dict()
+    rank = (
+        paper.table("lora_table6_rank")
+        .set_index(["dataset", "weight_type", "r"])["value"]
+        .to_dict()
+    )
     assert rank["WikiSQL", "Wq,Wv", 4] == 73.7
     assert rank["MultiNLI", "Wq,Wv", 4] == 91.3
     assert rank["MultiNLI", "Wq", 8] == 90.7
@@ -70,7 +83,11 @@ def test_nf4_is_the_published_code():
 
 
 def test_words_stay_words_and_numbers_become_numbers():
-    value = paper.table("lora_table10_deberta_hparams").set_index(["dataset", "hparam"])["value"].to_dict()
+    value = (
+        paper.table("lora_table10_deberta_hparams")
+        .set_index(["dataset", "hparam"])["value"]
+        .to_dict()
+    )
     assert value["MNLI", "optimizer"] == "AdamW"
     assert value["MNLI", "learning_rate"] == 1e-4
     std = paper.table("lora_table13_dart")["std"].tolist()
@@ -98,14 +115,17 @@ def test_claims_by_id():
 
 def test_unknown_table_lists_the_near_ones():
     with pytest.raises(
-        ValueError, match=r"no published table 'lora_table6'; did you mean .*lora_table6_rank.*there are"
+        ValueError,
+        match=r"no published table 'lora_table6'; did you mean .*lora_table6_rank.*there are",
     ):
         paper.table("lora_table6")
 
 
 def test_all_damage_is_told_at_once(copy: Path):
     damage(copy / "lora_table6_rank.csv", "73.4,0.5", "73.x,0.5")
-    damage(copy / "lora_table5_weight_types.csv", ",arXiv:2106.09685v2 p.10", ",somewhere")
+    damage(
+        copy / "lora_table5_weight_types.csv", ",arXiv:2106.09685v2 p.10", ",somewhere"
+    )
     damage(copy / "qlora_table2_datatype_ppl.csv", "data_type", "datatype")
     damage(copy / "qlora_nf4_values.csv", "0,-1.0,", "0,-1.0,,")
     damage(copy / "claims.csv", "\nL2,", "\nL1,")
@@ -116,9 +136,15 @@ def test_all_damage_is_told_at_once(copy: Path):
         paper.validate(copy)
     text = str(caught.value)
     assert "lora_table6_rank.csv line 7: value: expected a number, got '73.x'" in text
-    assert "lora_table5_weight_types.csv line 2: source: expected arXiv:2106.09685v2 p.N" in text
+    assert (
+        "lora_table5_weight_types.csv line 2: source: expected arXiv:2106.09685v2 p.N"
+        in text
+    )
     assert "got 'somewhere'" in text
-    assert "qlora_table2_datatype_ppl.csv line 1: expected columns table,data_type," in text
+    assert (
+        "qlora_table2_datatype_ppl.csv line 1: expected columns table,data_type,"
+        in text
+    )
     assert "qlora_nf4_values.csv line 2: expected 3 cells, got 4" in text
     assert "claims.csv: expected each id once, got 'L1' again" in text
     assert "qlora_table1_elo.csv: missing" in text
@@ -135,5 +161,7 @@ def test_a_damaged_table_is_not_handed_out(copy: Path):
 
 def test_without_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tables, "FOLDER", tmp_path / "paper_tables")
-    with pytest.raises(FileNotFoundError, match=r"lie in the checkout.*pip install -e \."):
+    with pytest.raises(
+        FileNotFoundError, match=r"lie in the checkout.*pip install -e \."
+    ):
         paper.table("lora_table6_rank")

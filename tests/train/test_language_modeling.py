@@ -39,7 +39,9 @@ def value_and_gradients(chunk: int, smoothing: float) -> Any:
     def ours(x, kernel, labels, weight):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(language_modeling, "CHUNK", chunk)
-            total: Any = language_modeling.cross_entropy(x, kernel, labels, weight, smoothing)
+            total: Any = language_modeling.cross_entropy(
+                x, kernel, labels, weight, smoothing
+            )
             return 3 * total
 
     return compiled(jax.value_and_grad(ours, (0, 1)))
@@ -50,31 +52,56 @@ def weights(draw, rows: int, tokens: int) -> np.ndarray:
     """Of a stretch of each row, with gaps; of some rows none."""
     weight = np.zeros((rows, tokens), np.float32)
     for row in weight:
-        first, last = sorted(draw(st.lists(st.integers(0, tokens), min_size=2, max_size=2)))
-        row[first:last] = draw(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=last - first, max_size=last - first))
+        first, last = sorted(
+            draw(st.lists(st.integers(0, tokens), min_size=2, max_size=2))
+        )
+        row[first:last] = draw(
+            st.lists(
+                st.sampled_from([0.0, 0.5, 1.0]),
+                min_size=last - first,
+                max_size=last - first,
+            )
+        )
     return weight
 
 
 class TestCrossEntropy:
     @settings(max_examples=60, deadline=None)
-    @given(st.data(), st.sampled_from([((1, 9), 4, 0.0), ((3, 7), 1, 0.0), ((3, 7), 8, 0.1), ((3, 7), 256, 0.1)]))
+    @given(
+        st.data(),
+        st.sampled_from(
+            [((1, 9), 4, 0.0), ((3, 7), 1, 0.0), ((3, 7), 8, 0.1), ((3, 7), 256, 0.1)]
+        ),
+    )
     def test_value_and_gradients_are_those_of_optax(self, given, case):
         shape, chunk, smoothing = case
         weight, rng = given.draw(weights(*shape)), np.random.default_rng(0)
-        x, kernel, labels = rng.normal(size=(*shape, 5)), rng.normal(size=(5, 11)), rng.integers(0, 11, shape)
-        ours = value_and_gradients(chunk, smoothing)(jnp.float32(x), jnp.float32(kernel), labels, weight)
+        x, kernel, labels = (
+            rng.normal(size=(*shape, 5)),
+            rng.normal(size=(5, 11)),
+            rng.integers(0, 11, shape),
+        )
+        ours = value_and_gradients(chunk, smoothing)(
+            jnp.float32(x), jnp.float32(kernel), labels, weight
+        )
         with jax.enable_x64(True):
             wanted = exact(x, kernel, labels, np.float64(weight), smoothing)
-        for got, expected in zip(jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True):
+        for got, expected in zip(
+            jax.tree.leaves(ours), jax.tree.leaves(wanted), strict=True
+        ):
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=2e-5)
 
     def test_by_hand(self):
         """Probabilities 1/4 and 3/4, the second is wanted; smoothed by 0.2 both are, in parts of 0.1 and 0.9."""
         x, kernel = jnp.ones((1, 1, 1)), jnp.array([[0.0, math.log(3)]])
         given = x, kernel, jnp.array([[1]]), jnp.array([[2.0]])
-        assert float(language_modeling.cross_entropy(*given, 0.0)) == pytest.approx(2 * math.log(4 / 3))
+        assert float(language_modeling.cross_entropy(*given, 0.0)) == pytest.approx(
+            2 * math.log(4 / 3)
+        )
         by_hand = -2 * (0.1 * math.log(0.25) + 0.9 * math.log(0.75))
-        assert float(language_modeling.cross_entropy(*given, 0.2)) == pytest.approx(by_hand)
+        assert float(language_modeling.cross_entropy(*given, 0.2)) == pytest.approx(
+            by_hand
+        )
 
     @pytest.mark.parametrize("of", [0, (0, 1)])
     def test_no_more_logits_than_a_chunk_s(self, of):
@@ -82,14 +109,28 @@ class TestCrossEntropy:
         rows, tokens, d, vocabulary = 16, 256, 8, 8192
         chunk, kernel = 4 * language_modeling.CHUNK * vocabulary, 4 * d * vocabulary
         like = jax.ShapeDtypeStruct
-        given = like((rows, tokens, d), "float32"), like((d, vocabulary), "float32"), like((rows, tokens), "int32")
-        step = jax.jit(jax.value_and_grad(language_modeling.cross_entropy, of), static_argnums=4)
+        given = (
+            like((rows, tokens, d), "float32"),
+            like((d, vocabulary), "float32"),
+            like((rows, tokens), "int32"),
+        )
+        step = jax.jit(
+            jax.value_and_grad(language_modeling.cross_entropy, of), static_argnums=4
+        )
         lowered = step.trace(*given, like((rows, tokens), "float32"), 0.1)
-        sizes = {math.prod(shape) for shape in shapes(lowered.jaxpr.jaxpr) if vocabulary in shape}
+        sizes = {
+            math.prod(shape)
+            for shape in shapes(lowered.jaxpr.jaxpr)
+            if vocabulary in shape
+        }
         assert max(sizes) == language_modeling.CHUNK * vocabulary
         made = lowered.lower().compile().memory_analysis()
         assert made is not None
-        assert made.temp_size_in_bytes < 4 * chunk + 4 * kernel < 4 * rows * tokens * vocabulary / 2
+        assert (
+            made.temp_size_in_bytes
+            < 4 * chunk + 4 * kernel
+            < 4 * rows * tokens * vocabulary / 2
+        )
 
 
 def shapes(jaxpr: Any) -> set[tuple[int, ...]]:
@@ -97,7 +138,9 @@ def shapes(jaxpr: Any) -> set[tuple[int, ...]]:
     found = set()
     for equation in jaxpr.eqns:
         found |= {variable.aval.shape for variable in equation.outvars}
-        for inner in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")):
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda p: hasattr(p, "jaxpr") or hasattr(p, "eqns")
+        ):
             if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
                 found |= shapes(getattr(inner, "jaxpr", inner))
     return found
@@ -111,7 +154,12 @@ def encoded() -> data.Encoded:
     segments = [np.arange(n) >= max(1, n - rng.integers(2, 6)) for n in sizes]
     offsets = np.concatenate([[0], sizes.cumsum()])
     tokens = rng.integers(0, 50, offsets[-1]).astype(np.int32)
-    return data.Encoded(tokens, np.concatenate(segments).astype(np.int32), offsets, np.zeros(10, np.int32))
+    return data.Encoded(
+        tokens,
+        np.concatenate(segments).astype(np.int32),
+        offsets,
+        np.zeros(10, np.int32),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +175,15 @@ def nats(encoded) -> list[list[float]]:
     tokens = np.full((10, 12), 49, np.int32)
     for row, (start, end) in enumerate(itertools.pairwise(encoded.offsets)):
         tokens[row, : end - start] = encoded.tokens[start:end]
-    logs = np.asarray(jax.nn.log_softmax(compiled(Decoder.__call__)(tiny(), tokens, encoded.lengths)))
+    logs = np.asarray(
+        jax.nn.log_softmax(compiled(Decoder.__call__)(tiny(), tokens, encoded.lengths))
+    )
     return [
-        [-logs[row, at - 1, tokens[row, at]] for at in range(1, end - start) if encoded.segments[start + at]]
+        [
+            -logs[row, at - 1, tokens[row, at]]
+            for at in range(1, end - start)
+            if encoded.segments[start + at]
+        ]
         for row, (start, end) in enumerate(itertools.pairwise(encoded.offsets))
     ]
 
@@ -141,7 +195,11 @@ gradient = compiled(train.gradient, static_argnames="static")
 class TestLoss:
     def test_is_that_of_the_target_s_tokens(self, encoded, batch, nats):
         total, count = loss(tiny(), batch, compute="float32")
-        assert float(count) == len(nats[0] + nats[1]) == encoded.segments[: encoded.offsets[2]].sum()
+        assert (
+            float(count)
+            == len(nats[0] + nats[1])
+            == encoded.segments[: encoded.offsets[2]].sum()
+        )
         assert float(total) == pytest.approx(sum(nats[0] + nats[1]), rel=1e-5)
 
     def test_what_is_padded_or_only_fills_the_batch_up_does_not_count(self, batch):
@@ -149,38 +207,62 @@ class TestLoss:
             tokens=np.where(batch.weight[:, None] > 0, batch.tokens, 7),
             segments=np.where(np.arange(16) < batch.length[:, None], batch.segments, 1),
         )
-        assert (other.segments != batch.segments).any() and (other.tokens != batch.tokens).any()
-        for got, wanted in zip(*(loss(tiny(), each, compute="float32") for each in (other, batch)), strict=True):
+        assert (other.segments != batch.segments).any() and (
+            other.tokens != batch.tokens
+        ).any()
+        for got, wanted in zip(
+            *(loss(tiny(), each, compute="float32") for each in (other, batch)),
+            strict=True,
+        ):
             assert float(got) == pytest.approx(float(wanted), rel=1e-6)
 
     def test_bfloat16_is_close(self, batch):
-        exact, rounded = (float(loss(tiny(), batch, compute=kind)[0]) for kind in ("float32", "bfloat16"))
+        exact, rounded = (
+            float(loss(tiny(), batch, compute=kind)[0])
+            for kind in ("float32", "bfloat16")
+        )
         assert 0 < abs(exact - rounded) < 0.02 * exact
 
     def test_the_first_token_is_predicted_by_none(self, batch):
         """Every token marked, the first too: it has nothing before it."""
         every = batch._replace(segments=np.ones_like(batch.segments))
-        assert float(loss(tiny(), every, compute="float32")[1]) == (batch.length - 1)[batch.weight > 0].sum()
+        assert (
+            float(loss(tiny(), every, compute="float32")[1])
+            == (batch.length - 1)[batch.weight > 0].sum()
+        )
 
     def test_perplexity_by_hand(self, encoded, nats):
-        found = language_modeling.evaluate(tiny(), encoded, size=4, widths=(16,), pad=0, compute="float32")
+        found = language_modeling.evaluate(
+            tiny(), encoded, size=4, widths=(16,), pad=0, compute="float32"
+        )
         mean = np.mean(list(itertools.chain(*nats)))
-        assert found == pytest.approx({"loss": mean, "perplexity": np.exp(mean)}, rel=1e-5)
-        assert list(found) == ["loss", "perplexity"]  # the first is what an epoch is chosen by
+        assert found == pytest.approx(
+            {"loss": mean, "perplexity": np.exp(mean)}, rel=1e-5
+        )
+        assert list(found) == [
+            "loss",
+            "perplexity",
+        ]  # the first is what an epoch is chosen by
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
     """With adapters that are not at their start, on a base of bits."""
-    adapt = compiled(lambda base: LORA.adapt(jax.random.key(1), quant.quantized(base, "int8")))
+    adapt = compiled(
+        lambda base: LORA.adapt(jax.random.key(1), quant.quantized(base, "int8"))
+    )
     model = adapt(tiny())
-    return tree.replace(model, {path: leaf + 0.1 for path, leaf in tree.find(model, "lora_b$").items()})
+    return tree.replace(
+        model, {path: leaf + 0.1 for path, leaf in tree.find(model, "lora_b$").items()}
+    )
 
 
 class TestTraining:
     def test_the_objective_is_the_loss_with_the_settings(self, batch):
         static = STATIC._replace(label_smoothing=0.2, compute="bfloat16")
-        found = compiled(train.objective, static_argnums=3)(tiny(), batch, jax.random.key(0), static)
+        found = compiled(train.objective, static_argnums=3)(
+            tiny(), batch, jax.random.key(0), static
+        )
         wanted = loss(tiny(), batch, compute="bfloat16", smoothing=0.2)
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
         assert abs(float(wanted[0] - loss(tiny(), batch, compute="bfloat16")[0])) > 0.1
@@ -189,9 +271,17 @@ class TestTraining:
         """Weighted by their tokens, which are not as many."""
         batch = next(data.batches(encoded, size=4, widths=(16,), seed=0, pad=0))
         parts = tree.split(model, methods.mask(model, LORA))
-        one, two = (gradient(*parts, batch, jax.random.key(0), static=STATIC._replace(accumulate=n)) for n in (1, 2))
+        one, two = (
+            gradient(
+                *parts, batch, jax.random.key(0), static=STATIC._replace(accumulate=n)
+            )
+            for n in (1, 2)
+        )
         assert len({batch.segments[i::2].sum() for i in (0, 1)}) == 2
-        assert sum(float(np.abs(leaf).max()) > 1e-6 for leaf in jax.tree.leaves(one[1])) == 4
+        assert (
+            sum(float(np.abs(leaf).max()) > 1e-6 for leaf in jax.tree.leaves(one[1]))
+            == 4
+        )
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
@@ -216,4 +306,6 @@ class TestTraining:
         trainable, frozen = tree.split(done.model, methods.mask(model, LORA))
         assert same(jax.tree.map(np.array, frozen), before) and quant.values(frozen)
         assert not same(trainable, tree.split(model, methods.mask(model, LORA))[0])
-        assert len(done.losses) == 9 and done.losses[-3:].mean() < done.losses[:3].mean()
+        assert (
+            len(done.losses) == 9 and done.losses[-3:].mean() < done.losses[:3].mean()
+        )

@@ -24,12 +24,19 @@ def model(tiny):
 @pytest.fixture(scope="module")
 def fit(model, examples):
     def fit(settings=SETTINGS, **options):
-        def score(candidate):  # highest after the first epoch, so that the best is not the last
-            change = tree.leaves(candidate)["head/kernel"] - tree.leaves(model)["head/kernel"]
+        def score(
+            candidate,
+        ):  # highest after the first epoch, so that the best is not the last
+            change = (
+                tree.leaves(candidate)["head/kernel"]
+                - tree.leaves(model)["head/kernel"]
+            )
             return {"closeness": -float(jnp.abs(change).sum())}
 
         options = {"seed": 0, "widths": (16,), "pad": 1, "score": score, **options}
-        return train.fit(model, methods.mask(model, LORA), examples, settings, **options)
+        return train.fit(
+            model, methods.mask(model, LORA), examples, settings, **options
+        )
 
     return fit
 
@@ -48,16 +55,29 @@ def killed_at(step):
 
 
 class TestResume:
-    @pytest.mark.parametrize("step", [2, 5, 12])  # in the first epoch, just after it, at the last step
-    def test_killed_and_started_again_it_ends_as_if_never_stopped(self, step, fit, whole, same, tmp_path):
+    @pytest.mark.parametrize(
+        "step", [2, 5, 12]
+    )  # in the first epoch, just after it, at the last step
+    def test_killed_and_started_again_it_ends_as_if_never_stopped(
+        self, step, fit, whole, same, tmp_path
+    ):
         with pytest.raises(Killed):
             fit(report=killed_at(step), resume=tmp_path / "run", every=0.0)
         steps = []
-        again = fit(report=lambda at: steps.append((at.step, at.tokens)), resume=tmp_path / "run", every=0.0)
+        again = fit(
+            report=lambda at: steps.append((at.step, at.tokens)),
+            resume=tmp_path / "run",
+            every=0.0,
+        )
         assert steps[0][0] == step, "it goes on before the step it was killed in"
         assert steps[-1] == (12, whole.tokens)
-        assert same(again.model, whole.model) and again.best_epoch == whole.best_epoch == 1
-        assert again.losses.tobytes() == whole.losses.tobytes() and again.validation == whole.validation
+        assert (
+            same(again.model, whole.model) and again.best_epoch == whole.best_epoch == 1
+        )
+        assert (
+            again.losses.tobytes() == whole.losses.tobytes()
+            and again.validation == whole.validation
+        )
 
     def test_twice_killed_too(self, fit, whole, same, tmp_path):
         for step in (3, 7):
@@ -72,7 +92,9 @@ class TestResume:
     def test_one_save_is_kept_and_half_a_save_is_none(self, tmp_path):
         for step in (1, 2):
             training_state.save(tmp_path, step, [np.arange(3.0) * step], {"step": step})
-        assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == ["2"]
+        assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == [
+            "2"
+        ]
         (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # what a kill leaves behind
         arrays, facts = training_state.restore(tmp_path, [np.zeros(3)])
         assert facts == {"step": 2} and arrays[0].tolist() == [0, 2, 4]
@@ -83,5 +105,8 @@ class TestResume:
 
     def test_the_state_of_another_training_is_refused(self, fit, tmp_path):
         training_state.save(tmp_path / "run", 1, [np.zeros(3)], {})
-        with pytest.raises(ValueError, match=r"run: cannot go on from here .*delete it to start this training anew"):
+        with pytest.raises(
+            ValueError,
+            match=r"run: cannot go on from here .*delete it to start this training anew",
+        ):
             fit(resume=tmp_path / "run")

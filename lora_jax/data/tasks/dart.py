@@ -24,11 +24,16 @@ def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
     """
     refuse_split_seed("dart", split_seed)
     place = text_pairs.home(
-        "dart", data_dir, ", ".join(FILES.values()) + " (github.com/Yale-LILY/dart)", folders=("v1.1.1",)
+        "dart",
+        data_dir,
+        ", ".join(FILES.values()) + " (github.com/Yale-LILY/dart)",
+        folders=("v1.1.1",),
     )
     paths = text_pairs.find("dart", place, FILES)
     tables = {split: _table(path) for split, path in paths.items()}
-    return text_pairs.task("dart", METRICS, tables, ", ".join(map(provenance, paths.values())))
+    return text_pairs.task(
+        "dart", METRICS, tables, ", ".join(map(provenance, paths.values()))
+    )
 
 
 def _table(path: Path) -> Table:
@@ -40,18 +45,25 @@ def _table(path: Path) -> Table:
         },
     )
     sources = [
-        text_pairs.triples((subject, relation.lower(), what) for subject, relation, what in given)
+        text_pairs.triples(
+            (subject, relation.lower(), what) for subject, relation, what in given
+        )
         for given in table.columns["tripleset"]
     ]
     return text_pairs.pairs(
-        table, sources, [[note["text"] for note in given] for given in table.columns["annotations"]]
+        table,
+        sources,
+        [[note["text"] for note in given] for given in table.columns["annotations"]],
     )
 
 
 def _are_triples(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(t, list) and len(t) == 3 and all(isinstance(part, str) for part in t) for t in value)
+    return all(
+        isinstance(t, list) and len(t) == 3 and all(isinstance(part, str) for part in t)
+        for t in value
+    )
 
 
 def _are_texts(value: Any) -> bool:

@@ -15,7 +15,11 @@ from lora_jax.data.task import Task, refuse_split_seed
 # The hub's own conversion to Parquet of the official files: nothing of it has to be run.
 HUB, REVISION = "tuetschek/e2e_nlg", "5061e4307d2e553f9b51ccb73998d7039fe6ed90"
 ARCHIVE = "e2e-dataset.zip"
-FILES = {"train": "trainset.csv", "validation": "devset.csv", "test": "testset_w_refs.csv"}
+FILES = {
+    "train": "trainset.csv",
+    "validation": "devset.csv",
+    "test": "testset_w_refs.csv",
+}
 EXPECTED = f"{', '.join(FILES.values())}, or {ARCHIVE}"
 NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 ATTRIBUTE = r"([^\[\],]+)\[([^\[\]]+)\]"
@@ -30,10 +34,25 @@ def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
     refuse_split_seed("e2e", split_seed)
     tables, origin = _hub() if data_dir is None else _local(Path(data_dir).expanduser())
     expected = "attributes such as name[Blue Spice], food[Thai]"
-    problems = [line for table in tables.values() for line in table.misfits("mr", _is_mr, expected)]
-    refuse(problems + [line for table in tables.values() for line in table.misfits("ref", _is_text, "some text")])
+    problems = [
+        line
+        for table in tables.values()
+        for line in table.misfits("mr", _is_mr, expected)
+    ]
+    refuse(
+        problems
+        + [
+            line
+            for table in tables.values()
+            for line in table.misfits("ref", _is_text, "some text")
+        ]
+    )
     lines = {
-        split: text_pairs.pairs(table, map(linear, table.columns["mr"]), [[ref] for ref in table.columns["ref"]])
+        split: text_pairs.pairs(
+            table,
+            map(linear, table.columns["mr"]),
+            [[ref] for ref in table.columns["ref"]],
+        )
         for split, table in tables.items()
     }
     return text_pairs.task("e2e", text_pairs.DATA_TO_TEXT, lines, origin)
@@ -41,11 +60,17 @@ def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
 
 def linear(mr: str) -> str:
     """A meaning representation in a line: "name[Blue Spice], eatType[pub]" is "name : Blue Spice | Type : pub"."""
-    return " | ".join(f"{NAMES.get(name.strip(), name.strip())} : {value}" for name, value in re.findall(ATTRIBUTE, mr))
+    return " | ".join(
+        f"{NAMES.get(name.strip(), name.strip())} : {value}"
+        for name, value in re.findall(ATTRIBUTE, mr)
+    )
 
 
 def _is_mr(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(f"{ATTRIBUTE}(,{ATTRIBUTE})*", value.strip()) is not None
+    return (
+        isinstance(value, str)
+        and re.fullmatch(f"{ATTRIBUTE}(,{ATTRIBUTE})*", value.strip()) is not None
+    )
 
 
 def _is_text(value: object) -> bool:
@@ -54,7 +79,12 @@ def _is_text(value: object) -> bool:
 
 def _local(root: Path) -> tuple[dict[str, Table], str]:
     archive = root / ARCHIVE
-    place = text_pairs.home("e2e", archive if archive.is_file() else root, EXPECTED, folders=("e2e-dataset",))
+    place = text_pairs.home(
+        "e2e",
+        archive if archive.is_file() else root,
+        EXPECTED,
+        folders=("e2e-dataset",),
+    )
     paths = text_pairs.find("e2e", place, FILES)
     tables = {split: read(path) for split, path in paths.items()}
     require(tables.values(), ("mr", "ref"))
@@ -78,7 +108,10 @@ def _hub() -> tuple[dict[str, Table], str]:
             f"{HUB} {split}",
             "row",
             range(1, len(rows) + 1),
-            {"mr": rows["meaning_representation"][:], "ref": rows["human_reference"][:]},
+            {
+                "mr": rows["meaning_representation"][:],
+                "ref": rows["human_reference"][:],
+            },
         )
         for split in FILES
         for rows in [splits[split]]

@@ -27,12 +27,28 @@ class Spec(NamedTuple):
 
 ENTAILED = ("entailment", "not_entailment")
 SPECS = {
-    "cola": Spec("CoLA", "sentence", None, ("unacceptable", "acceptable"), ("matthews",)),
+    "cola": Spec(
+        "CoLA", "sentence", None, ("unacceptable", "acceptable"), ("matthews",)
+    ),
     "sst2": Spec("SST-2", "sentence", None, ("negative", "positive")),
-    "mrpc": Spec("MRPC", "sentence1", "sentence2", ("not_equivalent", "equivalent"), ("accuracy", "f1")),
-    "qqp": Spec("QQP", "question1", "question2", ("not_duplicate", "duplicate"), ("accuracy", "f1")),
+    "mrpc": Spec(
+        "MRPC",
+        "sentence1",
+        "sentence2",
+        ("not_equivalent", "equivalent"),
+        ("accuracy", "f1"),
+    ),
+    "qqp": Spec(
+        "QQP",
+        "question1",
+        "question2",
+        ("not_duplicate", "duplicate"),
+        ("accuracy", "f1"),
+    ),
     "stsb": Spec("STS-B", "sentence1", "sentence2", (), ("pearson", "spearman")),
-    "mnli": Spec("MNLI", "premise", "hypothesis", ("entailment", "neutral", "contradiction")),
+    "mnli": Spec(
+        "MNLI", "premise", "hypothesis", ("entailment", "neutral", "contradiction")
+    ),
     "qnli": Spec("QNLI", "question", "sentence", ENTAILED),
     "rte": Spec("RTE", "sentence1", "sentence2", ENTAILED),
     "wnli": Spec("WNLI", "sentence1", "sentence2", ENTAILED[::-1]),
@@ -57,46 +73,85 @@ def load(name: str, *, glue_dir: str | Path | None = None, split_seed: int = 0) 
     """
     refuse_split_seed(name, split_seed)
     spec = SPECS[name]
-    tables, source = _hub(name) if glue_dir is None else _local(name, Path(glue_dir).expanduser())
-    classes = {label: i for i, label in enumerate(spec.labels)} | {str(i): i for i in range(len(spec.labels))}
+    tables, source = (
+        _hub(name) if glue_dir is None else _local(name, Path(glue_dir).expanduser())
+    )
+    classes = {label: i for i, label in enumerate(spec.labels)} | {
+        str(i): i for i in range(len(spec.labels))
+    }
     # Some sides of the real pairs are empty, so a blank text is data here and no mistake.
-    splits = examples(tables, Columns(spec.text, spec.pair), classes or None, blank=spec.pair is not None)
+    splits = examples(
+        tables,
+        Columns(spec.text, spec.pair),
+        classes or None,
+        blank=spec.pair is not None,
+    )
     return Task(name, spec.labels, spec.metrics, splits, source)
 
 
 def _files(name: str) -> dict[str, tuple[str, ...]]:
     if name == "mnli":
         kinds = {"validation": "matched", "validation_mismatched": "mismatched"}
-        return {"train": ("train",)} | {k: (f"validation_{v}", f"dev_{v}") for k, v in kinds.items()}
+        return {"train": ("train",)} | {
+            k: (f"validation_{v}", f"dev_{v}") for k, v in kinds.items()
+        }
     return {"train": ("train",), "validation": ("validation", "dev")}
 
 
 def _local(name: str, root: Path) -> tuple[dict[str, Table], str]:
-    folder = next((root / sub for sub in (name, SPECS[name].folder) if (root / sub).is_dir()), root)
+    folder = next(
+        (root / sub for sub in (name, SPECS[name].folder) if (root / sub).is_dir()),
+        root,
+    )
     if not folder.is_dir():
         raise FileNotFoundError(f"the GLUE folder {str(root)!r} does not exist")
     paths = {split: table_file(folder, stems) for split, stems in _files(name).items()}
-    missing = [" or ".join(f"{stem}.*" for stem in _files(name)[split]) for split, path in paths.items() if not path]
+    missing = [
+        " or ".join(f"{stem}.*" for stem in _files(name)[split])
+        for split, path in paths.items()
+        if not path
+    ]
     if missing:
-        there = ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
+        there = (
+            ", ".join(sorted(file.name for file in folder.iterdir())[:10]) or "nothing"
+        )
         expected = f"{'; '.join(missing)} ({', '.join(FORMATS)})"
-        raise FileNotFoundError(f"{name} in the folder {folder.name}: expected {expected}, got {there}")
+        raise FileNotFoundError(
+            f"{name} in the folder {folder.name}: expected {expected}, got {there}"
+        )
     found = {split: path for split, path in paths.items() if path}
     tables = {
-        split: _official(name, read(path, headerless=COLA_COLUMNS if name == "cola" else ()))
+        split: _official(
+            name, read(path, headerless=COLA_COLUMNS if name == "cola" else ())
+        )
         for split, path in found.items()
     }
     return tables, ", ".join(map(provenance, found.values()))
 
 
 def _official(name: str, table: Table) -> Table:
-    renames = {old: new for old, new in OFFICIAL.get(name, {}).items() if new not in table.columns}
-    table = table._replace(columns={renames.get(column, column): values for column, values in table.columns.items()})
-    needed = [column for column in (SPECS[name].text, SPECS[name].pair, "label") if column]
+    renames = {
+        old: new
+        for old, new in OFFICIAL.get(name, {}).items()
+        if new not in table.columns
+    }
+    table = table._replace(
+        columns={
+            renames.get(column, column): values
+            for column, values in table.columns.items()
+        }
+    )
+    needed = [
+        column for column in (SPECS[name].text, SPECS[name].pair, "label") if column
+    ]
     require([table], needed)
     # The official QQP has a few lines that break off; the hub's version leaves them out too.
     rows = zip(*(table.columns[column] for column in needed), strict=True)
-    return table.where([None not in row for row in rows]) if table.file.endswith(".tsv") else table
+    return (
+        table.where([None not in row for row in rows])
+        if table.file.endswith(".tsv")
+        else table
+    )
 
 
 def _hub(name: str) -> tuple[dict[str, Table], str]:

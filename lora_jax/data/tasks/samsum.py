@@ -18,13 +18,23 @@ def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
     """
     refuse_split_seed("samsum", split_seed)
     expected = ", ".join(FILES.values()) + " (corpus.7z beside arXiv:1911.12237)"
-    paths = text_pairs.find("samsum", text_pairs.home("samsum", data_dir, expected, folders=("corpus",)), FILES)
+    paths = text_pairs.find(
+        "samsum",
+        text_pairs.home("samsum", data_dir, expected, folders=("corpus",)),
+        FILES,
+    )
     tables = {split: _table(path) for split, path in paths.items()}
-    return text_pairs.task("samsum", METRICS, tables, ", ".join(map(provenance, paths.values())))
+    return text_pairs.task(
+        "samsum", METRICS, tables, ", ".join(map(provenance, paths.values()))
+    )
 
 
 def _table(path: Path) -> Table:
     is_text = ("text", lambda value: isinstance(value, str))
     table = text_pairs.entries(path, {"dialogue": is_text, "summary": is_text})
-    dialogues = [dialogue.replace("\r\n", "\n") for dialogue in table.columns["dialogue"]]
-    return text_pairs.pairs(table, dialogues, [[summary] for summary in table.columns["summary"]])
+    dialogues = [
+        dialogue.replace("\r\n", "\n") for dialogue in table.columns["dialogue"]
+    ]
+    return text_pairs.pairs(
+        table, dialogues, [[summary] for summary in table.columns["summary"]]
+    )

@@ -21,13 +21,19 @@ def load(*, split_seed: int = 0) -> Task:
     """64 / 32 / 32 sentences for train / validation / test, always the same."""
     refuse_split_seed("tiny", split_seed)
     rng = random.Random(0)
-    splits = {name: _draw(rng, rows) for name, rows in (("train", 64), ("validation", 32), ("test", 32))}
+    splits = {
+        name: _draw(rng, rows)
+        for name, rows in (("train", 64), ("validation", 32), ("test", 32))
+    }
     return Task("tiny", ("unkind", "kind"), ("accuracy",), splits, "made up, seed 0")
 
 
 def _draw(rng: random.Random, rows: int) -> Examples:
     label = [row % 2 for row in range(rows)]
-    text = [" ".join(rng.sample([*rng.choices(FILLER, k=4), rng.choice(WORDS[kind])], k=5)) for kind in label]
+    text = [
+        " ".join(rng.sample([*rng.choices(FILLER, k=4), rng.choice(WORDS[kind])], k=5))
+        for kind in label
+    ]
     return Examples(text, None, np.array(label, np.int32))
 
 
@@ -45,7 +51,13 @@ def _told(split: str, facts: Sequence[tuple[str, str, str]]) -> Table:
     rows = [
         (f"name : {name} | food : {food} | area : {area}", target)
         for name, food, area in facts
-        for target in (f"{name} serves {food} food in the {area}", f"in the {area} is {name} with {food} food")
+        for target in (
+            f"{name} serves {food} food in the {area}",
+            f"in the {area} is {name} with {food} food",
+        )
     ]
-    columns = {"source": [source for source, _ in rows], "target": [target for _, target in rows]}
+    columns = {
+        "source": [source for source, _ in rows],
+        "target": [target for _, target in rows],
+    }
     return Table(f"tiny-nlg {split}", "row", range(1, len(rows) + 1), columns)

@@ -11,7 +11,9 @@ from lora_jax.data.task import Task, hashed_split, refuse_split_seed
 
 SPLITS = ("train", "validation", "test")
 CLASSIFIES, GENERATES = ("text", "label"), ("source", "target")
-MAX_CLASSES = 1000  # more are almost surely whole-numbered scores, or texts in the wrong column
+MAX_CLASSES = (
+    1000  # more are almost surely whole-numbered scores, or texts in the wrong column
+)
 
 
 def load(path: Path, *, split_seed: int = 0) -> Task:
@@ -24,14 +26,20 @@ def load(path: Path, *, split_seed: int = 0) -> Task:
     """
     tables = _folder(path, split_seed) if path.is_dir() else _file(path, split_seed)
     sources = {table.file for table in tables.values()}
-    origin = ", ".join(provenance(path / name if path.is_dir() else path) for name in sorted(sources))
+    origin = ", ".join(
+        provenance(path / name if path.is_dir() else path) for name in sorted(sources)
+    )
     name = path.resolve().stem
     if _kind(tables.values()) == GENERATES:
         return text_pairs.task(name, ("bleu", "rouge_l"), tables, origin)
     pairs = any("text_pair" in table.columns for table in tables.values())
     columns = Columns("text", "text_pair" if pairs else None)
     labels = classes(tables["train"], columns.label)
-    splits = examples(tables, columns, {label: i for i, label in enumerate(labels)} if labels else None)
+    splits = examples(
+        tables,
+        columns,
+        {label: i for i, label in enumerate(labels)} if labels else None,
+    )
     metrics = ("accuracy",) if labels else ("pearson", "spearman")
     return Task(name, labels, metrics, splits, origin)
 
@@ -41,22 +49,32 @@ def classes(table: Table, column: str) -> tuple[str, ...]:
 
     Raises ValueError when words and numbers mix, naming the rows of the rarer kind, or on 1 or too many classes.
     """
-    labels = [text for label in table.columns[column] if (text := written(label)) is not None]
+    labels = [
+        text for label in table.columns[column] if (text := written(label)) is not None
+    ]
     names, numbers = set(labels), sum(map(is_number, labels))
     if 0 < numbers < len(labels):
         refuse(
             table.misfits(column, is_number, "a number like most others")
             if numbers >= len(labels) / 2
-            else table.misfits(column, lambda label: not is_number(label), "a word like most others")
+            else table.misfits(
+                column, lambda label: not is_number(label), "a word like most others"
+            )
         )
     whole = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
     if numbers and not whole:
         return ()
     if len(names) > MAX_CLASSES:
-        hint = "; write scores with a decimal point (3.0) for regression" if whole else ""
-        raise ValueError(f"{table.file}: expected at most {MAX_CLASSES:,} classes, got {len(names):,}{hint}")
+        hint = (
+            "; write scores with a decimal point (3.0) for regression" if whole else ""
+        )
+        raise ValueError(
+            f"{table.file}: expected at most {MAX_CLASSES:,} classes, got {len(names):,}{hint}"
+        )
     if len(names) == 1:
-        raise ValueError(f"{table.file}: expected 2 classes or more in the training split, got only {names.pop()!r}")
+        raise ValueError(
+            f"{table.file}: expected 2 classes or more in the training split, got only {names.pop()!r}"
+        )
     return tuple(sorted(names, key=lambda name: (int(name), name) if whole else name))
 
 
@@ -81,7 +99,9 @@ def _folder(path: Path, seed: int) -> dict[str, Table]:
     found = {split: table_file(path, (split,)) for split in SPLITS}
     missing = [f"{split}.*" for split in SPLITS[:2] if found[split] is None]
     if missing:
-        there = ", ".join(sorted(file.name for file in path.iterdir())[:10]) or "nothing"
+        there = (
+            ", ".join(sorted(file.name for file in path.iterdir())[:10]) or "nothing"
+        )
         raise FileNotFoundError(
             f"folder {path.name}: expected {' and '.join(missing)} ({', '.join(FORMATS)}), got {there}"
         )
@@ -90,9 +110,15 @@ def _folder(path: Path, seed: int) -> dict[str, Table]:
 
 def table_file(folder: Path, stems: Collection[str]) -> Path | None:
     """The one table in `folder` with one of these names, None if there is none. Raises ValueError on two or more."""
-    found = sorted(file for file in folder.iterdir() if file.stem in stems and file.suffix.lower() in FORMATS)
+    found = sorted(
+        file
+        for file in folder.iterdir()
+        if file.stem in stems and file.suffix.lower() in FORMATS
+    )
     if len(found) > 1:
-        raise ValueError(f"folder {folder.name}: expected one of {', '.join(f.name for f in found)}, got them all")
+        raise ValueError(
+            f"folder {folder.name}: expected one of {', '.join(f.name for f in found)}, got them all"
+        )
     return found[0] if found else None
 
 
@@ -102,9 +128,17 @@ def _file(path: Path, seed: int) -> dict[str, Table]:
     given = "split" in table.columns
     if given:
         refuse_split_seed(path.name, seed)
-        refuse(table.misfits("split", lambda name: name in SPLITS, f"one of {', '.join(SPLITS)}"))
+        refuse(
+            table.misfits(
+                "split", lambda name: name in SPLITS, f"one of {', '.join(SPLITS)}"
+            )
+        )
         split = table.columns["split"]
     else:
         split = [hashed_split(str(text), seed) for text in table.columns[key]]
     parts = {name: table.where([name == own for own in split]) for name in SPLITS}
-    return {name: part for name, part in parts.items() if part.rows or name != "test" or not given}
+    return {
+        name: part
+        for name, part in parts.items()
+        if part.rows or name != "test" or not given
+    }

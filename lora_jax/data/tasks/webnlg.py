@@ -15,9 +15,17 @@ from lora_jax.data.task import Task, refuse_split_seed
 
 FILES = {"train": "train", "validation": "dev", "test": "test/testdata_with_lex.xml"}
 SEEN = (
-    "Airport", "Astronaut", "Building", "City", "ComicsCharacter", "Food", "Monument", "SportsTeam", "University",
+    "Airport",
+    "Astronaut",
+    "Building",
+    "City",
+    "ComicsCharacter",
+    "Food",
+    "Monument",
+    "SportsTeam",
+    "University",
     "WrittenWork",
-)  # fmt: skip
+)
 METRICS = ("bleu", "meteor", "ter")  # of LoRA's Table 14
 
 
@@ -29,7 +37,9 @@ def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
     """
     refuse_split_seed("webnlg", split_seed)
     expected = "train/, dev/ and test/testdata_with_lex.xml (WebNLG Challenge 2017)"
-    place = text_pairs.home("webnlg", data_dir, expected, folders=("webnlg_challenge_2017",))
+    place = text_pairs.home(
+        "webnlg", data_dir, expected, folders=("webnlg_challenge_2017",)
+    )
     files = {
         split: sorted(path.rglob("*.xml")) if path.is_dir() else [path]
         for split, path in text_pairs.find("webnlg", place, FILES).items()
@@ -47,15 +57,33 @@ def _table(split: str, files: Sequence[Path]) -> Table:
     rows, problems = [], []
     for file in files:
         for entry in _entries(file):
-            triples = [(triple.text or "").split(" | ", 2) for triple in entry.iterfind("modifiedtripleset/mtriple")]
+            triples = [
+                (triple.text or "").split(" | ", 2)
+                for triple in entry.iterfind("modifiedtripleset/mtriple")
+            ]
             if not triples or any(len(triple) != 3 for triple in triples):
                 place = f"{file.name}, entry {entry.get('eid')}"
-                problems.append(f"{place}: expected triples such as 'Aarhus | leader | Bo', got {triples}")
-            good = [lex.text or "" for lex in entry.iterfind("lex") if lex.get("comment", "good") == "good"]
-            source = text_pairs.triples([part.strip() for part in triple] for triple in triples)
-            rows += [(source, text.strip(), entry.get("category")) for text in good if text.strip()]
+                problems.append(
+                    f"{place}: expected triples such as 'Aarhus | leader | Bo', got {triples}"
+                )
+            good = [
+                lex.text or ""
+                for lex in entry.iterfind("lex")
+                if lex.get("comment", "good") == "good"
+            ]
+            source = text_pairs.triples(
+                [part.strip() for part in triple] for triple in triples
+            )
+            rows += [
+                (source, text.strip(), entry.get("category"))
+                for text in good
+                if text.strip()
+            ]
     refuse(problems)
-    columns = {name: [row[i] for row in rows] for i, name in enumerate(("source", "target", "category"))}
+    columns = {
+        name: [row[i] for row in rows]
+        for i, name in enumerate(("source", "target", "category"))
+    }
     return Table(f"webnlg {split}", "row", range(1, len(rows) + 1), columns)
 
 
@@ -63,7 +91,9 @@ def _entries(file: Path) -> list[ElementTree.Element]:
     try:
         found = list(ElementTree.fromstring(file.read_bytes()).iter("entry"))
     except ElementTree.ParseError as error:
-        raise ValueError(f"{file.name}: expected XML, got what is none: {error}") from None
+        raise ValueError(
+            f"{file.name}: expected XML, got what is none: {error}"
+        ) from None
     if not found:
         raise ValueError(f"{file.name}: expected XML with <entry> elements, got none")
     return found

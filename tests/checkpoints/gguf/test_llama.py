@@ -35,15 +35,26 @@ SHAPES = {  # of a file with one layer, in its order of names
 }
 LAYER = "model.layers.0."
 NAMES = [  # Hugging Face's, in the same order
-    "model.embed_tokens.weight", LAYER + "input_layernorm.weight", LAYER + "self_attn.q_proj.weight",
-    LAYER + "self_attn.k_proj.weight", LAYER + "self_attn.v_proj.weight", LAYER + "self_attn.o_proj.weight",
-    LAYER + "post_attention_layernorm.weight", LAYER + "mlp.gate_proj.weight", LAYER + "mlp.up_proj.weight",
-    LAYER + "mlp.down_proj.weight", "model.norm.weight",
-]  # fmt: skip
+    "model.embed_tokens.weight",
+    LAYER + "input_layernorm.weight",
+    LAYER + "self_attn.q_proj.weight",
+    LAYER + "self_attn.k_proj.weight",
+    LAYER + "self_attn.v_proj.weight",
+    LAYER + "self_attn.o_proj.weight",
+    LAYER + "post_attention_layernorm.weight",
+    LAYER + "mlp.gate_proj.weight",
+    LAYER + "mlp.up_proj.weight",
+    LAYER + "mlp.down_proj.weight",
+    "model.norm.weight",
+]
 NEEDED = {
-    "context_length": 128, "embedding_length": WIDTH, "feed_forward_length": FFN, "block_count": 1,
-    "attention.head_count": HEADS, "attention.layer_norm_rms_epsilon": 1e-5,
-}  # fmt: skip
+    "context_length": 128,
+    "embedding_length": WIDTH,
+    "feed_forward_length": FFN,
+    "block_count": 1,
+    "attention.head_count": HEADS,
+    "attention.layer_norm_rms_epsilon": 1e-5,
+}
 
 
 def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -58,14 +69,29 @@ def tensor(numbers: Any) -> safetensors.Tensor:
 
 
 def unread(shape: tuple[int, ...]) -> safetensors.Tensor:
-    return safetensors.Tensor("x.gguf", shape, np.dtype("float32"), lambda: pytest.fail("read before it is asked for"))
+    return safetensors.Tensor(
+        "x.gguf",
+        shape,
+        np.dtype("float32"),
+        lambda: pytest.fail("read before it is asked for"),
+    )
 
 
-def file(kind: str = "llama", *, facts: Any = NEEDED, more: Any = None, tensors: Any = None) -> files.File:
+def file(
+    kind: str = "llama", *, facts: Any = NEEDED, more: Any = None, tensors: Any = None
+) -> files.File:
     """A file of tensors that must not be read, but for those given."""
-    metadata = {"general.architecture": kind, "tokenizer.ggml.tokens": [str(i) for i in range(VOCABULARY)]}
-    metadata |= {f"{kind}.{name}": value for name, value in facts.items()} | (more or {})
-    return files.File(metadata, {name: unread(shape) for name, shape in SHAPES.items()} | (tensors or {}))
+    metadata = {
+        "general.architecture": kind,
+        "tokenizer.ggml.tokens": [str(i) for i in range(VOCABULARY)],
+    }
+    metadata |= {f"{kind}.{name}": value for name, value in facts.items()} | (
+        more or {}
+    )
+    return files.File(
+        metadata,
+        {name: unread(shape) for name, shape in SHAPES.items()} | (tensors or {}),
+    )
 
 
 def told(given: files.File, function: Any = ours.settings) -> str:
@@ -76,50 +102,110 @@ def told(given: files.File, function: Any = ours.settings) -> str:
 
 def test_a_file_that_says_everything():
     facts = NEEDED | {
-        "attention.head_count_kv": GROUPS, "rope.freq_base": 5e5, "rope.dimension_count": 16, "vocab_size": VOCABULARY,
-    }  # fmt: skip
+        "attention.head_count_kv": GROUPS,
+        "rope.freq_base": 5e5,
+        "rope.dimension_count": 16,
+        "vocab_size": VOCABULARY,
+    }
     ids = {"bos_token_id": 1, "eos_token_id": 2, "padding_token_id": 0}
     more = {f"tokenizer.ggml.{name}": i for name, i in ids.items()}
-    assert ours.settings(file(facts=facts, more=more, tensors={"output.weight": unread((VOCABULARY, WIDTH))})) == {
-        "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-5, "rope_theta": 5e5,
-        "max_position_embeddings": 128, "vocab_size": 6, "hidden_act": "silu", "tie_word_embeddings": False,
-        "attention_bias": False, "mlp_bias": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
-    }  # fmt: skip
+    assert ours.settings(
+        file(
+            facts=facts,
+            more=more,
+            tensors={"output.weight": unread((VOCABULARY, WIDTH))},
+        )
+    ) == {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 5e5,
+        "max_position_embeddings": 128,
+        "vocab_size": 6,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
 
 
 def test_a_file_that_says_what_it_must():
     """The rest is as llama.cpp has it: as many heads of keys as of queries, frequencies from 10,000, a tied head."""
-    found = ours.settings(file("qwen2", tensors={"blk.0.attn_q.bias": unread((WIDTH,))}))
-    assert (found["model_type"], found["num_key_value_heads"], found["rope_theta"]) == ("qwen2", HEADS, 10_000.0)
-    assert found["tie_word_embeddings"] and found["attention_bias"] and not found["mlp_bias"]
-    assert [found[name] for name in ("head_dim", "bos_token_id", "pad_token_id")] == [None] * 3
+    found = ours.settings(
+        file("qwen2", tensors={"blk.0.attn_q.bias": unread((WIDTH,))})
+    )
+    assert (found["model_type"], found["num_key_value_heads"], found["rope_theta"]) == (
+        "qwen2",
+        HEADS,
+        10_000.0,
+    )
+    assert (
+        found["tie_word_embeddings"]
+        and found["attention_bias"]
+        and not found["mlp_bias"]
+    )
+    assert [found[name] for name in ("head_dim", "bos_token_id", "pad_token_id")] == [
+        None
+    ] * 3
     assert not {"rope_scaling", "rope_factors"} & found.keys()
     assert (
-        ours.settings(file(facts=NEEDED | {"attention.key_length": 32, "rope.dimension_count": 32}))["head_dim"] == 32
+        ours.settings(
+            file(
+                facts=NEEDED | {"attention.key_length": 32, "rope.dimension_count": 32}
+            )
+        )["head_dim"]
+        == 32
     )
 
 
 def test_scaled_frequencies():
     def rope(**facts):
-        found = ours.settings(file(facts=NEEDED | {f"rope.{name}".replace("__", "."): v for name, v in facts.items()}))
+        found = ours.settings(
+            file(
+                facts=NEEDED
+                | {f"rope.{name}".replace("__", "."): v for name, v in facts.items()}
+            )
+        )
         return found.get("rope_scaling")
 
     known = {"original_max_position_embeddings": 64}
-    assert rope(scaling__factor=2.0) == {"rope_type": "linear", "factor": 2.0, "original_max_position_embeddings": None}
-    yarn = dict(scaling__type="yarn", scaling__factor=4.0, scaling__original_context_length=64)
+    assert rope(scaling__factor=2.0) == {
+        "rope_type": "linear",
+        "factor": 2.0,
+        "original_max_position_embeddings": None,
+    }
+    yarn = dict(
+        scaling__type="yarn", scaling__factor=4.0, scaling__original_context_length=64
+    )
     assert rope(**yarn) == {"rope_type": "yarn", "factor": 4.0, **known}
     assert rope(scaling__type="none", scaling__factor=2.0) is None
     assert rope(scaling__type="linear") is None
 
-    given = file(facts=NEEDED | {"rope.dimension_count": 16}, tensors={ours.FACTORS: tensor([1, 1, 1, 2, 4, 8, 8, 8])})
+    given = file(
+        facts=NEEDED | {"rope.dimension_count": 16},
+        tensors={ours.FACTORS: tensor([1, 1, 1, 2, 4, 8, 8, 8])},
+    )
     assert ours.settings(given)["rope_factors"] == [1, 1, 1, 2, 4, 8, 8, 8]
     assert ours.FACTORS not in ours.tensors(given)
 
 
 def test_another_architecture():
-    assert told(file("gemma")) == "general.architecture: expected one of llama, qwen2, got 'gemma'"
-    assert told(files.File({}, {}), ours.tensors) == "general.architecture: expected one of llama, qwen2, got None"
+    assert (
+        told(file("gemma"))
+        == "general.architecture: expected one of llama, qwen2, got 'gemma'"
+    )
+    assert (
+        told(files.File({}, {}), ours.tensors)
+        == "general.architecture: expected one of llama, qwen2, got None"
+    )
 
 
 def test_everything_that_is_wrong_is_named_at_once():
@@ -129,7 +215,12 @@ def test_everything_that_is_wrong_is_named_at_once():
         "attention.layer_norm_rms_epsilon": True,
         "expert_count": 8,
     }
-    assert told(file(facts=facts | {"attention.key_length": 16, "rope.dimension_count": 8, "vocab_size": 7})) == (
+    assert told(
+        file(
+            facts=facts
+            | {"attention.key_length": 16, "rope.dimension_count": 8, "vocab_size": 7}
+        )
+    ) == (
         "this GGUF file does not describe a model of the llama family:"
         "\n  llama.embedding_length: expected a positive number, got None"
         "\n  llama.feed_forward_length: expected a positive number, got None"
@@ -146,7 +237,9 @@ def test_everything_that_is_wrong_is_named_at_once():
 
 def test_a_vocabulary_of_two_sizes_or_none():
     head = {"output.weight": unread((8, WIDTH))}
-    assert told(file(tensors=head)).endswith("got 6 tokens, 6 rows of token_embd.weight, 8 rows of output.weight")
+    assert told(file(tensors=head)).endswith(
+        "got 6 tokens, 6 rows of token_embd.weight, 8 rows of output.weight"
+    )
     empty = file()
     empty.tensors.clear()
     del empty.metadata["tokenizer.ggml.tokens"]
@@ -154,12 +247,20 @@ def test_a_vocabulary_of_two_sizes_or_none():
 
 
 def test_factors_of_another_number():
-    given = file(facts=NEEDED | {"rope.dimension_count": 16}, tensors={ours.FACTORS: tensor([1, 2])})
-    assert told(given).endswith("rope_freqs.weight: expected one for each pair of 16 numbers of a head, got 2")
+    given = file(
+        facts=NEEDED | {"rope.dimension_count": 16},
+        tensors={ours.FACTORS: tensor([1, 2])},
+    )
+    assert told(given).endswith(
+        "rope_freqs.weight: expected one for each pair of 16 numbers of a head, got 2"
+    )
 
 
 def test_rows_that_are_no_pairs_of_heads():
-    tensors = {"blk.0.attn_q.weight": unread((60, WIDTH)), "blk.0.attn_k.bias": unread((7,))}
+    tensors = {
+        "blk.0.attn_q.weight": unread((60, WIDTH)),
+        "blk.0.attn_k.bias": unread((7,)),
+    }
     assert told(file(tensors=tensors), ours.tensors) == (
         "expected pairs of rows for each head, got model.layers.0.self_attn.q_proj.weight (60, 64) with 4, "
         "model.layers.0.self_attn.k_proj.bias (7,) with 4"
@@ -168,9 +269,18 @@ def test_rows_that_are_no_pairs_of_heads():
 
 def test_names_are_hugging_face_s_and_nothing_is_read():
     found = ours.tensors(
-        file(tensors={"output.weight": unread((VOCABULARY, WIDTH)), "blk.0.attn_v.bias": unread((WIDTH,))})
+        file(
+            tensors={
+                "output.weight": unread((VOCABULARY, WIDTH)),
+                "blk.0.attn_v.bias": unread((WIDTH,)),
+            }
+        )
     )
-    assert list(found) == [*NAMES, "lm_head.weight", "model.layers.0.self_attn.v_proj.bias"]
+    assert list(found) == [
+        *NAMES,
+        "lm_head.weight",
+        "model.layers.0.self_attn.v_proj.bias",
+    ]
     assert [found[name].shape for name in NAMES] == list(SHAPES.values())
 
 
@@ -181,10 +291,19 @@ def test_two_heads_by_hand():
     bias = {f"blk.0.attn_{name}.bias": tensor(there) for name in "qkv"}
     for kind, expected in (("llama", [here, here, there]), ("qwen2", [there] * 3)):
         found = ours.tensors(file(kind, facts=facts, tensors=bias))
-        assert [found[f"{LAYER}self_attn.{name}_proj.bias"].read().tolist() for name in "qkv"] == expected
+        assert [
+            found[f"{LAYER}self_attn.{name}_proj.bias"].read().tolist()
+            for name in "qkv"
+        ] == expected
 
 
-def write(path: Path, stored: dict[str, tuple[np.ndarray, Type]], heads: int, groups: int, kind: str = "llama") -> Path:
+def write(
+    path: Path,
+    stored: dict[str, tuple[np.ndarray, Type]],
+    heads: int,
+    groups: int,
+    kind: str = "llama",
+) -> Path:
     """A file of these bytes or floats with one layer."""
     writer = gguf.GGUFWriter(path, kind)
     writer.add_context_length(128)
@@ -210,25 +329,44 @@ def dense(value: Any) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(TYPES), st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 3),
+    st.sampled_from(TYPES),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 5),
+    st.integers(1, 3),
     st.integers(0, 2**32 - 1),
-)  # fmt: skip
-def test_undoing_llama_cpp_s_permutation_gives_the_matrix_back(kind, groups, each, half, blocks, seed):
+)
+def test_undoing_llama_cpp_s_permutation_gives_the_matrix_back(
+    kind, groups, each, half, blocks, seed
+):
     heads, rng, stored = groups * each, np.random.default_rng(seed), {}
     for name, plain, count in (("q", "output", heads), ("k", "v", groups)):
         numbers = rng.normal(size=(2 * half * count, 32 * blocks)).astype(np.float32)
         stored[f"blk.0.attn_{plain}.weight"] = gguf.quants.quantize(numbers, kind), kind
-        stored[f"blk.0.attn_{name}.weight"] = gguf.quants.quantize(permuted(numbers, count), kind), kind
+        stored[f"blk.0.attn_{name}.weight"] = (
+            gguf.quants.quantize(permuted(numbers, count), kind),
+            kind,
+        )
     with tempfile.TemporaryDirectory() as folder:
-        found = ours.tensors(files.read(write(Path(folder) / "x.gguf", stored, heads, groups)))
+        found = ours.tensors(
+            files.read(write(Path(folder) / "x.gguf", stored, heads, groups))
+        )
     for name, plain in (("q", "o"), ("k", "v")):
-        got, expected = (found[f"{LAYER}self_attn.{each}_proj.weight"].read() for each in (name, plain))
-        assert quant.is_quantized(got) == (kind != Type.F32) and got.shape == expected.shape
+        got, expected = (
+            found[f"{LAYER}self_attn.{each}_proj.weight"].read()
+            for each in (name, plain)
+        )
+        assert (
+            quant.is_quantized(got) == (kind != Type.F32)
+            and got.shape == expected.shape
+        )
         leaves, wanted = jax.tree.leaves(got), jax.tree.leaves(expected)
         assert jax.tree.structure(got) == jax.tree.structure(expected) and all(
             type(leaf) is np.ndarray for leaf in leaves
         )
-        assert [leaf.tobytes() for leaf in leaves] == [leaf.tobytes() for leaf in wanted]
+        assert [leaf.tobytes() for leaf in leaves] == [
+            leaf.tobytes() for leaf in wanted
+        ]
 
 
 def test_the_model_of_this_library_takes_all_of_it(tmp_path):
@@ -237,14 +375,21 @@ def test_the_model_of_this_library_takes_all_of_it(tmp_path):
         kind = Type.F32 if len(shape) == 1 else Type.Q4_1
         data = gguf.quants.quantize(rng.normal(size=shape).astype(np.float32), kind)
         numbers[name] = gguf.quants.dequantize(data, kind)
-        heads = {"blk.0.attn_q.weight": HEADS, "blk.0.attn_k.weight": GROUPS}.get(theirs)
+        heads = {"blk.0.attn_q.weight": HEADS, "blk.0.attn_k.weight": GROUPS}.get(
+            theirs
+        )
         stored[theirs] = (permuted(data, heads) if heads else data), kind
     given = files.read(write(tmp_path / "x.gguf", stored, HEADS, GROUPS))
     config = llama.Config.from_hf(ours.settings(given))
-    shapes = tree.leaves(jax.eval_shape(lambda key: llama.init(key, config), jax.random.key(0)))
+    shapes = tree.leaves(
+        jax.eval_shape(lambda key: llama.init(key, config), jax.random.key(0))
+    )
     got, expected = (
         safetensors.load(found, llama.rules(config), shapes)
-        for found in (ours.tensors(given), {name: tensor(each) for name, each in numbers.items()})
+        for found in (
+            ours.tensors(given),
+            {name: tensor(each) for name, each in numbers.items()},
+        )
     )
     assert got.keys() == expected.keys() == shapes.keys()
     for path, value in got.items():
