@@ -61,7 +61,7 @@ def load(path: str | Path, model: Any, mask: Any) -> tuple[Any, dict[str, Any]]:
     try:
         with safe_open(path, framework="numpy") as file:
             found, said = (
-                {name: file.get_tensor(name) for name in file.keys()},
+                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
                 file.metadata(),
             )
     except SafetensorError as error:

@@ -133,13 +133,13 @@ def precheck(cells: Sequence[Row]) -> None:
             said = ", ".join((*data.glue.SPECS, *data.OFFICIAL))
             problems[f"data_dir: goes with {said}, but data is {cell['data']!r}"] = None
         tests = [
-            lambda: train.check(training.settings(cell)),
-            lambda: generation.check(training.decoding(cell)),
+            lambda: train.check(training.settings(cell)),  # noqa: B023
+            lambda: generation.check(training.decoding(cell)),  # noqa: B023
         ]
         for test in [
             *tests,
             *(
-                [lambda: training.method(cell)]
+                [lambda: training.method(cell)]  # noqa: B023
                 if cell["method"] != training.NONE
                 else []
             ),

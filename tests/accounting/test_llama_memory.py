@@ -44,7 +44,7 @@ def test_the_matrices_take_the_papers_bits_and_the_bytes_of_the_library(double, 
     for sizes in LLAMA.values():
         for shape in dict.fromkeys(sizes.matrices):
             value = jax.eval_shape(
-                lambda: quant.quantize(jnp.zeros(shape), "nf4", double=double)
+                lambda: quant.quantize(jnp.zeros(shape), "nf4", double=double)  # noqa: B023
             )
             assert (
                 llama_memory.quantized(shape[0] * shape[1], 64, double=double)

@@ -48,7 +48,9 @@ def model() -> Decoder:
 
 
 def texts(
-    model: Decoder, how: Decoding = Decoding(NEW), **options: Any
+    model: Decoder,
+    how: Decoding = Decoding(NEW),  # noqa: B008
+    **options: Any,
 ) -> list[list[int]]:
     return generation.generate(
         model, PROMPTS, how, **dict[str, Any](end=END, batch=2) | options
