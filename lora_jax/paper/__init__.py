@@ -1,5 +1,10 @@
-"""What the papers published."""
+"""What the papers published, to stand beside our results.
 
+`table` reads one checked CSV file of `paper_tables/` in the paper's own notation;
+`lora` and `qlora` have a function a table, in the words of this library.
+"""
+
+from lora_jax.paper import lora, qlora
 from lora_jax.paper.tables import (
     FOLDER,
     TABLES,
@@ -12,6 +17,8 @@ __all__ = [
     "FOLDER",
     "TABLES",
     "claims",
+    "lora",
+    "qlora",
     "table",
     "validate",
 ]

@@ -52,6 +52,7 @@ qlora_table4_mmlu_datatypes: table# data_type model dataset value_5shot_MMLU# no
 qlora_table5_mmlu_datasets: table# dataset model value_5shot_MMLU# source
 qlora_table6_vicuna: table# model params bits memory chatgpt_vs_sys# sys_vs_chatgpt# mean_percent# ci95# source
 qlora_table9_hparams: table# model dataset batch_size# lr# steps# source_len? target_len# source
+trainable_params_settings: model method published hyperparameters known reason source
 figures/lora_fig2_points: figure# dataset method log10_params_plotted# params_plotted_M# accuracy_plotted# \
     nearest_table15_hyperparameters table15_params table15_accuracy? source
 figures/lora_fig3_phi_r8_r64_layer48: layer# matrix i_r8# j_r64# phi# phi_error# source
