@@ -145,7 +145,7 @@ def split(cell: schedule.Row) -> tuple[Any, Any]:
     model = jax.eval_shape(method.adapt, jax.random.key(0), plain)
     trainable, frozen = tree.split(model, methods.mask(model, method))
     return trainable, jax.eval_shape(
-        lambda leaves: precision.in_dtype(leaves, cell["compute"]), frozen
+        lambda leaves: precision.cast_kernels(leaves, cell["compute"]), frozen
     )
 
 
@@ -164,7 +164,8 @@ def check(cells: Sequence[schedule.Row]) -> None:
 def step(cell: schedule.Row) -> dict[str, int]:
     """Bytes of the cell's training step, predicted and compiled."""
     trainable, frozen = split(cell)
-    shape = {name: cell[name] for name in ("batch", "length", "compute")}
+    shape = {name: cell[name] for name in ("batch", "length")}
+    shape["compute_dtype"] = cell["compute"]
     predicted, compiled = (
         step_memory.predict(trainable, frozen, **shape),
         step_memory.compiled(trainable, frozen, **shape),

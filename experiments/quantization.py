@@ -28,7 +28,7 @@ from lora_jax import methods, quant, results
 from lora_jax.accounting import step_time
 from lora_jax.accounting.storage import TYPES, published, sizes, stored
 from lora_jax.experiment import cli, run, schedule
-from lora_jax.quant.formats import KINDS
+from lora_jax.quant.formats import CODECS
 from lora_jax.results import plots
 from lora_jax.results.claims import Verdict, as_good, effect
 
@@ -153,7 +153,7 @@ def measure(
             stored(model, cell["type"]),
             method,
             **shape,
-            compute=TYPES[cell["type"]].dtype,
+            compute_dtype=TYPES[cell["type"]].dtype,
         )
         for cell in cells
     ]
@@ -214,7 +214,7 @@ def points(
     four = [
         t
         for t in types
-        if (how := quant.SPECS.get(TYPES[t].quantize)) and KINDS[how.kind].bits == 4
+        if (how := quant.FORMATS.get(TYPES[t].quantize)) and CODECS[how.codec].bits == 4
     ]
     blocked = [(t, None) for t in types] + [(t, b) for t in four for b in config.blocks]
     type_of = {(TYPES[t].quantize, TYPES[t].dtype): t for t in types}

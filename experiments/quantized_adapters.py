@@ -79,9 +79,9 @@ def cells(config: Config) -> list[schedule.Row]:
         ValueError: a kind there is not, or a method that has no A and B.
     """
     wrong = [
-        f"kinds: expected some of {', '.join(quant.SPECS)}, got {k!r}"
+        f"kinds: expected some of {', '.join(quant.FORMATS)}, got {k!r}"
         for k in config.kinds
-        if k not in quant.SPECS
+        if k not in quant.FORMATS
     ]
     wrong += [] if config.kinds else ["kinds: expected at least one"]
     if config.setup.method != "lora":
@@ -162,7 +162,7 @@ def evaluate(
         "widths": shared.widths,
         "pad": shared.pad,
         "size": 2 * cell["batch"],
-        "compute": "float32",
+        "compute_dtype": "float32",
     }
     before = classification.predict(trained.model, encoded, **how)
     scores = metrics.score(shared.task.metrics, before, encoded.label)
@@ -222,7 +222,7 @@ def summary(group: Sequence[schedule.Row]) -> pd.DataFrame:
             unit * found["mean"],
             unit * found["error"],
         )
-    order = {name: place for place, name in enumerate([FLOAT, *quant.SPECS])}
+    order = {name: place for place, name in enumerate([FLOAT, *quant.FORMATS])}
     table = table.sort_values("stored", key=lambda column: column.map(order))
     table = table.sort_values("bits", ascending=False, kind="stable", ignore_index=True)
     return table.replace({"stored": {FLOAT: "float32"}})

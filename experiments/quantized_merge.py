@@ -76,9 +76,9 @@ def cells(config: Config) -> list[schedule.Row]:
         ValueError: a kind there is not, or a method or base set elsewhere.
     """
     wrong = [
-        f"kinds: expected some of {', '.join(quant.SPECS)}, got {k!r}"
+        f"kinds: expected some of {', '.join(quant.FORMATS)}, got {k!r}"
         for k in config.kinds
-        if k not in quant.SPECS
+        if k not in quant.FORMATS
     ]
     for name, got, expected in (
         ("method", config.setup.method, "lora"),
@@ -107,8 +107,8 @@ def layers(model: Any, merged: Any) -> dict[str, dict[str, list[float]]]:
 
     The share is what W4's change has along ΔW, <W' - W4, ΔW> / ||ΔW||²: 1 for all of it, 0 for none.
     """
-    found, new = {}, tree.leaves(quant.dequantized(merged))
-    for path, layer in methods.adapters(quant.dequantized(model)).items():
+    found, new = {}, tree.leaves(quant.dequantize_model(merged))
+    for path, layer in methods.adapters(quant.dequantize_model(model)).items():
         if not layer.parameters():
             continue  # idle, there to share a compiled program
         delta = np.asarray(layer.delta(), np.float64)
@@ -134,7 +134,7 @@ def evaluate(
         "widths": shared.widths,
         "pad": shared.pad,
         "size": 2 * cell["batch"],
-        "compute": "float32",
+        "compute_dtype": "float32",
     }
     encoded = shared.encoded[split]
     before = classification.predict(trained.model, encoded, **how)
@@ -231,7 +231,7 @@ def summary(group: Sequence[schedule.Row]) -> pd.DataFrame:
     table["logits error"] = results.summary(group, by=by, metric="logits/distance")[
         "error"
     ]
-    order = {name: index for index, name in enumerate([*quant.SPECS, *WAYS])}
+    order = {name: index for index, name in enumerate([*quant.FORMATS, *WAYS])}
     return table.sort_values(
         by, key=lambda column: column.map(order), ignore_index=True
     )
@@ -287,7 +287,7 @@ def by_layer(group: Sequence[schedule.Row]) -> str:
                 path.removeprefix("blocks/"),
             )
             found.setdefault(place, []).append(np.array([at["distance"], at["kept"]]))
-    order = {name: index for index, name in enumerate([*quant.SPECS, *WAYS])}
+    order = {name: index for index, name in enumerate([*quant.FORMATS, *WAYS])}
     lines = []
     for place in sorted(found, key=lambda at: (order[at[0]], order[at[1]], at[2])):
         if place[1] != "dequantized":  # 0 and 1 throughout

@@ -86,7 +86,7 @@ def ours(cell: schedule.Row) -> step_time.Step:
         method,
         batch=cell["batch"],
         length=cell["length"],
-        compute=cell["compute"],
+        compute_dtype=cell["compute"],
     )
 
 

@@ -28,7 +28,7 @@ def cores_as_devices() -> None:
         jax.config.update("jax_num_cpu_devices", min(MOST_CORES, cores))
 
 
-def memories() -> list[str]:
+def memory_kinds() -> list[str]:
     """The kinds of memory this backend can keep arrays in, by jax's names."""
     return [memory.kind for memory in jax.local_devices()[0].addressable_memories()]
 
@@ -42,17 +42,17 @@ def mesh(rows: int) -> Mesh:
     )
 
 
-def copied(tree: Any, mesh: Mesh, *, host: bool = False) -> Any:
+def replicate(tree: Any, mesh: Mesh, *, host: bool = False) -> Any:
     """The tree with every leaf on all devices, or with `host` in the host's memory for each of them."""
     kind = {"memory_kind": HOST} if host else {}
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(), **kind))
 
 
-def spread(batch: Any, mesh: Mesh) -> Any:
+def shard_rows(batch: Any, mesh: Mesh) -> Any:
     """The batch with its rows, the first axis of every leaf, dealt out over the devices."""
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("rows")))
 
 
-def gathered(tree: Any) -> Any:
+def to_first_device(tree: Any) -> Any:
     """The tree on the first device alone."""
     return jax.device_put(tree, jax.local_devices()[0])

@@ -181,6 +181,13 @@ def count(tree: Tree) -> int:
     return sum(math.prod(leaf.shape) for leaf in leaves(tree).values())
 
 
+def nbytes(tree: Tree) -> int:
+    """Bytes of all leaves, which may be shapes."""
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
 def stack(trees: list[Tree]) -> Tree:
     """One tree whose leaves have a leading layer axis L, from L trees alike."""
     return jax.tree.map(lambda *leaf: jax.numpy.stack(leaf), *trees)

@@ -14,14 +14,14 @@ def test_as_many_devices_as_share_the_rows_evenly():
 
 def test_each_device_has_its_rows_and_the_whole_model(batch):
     mesh = devices.mesh(8)
-    parts = devices.spread(batch, mesh).tokens.addressable_shards
+    parts = devices.shard_rows(batch, mesh).tokens.addressable_shards
     assert [part.data.shape for part in parts] == [(4, 16), (4, 16)]
     np.testing.assert_array_equal(
         np.concatenate([part.data for part in parts]), batch.tokens
     )
-    kernel = devices.copied({"kernel": np.ones((3, 2))}, mesh)["kernel"]
+    kernel = devices.replicate({"kernel": np.ones((3, 2))}, mesh)["kernel"]
     assert [part.data.shape for part in kernel.addressable_shards] == [(3, 2), (3, 2)]
-    assert devices.gathered(kernel).devices() == {jax.devices()[0]}
+    assert devices.to_first_device(kernel).devices() == {jax.devices()[0]}
 
 
 @pytest.mark.parametrize(("accumulate", "rate"), [(1, 0.0), (4, 0.3)])

@@ -5,7 +5,6 @@ moments are exact. What the backward pass needs is derived, term by term, from `
 list) and from what XLA's CPU backend makes of it; nothing is fitted.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from lora_jax import data, methods, train, tree
 from lora_jax.accounting import Architecture
 from lora_jax.models import bert
+from lora_jax.nn.blocks import UNROLL
 
 
 class Memory(NamedTuple):
@@ -50,13 +50,6 @@ class Memory(NamedTuple):
         return sum(self.fullest.values())
 
 
-def size(of: Any) -> int:
-    """Bytes of all leaves, which may be shapes."""
-    return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(of)
-    )
-
-
 def encoder(sizes: Architecture) -> bert.Encoder:
     """The model of an architecture, with two classes, every leaf a shape.
 
@@ -75,13 +68,18 @@ def encoder(sizes: Architecture) -> bert.Encoder:
 
 
 def predict(
-    trainable: Any, frozen: Any, *, batch: int, length: int, compute: str = "float32"
+    trainable: Any,
+    frozen: Any,
+    *,
+    batch: int,
+    length: int,
+    compute_dtype: str = "float32",
 ) -> Memory:
     """Memory of one step on `batch` rows of `length` tokens, without dropout or micro-batches, on CPU.
 
     Args:
-        trainable, frozen: what `tree.split` gives of an encoder, arrays or shapes; `frozen` as `precision.in_dtype` has it.
-        compute: dtype of the products.
+        trainable, frozen: what `tree.split` gives of an encoder, arrays or shapes; `frozen` as `precision.cast_kernels` has it.
+        compute_dtype: dtype of the products.
 
     Raises:
         ValueError: the model is no encoder, or has adapters other than LoRA's: what these keep has not been derived.
@@ -89,18 +87,18 @@ def predict(
     config, learning, gradients = (
         _config(trainable, frozen),
         tree.leaves(trainable),
-        size(trainable),
+        tree.nbytes(trainable),
     )
     looped = (
-        config.layers > bert.UNROLL
+        config.layers > UNROLL
     )  # in the compiled program; else its blocks follow one another
-    product = jnp.dtype(compute).itemsize
+    product = jnp.dtype(compute_dtype).itemsize
     # The CPU backend has a loop cut bfloat16 stacks in float32.
     kernels = (4 if looped else product) * (
         4 * config.width**2 + 2 * config.width * config.ffn
     )
     return Memory(
-        weights=gradients + size(frozen),
+        weights=gradients + tree.nbytes(frozen),
         gradients=gradients,
         optimizer=2 * gradients + 4,
         activations=_activations(config, learning, batch, length, looped),
@@ -191,10 +189,12 @@ def _early(
     blocks = {
         path: leaf for path, leaf in learning.items() if path.startswith("blocks/")
     }
-    outside, inside = size(learning) - size(blocks), size(blocks)
+    outside, inside = tree.nbytes(learning) - tree.nbytes(blocks), tree.nbytes(blocks)
     if not looped:
         return outside + inside // layers
-    kernels = size([leaf for path, leaf in blocks.items() if path.endswith("kernel")])
+    kernels = tree.nbytes(
+        [leaf for path, leaf in blocks.items() if path.endswith("kernel")]
+    )
     return outside + inside - kernels + kernels * itemsize // 4
 
 
@@ -218,7 +218,12 @@ def _config(trainable: Any, frozen: Any) -> bert.Config:
 
 
 def compiled(
-    trainable: Any, frozen: Any, *, batch: int, length: int, compute: str = "float32"
+    trainable: Any,
+    frozen: Any,
+    *,
+    batch: int,
+    length: int,
+    compute_dtype: str = "float32",
 ) -> dict[str, int]:
     """Bytes that XLA says the same step takes: arguments, temporaries, and in all with results that take no argument's place.
 
@@ -226,7 +231,7 @@ def compiled(
         ValueError: the backend does not say.
     """
     of: Any = jax.ShapeDtypeStruct
-    static = train.static(train.Settings(compute=compute))
+    static = train.static(train.Settings(compute=compute_dtype))
     state = jax.eval_shape(train.optimizer(static).init, trainable)
     text, row, number = (
         of((batch, length), "int32"),

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax import data, devices, methods, train, tree
-from lora_jax.accounting import step_memory
 from lora_jax.nn import precision
 
 
@@ -21,20 +20,29 @@ class Step(NamedTuple):
 
 
 def training_step(
-    model: Any, method: methods.Method, *, batch: int, length: int, compute: str
+    model: Any, method: methods.Method, *, batch: int, length: int, compute_dtype: str
 ) -> Step:
     """The library's own step of an adapted model, on random tokens, over as many devices as there are.
 
     Facts: `optimizer`, `checkpoint`, and of a device as XLA says `temporary` and `peak` (arguments, results, temporaries).
     """
     model = method.adapt(jax.random.key(0), model)
-    static, mesh = train.static(train.Settings(compute=compute)), devices.mesh(batch)
+    static, mesh = (
+        train.static(train.Settings(compute=compute_dtype)),
+        devices.mesh(batch),
+    )
     trainable, frozen = tree.split(model, methods.mask(model, method))
-    frozen = devices.copied(precision.in_dtype(frozen, compute), mesh)
+    frozen = devices.replicate(precision.cast_kernels(frozen, compute_dtype), mesh)
     state = train.optimizer(static).init(trainable)
-    now = list(devices.copied((jax.tree.map(jnp.copy, trainable), state), mesh))
-    rows = devices.spread(random_batch(batch, length, model.config.vocabulary), mesh)
-    rest = frozen, rows, *devices.copied((jnp.float32(1e-3), jax.random.key(1)), mesh)
+    now = list(devices.replicate((jax.tree.map(jnp.copy, trainable), state), mesh))
+    rows = devices.shard_rows(
+        random_batch(batch, length, model.config.vocabulary), mesh
+    )
+    rest = (
+        frozen,
+        rows,
+        *devices.replicate((jnp.float32(1e-3), jax.random.key(1)), mesh),
+    )
     compiled = train.train_step.lower(*now, *rest, static=static).compile()
     said: Any = compiled.memory_analysis()
     peak = (
@@ -49,8 +57,8 @@ def training_step(
         loss.block_until_ready()
 
     facts = {
-        "optimizer": step_memory.size(state),
-        "checkpoint": step_memory.size(trainable),
+        "optimizer": tree.nbytes(state),
+        "checkpoint": tree.nbytes(trainable),
         "temporary": said.temp_size_in_bytes,
         "peak": peak,
     }

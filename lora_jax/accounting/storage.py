@@ -49,8 +49,8 @@ def stored(model: Any, name: str, block: int | None = None) -> Any:
     """The model with the matrices of its blocks in a data type."""
     how = TYPES[name].quantize
     if how == "none":
-        return precision.in_dtype(model, TYPES[name].compute)
-    return quant.quantized(model, quant.SPECS[how]._replace(block=block))
+        return precision.cast_kernels(model, TYPES[name].compute)
+    return quant.quantize_model(model, quant.FORMATS[how]._replace(block=block))
 
 
 def sizes(model: Any, name: str, block: int | None) -> dict[str, float]:

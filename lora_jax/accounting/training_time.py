@@ -14,7 +14,9 @@ from lora_jax import tree
 OVERHEAD = {"float32": 1.5, "bfloat16": 1.0}
 
 
-def seconds(model: Any, tokens: Mapping[str, int], epochs: int, compute: str) -> float:
+def seconds(
+    model: Any, tokens: Mapping[str, int], epochs: int, compute_dtype: str
+) -> float:
     """Roughly, to train on tokens["train"], choose the epoch on validation and score the other splits, on this machine.
 
     Counts 4 operations a matrix element and token trained on, 2 evaluated, at the speed of a float32 product measured here.
@@ -28,7 +30,7 @@ def seconds(model: Any, tokens: Mapping[str, int], epochs: int, compute: str) ->
     operations = matrices * sum(
         often.get(split, 2) * count for split, count in tokens.items()
     )
-    return OVERHEAD[compute] * operations / _speed()
+    return OVERHEAD[compute_dtype] * operations / _speed()
 
 
 @lru_cache(maxsize=1)

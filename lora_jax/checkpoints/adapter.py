@@ -30,8 +30,8 @@ def dump(
 ) -> bytes:
     """The file's bytes: the leaves of `model` that `mask` marks, and `row`.
 
-    With `quantize`, a name of `quant.SPECS`, A and B are stored in few bits, blocks along their long axes, and what else is learnt
-    as it is; a Spec says by its `paths` what is. Zeros (idle adapters, directions that are padding) stay zeros exactly. Of
+    With `quantize`, a name of `quant.FORMATS`, A and B are stored in few bits, blocks along their long axes, what else is learnt as
+    it is; a Spec says by its `paths` what is. Zeros (idle adapters, directions that are padding) stay zeros exactly. Of
     int4_affine that holds for blocks of zeros alone: one of a block with other numbers may come back half a step off.
 
     Raises:
@@ -42,9 +42,9 @@ def dump(
         how = (
             quantize
             if isinstance(quantize, quant.Spec)
-            else quant.spec(quantize)._replace(paths=ADAPTERS)
+            else quant.find_spec(quantize)._replace(paths=ADAPTERS)
         )
-        learnt, facts = _stored(quant.quantized(learnt, how))
+        learnt, facts = _stored(quant.quantize_model(learnt, how))
         said["quantized"] = json.dumps(facts)
     return save(
         {path: np.asarray(leaf) for path, leaf in learnt.items()}, metadata=said
@@ -103,7 +103,7 @@ def _stored(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     arrays, facts = {}, {}
     for path, leaf in leaves.items():
         if quant.is_quantized(leaf):
-            parts, facts[path] = quant.arrays(leaf)
+            parts, facts[path] = quant.to_arrays(leaf)
             arrays |= {f"{path}/{name}": part for name, part in parts.items()}
         else:
             arrays[path] = leaf
@@ -119,7 +119,7 @@ def _floats(
         names = [name for name in leaves if name.startswith(f"{path}/")]
         parts = {name.removeprefix(f"{path}/"): leaves.pop(name) for name in names}
         try:
-            leaves[path] = quant.of_arrays(parts, said).dequantize()
+            leaves[path] = quant.from_arrays(parts, said).dequantize()
         except ValueError as error:
             wrong.append(f"\n  {path}: {error}")
     return leaves, wrong

@@ -87,10 +87,10 @@ def spread(name: str, weight: quant.Quantized) -> dict[str, np.ndarray]:
     Raises:
         ValueError: bitsandbytes has nothing like it; says why.
     """
-    if weight.kind not in TABLES or str(weight.dtype) not in DTYPES:
+    if weight.codec not in TABLES or str(weight.dtype) not in DTYPES:
         expected = f"{' or '.join(TABLES)} of {', '.join(DTYPES)}"
         raise ValueError(
-            f"{name}: expected {expected}, got {weight.kind} of {weight.dtype}"
+            f"{name}: expected {expected}, got {weight.codec} of {weight.dtype}"
         )
     if weight.ndim != 2 or weight.transposed:
         got = (
@@ -102,12 +102,12 @@ def spread(name: str, weight: quant.Quantized) -> dict[str, np.ndarray]:
             f"{name}: expected a matrix (out, in) with blocks along its rows, got {got}"
         )
     facts = dict(
-        quant_type=weight.kind,
+        quant_type=weight.codec,
         blocksize=weight.block,
         dtype=str(weight.dtype),
         shape=weight.shape,
     )
-    parts = {"absmax": weight.scales, "quant_map": TABLES[weight.kind]}
+    parts = {"absmax": weight.scales, "quant_map": TABLES[weight.codec]}
     if isinstance(scales := weight.scales, quant.Scales):
         facts |= dict(
             nested_blocksize=quant.NESTED,
@@ -117,7 +117,7 @@ def spread(name: str, weight: quant.Quantized) -> dict[str, np.ndarray]:
         parts |= dict(
             absmax=scales.codes, nested_absmax=scales.scales, nested_quant_map=DYNAMIC
         )
-    parts[STATE + weight.kind] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    parts[STATE + weight.codec] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     codes = np.asarray(weight.codes)[:, None]
     return {name: codes} | {
         f"{name}.{part}": np.asarray(numbers) for part, numbers in parts.items()
@@ -164,7 +164,7 @@ def _four_bits(weight: str, group: _Group) -> Tensor:
 
     def read() -> Any:
         numbers: dict[str, Any] = {
-            part: quant.finite(group[part].read().reshape(-1), f"{weight}.{part}")
+            part: quant.check_finite(group[part].read().reshape(-1), f"{weight}.{part}")
             for part in sizes
         }
         scales = numbers["absmax"]
@@ -201,7 +201,7 @@ def _eight_bits(weight: str, group: _Group) -> Tensor:
 
     def read() -> Any:
         numbers: Any = codes.read().reshape(-1)
-        scales: Any = quant.finite(
+        scales: Any = quant.check_finite(
             group["SCB"].read().reshape(-1), f"{weight}: SCB"
         ) / np.float32(127)
         return quant.Quantized(numbers, scales, None, "int8", width, (out, width))

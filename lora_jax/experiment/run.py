@@ -250,7 +250,7 @@ def write(
         decoding(cell),
         end=shared.model.config.ends,
         batch=max(1, BEAMS // cell["beam"]),
-        compute=cell["compute"],
+        compute_dtype=cell["compute"],
     )
     texts = [text.strip() for text in shared.tokenizer.decode_batch(done.tokens)]
     examples = [
@@ -278,12 +278,12 @@ def score(cell: Mapping[str, Any], model: Any, split: str) -> dict[str, float]:
         if split in shared.prompts:
             return write(cell, model, split)[0]
         return language_modeling.evaluate(
-            model, shared.encoded[split], compute=cell["compute"], **how_wide
+            model, shared.encoded[split], compute_dtype=cell["compute"], **how_wide
         )
     # Folded into the base, an adapter costs nothing, and all cells share one compiled forward pass. But not into a quantised one.
-    model = model if quant.values(model) else methods.merge(model)
+    model = model if quant.quantized_leaves(model) else methods.merge(model)
     logits = classification.predict(
-        model, shared.encoded[split], compute=cell["compute"], **how_wide
+        model, shared.encoded[split], compute_dtype=cell["compute"], **how_wide
     )
     return metrics.score(shared.task.metrics, logits, shared.encoded[split].label)
 

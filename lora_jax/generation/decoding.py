@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lora_jax.models.decoder import Decoder
-from lora_jax.nn.layers import dense, fold
+from lora_jax.nn.dense import dense
+from lora_jax.nn.layers import fold_key
 
 NEVER = -1e9  # the score of what is no hypothesis: finite, so that sums stay numbers
 
@@ -77,14 +78,21 @@ def _number(value: Any) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-@partial(jax.jit, static_argnames=("how", "ends", "compute"))
+@partial(jax.jit, static_argnames=("how", "ends", "compute_dtype"))
 def texts(
-    model, tokens, start, key, *, how: Decoding, ends: tuple[int, ...], compute: str
+    model,
+    tokens,
+    start,
+    key,
+    *,
+    how: Decoding,
+    ends: tuple[int, ...],
+    compute_dtype: str,
 ):
     """What follows prompts [B, P], padded on the left up to `start` [B]: new tokens [B, new], filled up with the first of `ends`;
     and the steps taken."""
     rows, width = tokens.shape
-    cache = model.cache(rows, width + how.new, compute)
+    cache = model.cache(rows, width + how.new, compute_dtype)
     x, cache = model.extend(tokens, cache, 0, start)
     logits = _logits(model, x)
     if how.beam > 1:
@@ -118,7 +126,7 @@ def _one_by_one(
 
     def step(at: _Rows) -> _Rows:
         logits = _banned(at.logits, at.tokens, start, width + at.step, how.no_repeat)
-        token = _choose(logits, fold(key, at.step), how)
+        token = _choose(logits, fold_key(key, at.step), how)
         token = jnp.where(at.done, ends[0], token).astype(at.tokens.dtype)
         whole = jax.lax.dynamic_update_slice(
             at.tokens, token[:, None], (0, width + at.step)

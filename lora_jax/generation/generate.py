@@ -12,7 +12,8 @@ from lora_jax import devices, quant, tree
 from lora_jax.generation.decoding import Decoding, check, is_whole, texts
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
-from lora_jax.nn.layers import Linear, stacks
+from lora_jax.nn.blocks import stacks
+from lora_jax.nn.layers import Linear
 
 __all__ = ["Decoding", "Generated", "check", "check_prompts", "generate", "prepared"]
 
@@ -31,7 +32,9 @@ class Generated(NamedTuple):
         return (sum(map(len, self.tokens)) + self.ended) / self.seconds
 
 
-def _checked(model: Decoder, end: Any, batch: Any, compute: Any) -> tuple[int, ...]:
+def _checked(
+    model: Decoder, end: Any, batch: Any, compute_dtype: Any
+) -> tuple[int, ...]:
     """The tokens that end a text. Raises one ValueError for everything that does not go with the model."""
     if not isinstance(model, Decoder):
         raise ValueError(
@@ -46,8 +49,10 @@ def _checked(model: Decoder, end: Any, batch: Any, compute: Any) -> tuple[int, .
         wrong.append(f"end: expected token ids in 0 … {known - 1}, got {end!r}")
     if not is_whole(batch) or batch < 1:
         wrong.append(f"batch: expected 1 or more prompts, got {batch!r}")
-    if compute not in ("float32", "bfloat16"):
-        wrong.append(f"compute: expected float32 or bfloat16, got {compute!r}")
+    if compute_dtype not in ("float32", "bfloat16"):
+        wrong.append(
+            f"compute_dtype: expected float32 or bfloat16, got {compute_dtype!r}"
+        )
     if wrong:
         raise ValueError("; ".join(wrong))
     return tuple(map(int, ends))
@@ -60,7 +65,7 @@ def generate(
     *,
     end: int | Sequence[int],
     batch: int = 16,
-    compute: str = "float32",
+    compute_dtype: str = "float32",
     seed: int = 0,
     report: Callable[[int], None] = lambda done: None,
 ) -> Generated:
@@ -74,11 +79,11 @@ def generate(
             `how.new` tokens is longer than the model's positions; names the first prompts of each kind.
     """
     check(how)
-    ends = _checked(model, end, batch, compute)
+    ends = _checked(model, end, batch, compute_dtype)
     check_prompts(model.config, prompts, how.new)
     began, steps = time.monotonic(), 0
     mesh = devices.mesh(batch)
-    ready = devices.copied(prepared(model, compute), mesh)
+    ready = devices.replicate(prepared(model, compute_dtype), mesh)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found: dict[int, list[int]] = {}
     for at in range(0, len(order), batch):
@@ -87,9 +92,9 @@ def generate(
             [prompts[i] for i in rows], batch, model.config.positions - how.new
         )
         key = jax.random.fold_in(jax.random.key(seed), at) if how.temperature else None
-        tokens, start = devices.spread((tokens, start), mesh)
+        tokens, start = devices.shard_rows((tokens, start), mesh)
         written, took = texts(
-            ready, tokens, start, key, how=how, ends=ends, compute=compute
+            ready, tokens, start, key, how=how, ends=ends, compute_dtype=compute_dtype
         )
         steps += int(took)
         found |= {
@@ -103,20 +108,22 @@ def generate(
     )
 
 
-def prepared(model: Decoder, compute: str) -> Decoder:
+def prepared(model: Decoder, compute_dtype: str) -> Decoder:
     """The model as generation reads it: single layers, arrays of the dtype of computation, a head that is not transposed.
 
-    `layers.in_order` says why of the head; slices of stacks would be copied for each token. `generate` takes what this gives as it
-    is: for many calls it need not be made in each.
+    `materialize_in_order` says why of the head; slices of stacks would be copied for each token. `generate` takes what this gives
+    as it is: for many calls it need not be made in each.
     """
     return (
-        model if isinstance(model.blocks, tuple) else _prepared(model, compute=compute)
+        model
+        if isinstance(model.blocks, tuple)
+        else _prepared(model, compute_dtype=compute_dtype)
     )
 
 
-@partial(jax.jit, static_argnames="compute")
-def _prepared(model, compute):
-    model = precision.in_dtype(quant.dequantized(model), compute)
+@partial(jax.jit, static_argnames="compute_dtype")
+def _prepared(model, compute_dtype):
+    model = precision.cast_kernels(quant.dequantize_model(model), compute_dtype)
     blocks = tuple(
         layer for stack in stacks(model.blocks) for layer in tree.unstack(stack)
     )
@@ -124,7 +131,7 @@ def _prepared(model, compute):
         model.embed,
         model.blocks,
         model.norm,
-        Linear(model.head().astype(compute)),
+        Linear(model.head().astype(compute_dtype)),
         config=model.config,
     )
     return tree.replace(untied, {"blocks": blocks})

@@ -15,8 +15,7 @@ from flax import nnx
 from jaxtyping import Key
 
 from lora_jax import quant, tree
-from lora_jax.nn.blocks import divided, joined
-from lora_jax.nn.layers import Stacks, layers
+from lora_jax.nn.blocks import Stacks, join_stacks, layer_count, split_stacks
 
 HEAD = r"^head/"  # the task's own head: it always learns, and is counted apart
 
@@ -52,7 +51,7 @@ def mask(model: Any, method: Method, *, head: bool = True) -> Any:
         if head
         else rf"^(?!{HEAD}).*(?:{method.trainable})",
     )
-    if stuck := list(quant.values(tree.split(model, made)[0])):
+    if stuck := list(quant.quantized_leaves(tree.split(model, made)[0])):
         raise ValueError(
             f"{method.name}: expected to train floating-point weights, got quantised ones: {', '.join(stuck)}"
         )
@@ -114,7 +113,9 @@ def merge(model: Any, *, into: str = "dequantized", original: Any = None) -> Any
         model = _exchanged(
             model,
             tree.leaves(
-                divided(original, layers(model.blocks.last)) if apart else original
+                split_stacks(original, layer_count(model.blocks.last))
+                if apart
+                else original
             ),
         )
     folded = {
@@ -122,20 +123,24 @@ def merge(model: Any, *, into: str = "dequantized", original: Any = None) -> Any
         for path, each in adapters(model).items()
         if hasattr(each, "merged")
     }
-    return joined(tree.replace(model, folded))
+    return join_stacks(tree.replace(model, folded))
 
 
 def _merged(layer: Any, into: str) -> Any:
-    merged, stored = quant.dequantized(layer).merged(), quant.values(layer.base)
+    merged, stored = (
+        quant.dequantize_model(layer).merged(),
+        quant.quantized_leaves(layer.base),
+    )
     again = {
-        path: value.like(tree.leaves(merged)[path]) for path, value in stored.items()
+        path: value.quantize_like(tree.leaves(merged)[path])
+        for path, value in stored.items()
     }
     return tree.replace(merged, again) if into == "requantized" else merged
 
 
 def _exchanged(model: Any, originals: dict[str, Any]) -> Any:
     """The model with the original in place of each quantised value."""
-    stored = quant.values(model)
+    stored = quant.quantized_leaves(model)
     plain = {path: re.sub(r"(^|/)base/", r"\1", path) for path in stored}
     expected = "original: expected the model before it was quantised, without adapters"
     if absent := [path for path in plain.values() if path not in originals]:
@@ -155,7 +160,7 @@ def unload(model: Any) -> Any:
         model
     ):  # there may be adapters inside of one, as LoRA in a prefix's attention
         model = tree.replace(model, {path: layer.base for path, layer in found.items()})
-    return joined(model)
+    return join_stacks(model)
 
 
 def targets(model: Any, pattern: str, *, setting: str = "targets") -> dict[str, Any]:

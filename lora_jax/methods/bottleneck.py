@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from lora_jax import tree
 from lora_jax.methods import base
-from lora_jax.nn.layers import ACTIVATIONS, LayerNorm, dense
+from lora_jax.nn.dense import dense
+from lora_jax.nn.layers import ACTIVATIONS, LayerNorm
 
 
 class Affine(nnx.Module):

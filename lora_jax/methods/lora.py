@@ -15,7 +15,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lora_jax.methods import base
-from lora_jax.nn.layers import dense, dropout
+from lora_jax.nn.dense import dense
+from lora_jax.nn.layers import dropout
 
 
 class LoRA(nnx.Module):

@@ -39,12 +39,12 @@ class PrefixLayer(nnx.Module):
 
         def heads(layer):
             one = heads_first(
-                layer(self.prefix[...].astype(y.dtype)[None]), self.base.groups
+                layer(self.prefix[...].astype(y.dtype)[None]), self.base.kv_heads
             )
             return jnp.broadcast_to(one, (y.shape[0], *one.shape[1:]))
 
         before = heads(self.base.key), heads(self.base.value)
-        return self.base(x, y, place, cache, before=before, rate=rate, key=key)
+        return self.base(x, y, place, cache, prefix=before, rate=rate, key=key)
 
     def parameters(self) -> int:
         """Learning parameters: P d for each layer."""

@@ -5,8 +5,7 @@ from numbers import Integral
 
 from lora_jax import quant, tree
 from lora_jax.methods.base import Method
-from lora_jax.nn.blocks import divided
-from lora_jax.nn.layers import Stacks, layers
+from lora_jax.nn.blocks import Stacks, layer_count, split_stacks
 
 
 def top(top_layers: int = 2) -> Method:
@@ -28,15 +27,15 @@ def top(top_layers: int = 2) -> Method:
             raise ValueError(
                 f"top: expected a model with one stack of layers, `blocks`, got {got}"
             )
-        if top_layers > (most := layers(blocks)):
+        if top_layers > (most := layer_count(blocks)):
             raise ValueError(
                 f"top_layers: expected 1 <= top_layers <= {most}, the model's layers, got {top_layers}"
             )
         if top_layers == most:  # of no layers at all nothing could be dequantised
-            model = tree.replace(model, {"blocks": quant.dequantized(blocks)})
-        apart = divided(model, int(top_layers))
+            model = tree.replace(model, {"blocks": quant.dequantize_model(blocks)})
+        apart = split_stacks(model, int(top_layers))
         return tree.replace(
-            apart, {"blocks/last": quant.dequantized(apart.blocks.last)}
+            apart, {"blocks/last": quant.dequantize_model(apart.blocks.last)}
         )
 
     return Method("top", adapt, r"^blocks/last/")

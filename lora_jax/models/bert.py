@@ -11,22 +11,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from lora_jax import quant
 from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.models.hf_config import fields
-from lora_jax.nn.attention import Attention, Place
+from lora_jax.nn.attention import Attention, AttentionContext
+from lora_jax.nn.blocks import scan_blocks, should_unroll, without_last
 from lora_jax.nn.layers import (
     ACTIVATIONS,
+    MLP,
     Embedding,
     LayerNorm,
     Linear,
     dropout,
-    fold,
-    through,
-    without_last,
+    fold_key,
 )
-
-UNROLL = 12  # layers up to which the loop over layers is compiled as straight code; compile time grows with them
 
 
 class Config(NamedTuple):
@@ -111,17 +108,6 @@ class Embed(nnx.Module):
         return self.norm(self.tokens(tokens) + self.segments(segments) + positions)
 
 
-class MLP(nnx.Module):
-    def __init__(self, up: Linear, down: Linear, *, activation: str):
-        self.up, self.down = up, down
-        self.activation = activation
-
-    def __call__(self, x: Float[Array, "B T D"], *, key) -> Float[Array, "B T D"]:
-        return self.down(
-            ACTIVATIONS[self.activation](self.up(x, fold(key, 0))), fold(key, 1)
-        )
-
-
 class Block(nnx.Module):
     """Attention and MLP, each followed by dropout, the residual sum and a norm (post-norm)."""
 
@@ -150,10 +136,12 @@ class Block(nnx.Module):
     ):
         """The block's output at the first `queries` tokens (all by default)."""
         first = x[:, :queries]
-        mixed, _ = self.attention(first, x, Place(mask), rate=rate, key=fold(key, 0))
-        h = self.attention_norm(first + dropout(fold(key, 1), rate, mixed))
+        mixed, _ = self.attention(
+            first, x, AttentionContext(mask), rate=rate, key=fold_key(key, 0)
+        )
+        h = self.attention_norm(first + dropout(fold_key(key, 1), rate, mixed))
         return self.mlp_norm(
-            h + dropout(fold(key, 2), rate, self.mlp(h, key=fold(key, 3)))
+            h + dropout(fold_key(key, 2), rate, self.mlp(h, key=fold_key(key, 3)))
         )
 
 
@@ -211,19 +199,17 @@ class Encoder(nnx.Module):
         )
         mask = (jnp.arange(tokens.shape[1]) < length[:, None])[:, None]
         x = dropout(
-            fold(key, 0), rate, self.embed(tokens, segments).astype(jnp.float32)
+            fold_key(key, 0), rate, self.embed(tokens, segments).astype(jnp.float32)
         )
 
         def step(x, index, block, _):
-            return block(x, mask, rate=rate, key=fold(key, 1 + index)), None
+            return block(x, mask, rate=rate, key=fold_key(key, 1 + index)), None
 
         most, last = without_last(self.blocks)
-        # Unrolled, a step takes 0.9 of the time: a loop's residuals are zeroed, written and read back as stacks of layers. But
-        # XLA would keep every matrix it dequantises for the forward pass until the backward pass; of a loop it keeps one layer's.
-        straight = self.config.layers <= UNROLL and not quant.values(self.blocks)
-        x, _ = through(step, x, most, straight=straight)
+        unroll = should_unroll(self.blocks)
+        x, _ = scan_blocks(step, x, most, unroll=unroll)
         return last(
-            x, mask, queries=queries, rate=rate, key=fold(key, self.config.layers)
+            x, mask, queries=queries, rate=rate, key=fold_key(key, self.config.layers)
         )
 
     def __call__(
@@ -232,7 +218,7 @@ class Encoder(nnx.Module):
         """Logits, in float32. The last block is computed for the first token alone: the head reads nothing else."""
         x = self.hidden(tokens, segments, length, queries=1, rate=rate, key=key)[:, 0]
         x = dropout(
-            fold(key, self.config.layers + 1),
+            fold_key(key, self.config.layers + 1),
             rate,
             x if self.pooler is None else jnp.tanh(self.pooler(x)),
         )

@@ -11,9 +11,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lora_jax import quant
-from lora_jax.models.bert import UNROLL
-from lora_jax.nn.attention import Attention, Cache, Place
-from lora_jax.nn.layers import dense, dropout, fold, layers, through
+from lora_jax.nn.attention import Attention, AttentionContext, Cache
+from lora_jax.nn.blocks import layer_count, scan_blocks, should_unroll
+from lora_jax.nn.dense import dense
+from lora_jax.nn.layers import dropout, fold_key
 
 
 def end_tokens(config: dict[str, Any]) -> tuple[int, ...]:
@@ -48,7 +49,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        place: Place,
+        context: AttentionContext,
         cache: Cache | None = None,
         *,
         rate=0.0,
@@ -56,10 +57,12 @@ class Block(nnx.Module):
     ):
         """The block's output and, with a cache, the cache with these tokens."""
         y = self.attention_norm(x)
-        mixed, cache = self.attention(y, y, place, cache, rate=rate, key=fold(key, 0))
-        h = x + dropout(fold(key, 1), rate, mixed)
+        mixed, cache = self.attention(
+            y, y, context, cache, rate=rate, key=fold_key(key, 0)
+        )
+        h = x + dropout(fold_key(key, 1), rate, mixed)
         return h + dropout(
-            fold(key, 2), rate, self.mlp(self.mlp_norm(h), key=fold(key, 3))
+            fold_key(key, 2), rate, self.mlp(self.mlp_norm(h), key=fold_key(key, 3))
         ), cache
 
 
@@ -125,7 +128,7 @@ class Decoder(nnx.Module):
     def cache(self, rows: int, size: int, dtype: Any = jnp.float32) -> Any:
         """An empty cache for so many rows of so many tokens, in the shape `blocks` has."""
         shape = (rows, self.config.groups, size, self.config.head_width)
-        count = layers(self.blocks)
+        count = layer_count(self.blocks)
         if isinstance(self.blocks, tuple):
             return tuple(
                 Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
@@ -144,18 +147,16 @@ class Decoder(nnx.Module):
         rate=0.0,
         key=None,
     ):
-        place = Place(mask, self._rotation(positions), at)
+        context = AttentionContext(mask, self._rotation(positions), at)
         x = dropout(
-            fold(key, 0), rate, self.embed(tokens, positions).astype(jnp.float32)
+            fold_key(key, 0), rate, self.embed(tokens, positions).astype(jnp.float32)
         )
 
         def step(x, index, block, cache):
-            return block(x, place, cache, rate=rate, key=fold(key, 1 + index))
+            return block(x, context, cache, rate=rate, key=fold_key(key, 1 + index))
 
-        straight = self.config.layers <= UNROLL and not quant.values(
-            self.blocks
-        )  # bert.Encoder.hidden says why
-        x, cache = through(step, x, self.blocks, cache, straight=straight)
+        unroll = should_unroll(self.blocks)
+        x, cache = scan_blocks(step, x, self.blocks, cache, unroll=unroll)
         return self.norm(x), cache
 
     def _rotation(self, positions):
@@ -182,7 +183,7 @@ class Decoder(nnx.Module):
                 raise ValueError(
                     f"the head: expected an adapter that can be merged, got {type(layer).__name__}"
                 )
-            layer = quant.dequantized(layer).merged()
+            layer = quant.dequantize_model(layer).merged()
         kernel = getattr(layer, name).get_value()
         return kernel.T if name == "embedding" else kernel
 

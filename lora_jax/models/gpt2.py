@@ -1,7 +1,7 @@
 """GPT-2 language models, and GPT-3's, which have the same layers at another size.
 
 Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners"), Brown et al. 2020 (arXiv 2005.14165; its layers of
-sparse attention are dense here). The numbers are those of transformers' `GPT2LMHeadModel`. The MLP is BERT's. Shape letters are
+sparse attention are dense here). The numbers are those of transformers' `GPT2LMHeadModel`. Shape letters are
 those of `layers.py`.
 """
 
@@ -14,11 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from lora_jax.checkpoints.safetensors import Rule
-from lora_jax.models.bert import MLP
 from lora_jax.models.decoder import Block, Decoder, end_tokens
 from lora_jax.models.hf_config import fields
 from lora_jax.nn.attention import Attention
-from lora_jax.nn.layers import ACTIVATIONS, Embedding, LayerNorm, Linear
+from lora_jax.nn.layers import ACTIVATIONS, MLP, Embedding, LayerNorm, Linear
 
 
 class Config(NamedTuple):

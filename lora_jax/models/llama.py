@@ -18,7 +18,7 @@ from lora_jax.checkpoints.safetensors import Rule
 from lora_jax.models.decoder import Block, Decoder, end_tokens
 from lora_jax.models.hf_config import fields
 from lora_jax.nn.attention import Attention
-from lora_jax.nn.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, fold
+from lora_jax.nn.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, fold_key
 
 
 class Config(NamedTuple):
@@ -226,8 +226,8 @@ class MLP(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Float[Array, "B T D"], *, key) -> Float[Array, "B T D"]:
-        gate = ACTIVATIONS[self.activation](self.gate(x, fold(key, 0)))
-        return self.down(gate * self.up(x, fold(key, 1)), fold(key, 2))
+        gate = ACTIVATIONS[self.activation](self.gate(x, fold_key(key, 0)))
+        return self.down(gate * self.up(x, fold_key(key, 1)), fold_key(key, 2))
 
 
 def init(key: Key[Array, ""], config: Config) -> Decoder:
@@ -251,7 +251,7 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
         linear(d, outer, into),
         linear(inner, d, out),
         heads=config.heads,
-        groups=config.groups,
+        kv_heads=config.groups,
     )
     gated = MLP(
         linear(d, f, mlp),

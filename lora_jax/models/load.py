@@ -191,13 +191,13 @@ def load(
 
     `labels` is the number of an encoder's classes, 1 for regression. All leaves are stored in `dtype`. Leaves of the head that the
     checkpoint lacks are drawn from `key` (default: seed 0); nothing else is ever initialised at random. With `quantize`, a
-    name in `quant.SPECS` or a Spec, the blocks' matrices are quantised one by one as they are read. Matrices that a
+    name in `quant.FORMATS` or a Spec, the blocks' matrices are quantised one by one as they are read. Matrices that a
     checkpoint has in few bits (bitsandbytes, GGUF) stay as they are, or become arrays with "float", or another type that is named.
 
     Raises ValueError for an architecture that is not in `FAMILIES`, for a checkpoint or a tokenizer that does not fit
     the model, and what `files` raises.
     """
-    how = None if quantize in (None, FLOAT) else quant.spec(quantize)
+    how = None if quantize in (None, FLOAT) else quant.find_spec(quantize)
     if dtype not in DTYPES:
         raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     if labels < 1:
@@ -205,7 +205,7 @@ def load(
     if name_or_path in TINY:
         model, tokenizer = TINY[str(name_or_path)](labels=labels, key=key)
         model = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
-        return (quant.quantized(model, how) if how else model), tokenizer
+        return (quant.quantize_model(model, how) if how else model), tokenizer
     found = files(name_or_path, revision=revision)
     settings = found.config()
     if settings.get("model_type") not in list(
@@ -260,7 +260,7 @@ def _stored(how: quant.Spec | None, quantize: Any) -> Callable[[str, Any], Any]:
             other = (
                 how is not None
                 and re.search(how.paths, path)
-                and numbers.kind != how.kind
+                and numbers.codec != how.codec
             )
             numbers = numbers.dequantize() if other or quantize == FLOAT else numbers
         return how(path, numbers) if how else numbers

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from lora_jax.nn.layers import dropout, fold
+from lora_jax.nn.layers import dropout, fold_key
 
 
 def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "B H T K"]:
-    """The heads of x before its tokens: batched products over two leading axes are twice as fast on CPU."""
+    """The heads of x prefix its tokens: batched products over two leading axes are twice as fast on CPU."""
     return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
 
@@ -47,14 +47,14 @@ def attention(
     )
 
 
-class Place(NamedTuple):
+class AttentionContext(NamedTuple):
     """Where the tokens stand that attention is asked for."""
 
     mask: Bool[Array, "B #T S"]  # the keys each may attend to
-    rotation: tuple[Float[Array, "B 1 T J"], Float[Array, "B 1 T J"]] | None = (
+    rotary: tuple[Float[Array, "B 1 T J"], Float[Array, "B 1 T J"]] | None = (
         None  # see `rotate`
     )
-    at: Any = None  # the first one's index in the cache
+    cache_index: Any = None  # the first one's index in the cache
 
 
 class Cache(NamedTuple):
@@ -77,7 +77,7 @@ class Cache(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """Attention of `heads` heads of queries over `groups` of keys and values (as many, but for grouped-query attention,
+    """Attention of `heads` heads of queries over `kv_heads` of keys and values (as many, but for grouped-query attention,
     Ainslie et al. 2023, arXiv 2305.13245)."""
 
     def __init__(
@@ -88,60 +88,60 @@ class Attention(nnx.Module):
         output: Any,
         *,
         heads: int,
-        groups: int | None = None,
+        kv_heads: int | None = None,
     ):
         self.query, self.key, self.value, self.output = query, key, value, output
-        self.heads, self.groups = heads, groups or heads
+        self.heads, self.kv_heads = heads, kv_heads or heads
 
     def __call__(
         self,
         x,
         y,
-        place: Place,
+        context: AttentionContext,
         cache: Cache | None = None,
         *,
-        before=None,
+        prefix=None,
         rate=0.0,
         key=None,
     ):
         """From x [B T D] to y [B S D]: queries of x, keys and values of y; what it gives [B T D], and the cache with those of y.
 
-        `before` (keys and values [B G P K]) is attended to by all.
+        `prefix` (keys and values [B G P K]) is attended to by all.
         """
         q, k, v = (
-            heads_first(layer(each, fold(key, i)), heads)
+            heads_first(layer(each, fold_key(key, i)), heads)
             for i, (layer, each, heads) in enumerate(
                 [
                     (self.query, x, self.heads),
-                    (self.key, y, self.groups),
-                    (self.value, y, self.groups),
+                    (self.key, y, self.kv_heads),
+                    (self.value, y, self.kv_heads),
                 ]
             )
         )
-        if place.rotation is not None:
-            q, k = rotate(q, place.rotation), rotate(k, place.rotation)
+        if context.rotary is not None:
+            q, k = rotate(q, context.rotary), rotate(k, context.rotary)
         if cache is not None:
-            cache = cache.store(k, v, place.at)
+            cache = cache.store(k, v, context.cache_index)
             k, v = cache
-        mask = place.mask
-        if before is not None:
+        mask = context.mask
+        if prefix is not None:
             k, v = (
                 jnp.concatenate([first.astype(then.dtype), then], 2)
-                for first, then in zip(before, (k, v), strict=True)
+                for first, then in zip(prefix, (k, v), strict=True)
             )
             mask = jnp.pad(
-                mask, [(0, 0), (0, 0), (before[0].shape[2], 0)], constant_values=True
+                mask, [(0, 0), (0, 0), (prefix[0].shape[2], 0)], constant_values=True
             )
-        mixed = attention(q, k, v, mask, rate=rate, random=fold(key, 3))
-        return self.output(mixed, fold(key, 4)), cache
+        mixed = attention(q, k, v, mask, rate=rate, random=fold_key(key, 3))
+        return self.output(mixed, fold_key(key, 4)), cache
 
 
-def rotate(x: Float[Array, "B H T K"], rotation) -> Float[Array, "B H T K"]:
+def rotate(x: Float[Array, "B H T K"], rotary) -> Float[Array, "B H T K"]:
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864): number j and number j + K/2 are turned by the j-th angle.
 
-    `rotation` is the cosine and the sine of the angles [B 1 T K/2].
+    `rotary` is the cosine and the sine of the angles [B 1 T K/2].
     """
-    (a, b), (cos, sin) = jnp.split(x, 2, axis=-1), rotation
+    (a, b), (cos, sin) = jnp.split(x, 2, axis=-1), rotary
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(
         x.dtype
     )

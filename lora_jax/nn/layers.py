@@ -6,7 +6,6 @@ A layer is written for one block; a model's blocks carry a leading layer axis L 
 bare array attribute set under `jit` or `vmap` would silently become static.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,76 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from lora_jax.nn.dense import dense
 from lora_jax.quant import Quantized
-
-
-def dense(x: Float[Array, "... i"], kernel: Any) -> Float[Array, "... o"]:
-    """x @ kernel [i, o] in the dtype of x. The factors are taken in the dtype of the kernel and summed in float32 or wider.
-
-    So a bfloat16 kernel makes a bfloat16 product of float32 activations, forward and backward. A quantised kernel is
-    dequantised in either pass and gets no gradient.
-    """
-    if isinstance(kernel, Quantized):
-        return _dequantizing(x, kernel)
-    return x @ kernel if kernel.dtype == x.dtype else _mixed(x, kernel)
-
-
-@jax.custom_vjp
-def _dequantizing(x, kernel):
-    return dense(x, kernel.dequantize())
-
-
-def _dequantizing_forward(x, kernel):
-    return _dequantizing(
-        x, kernel
-    ), kernel  # the bits alone are kept: the matrix is made anew for the backward pass
-
-
-def _dequantizing_backward(kernel, dy):
-    return dense(dy, kernel.T.dequantize()), None
-
-
-_dequantizing.defvjp(_dequantizing_forward, _dequantizing_backward)
-
-
-@jax.custom_vjp
-def _mixed(x, kernel):
-    # A float32 result lets XLA's CPU backend use the processor's bfloat16 product, 1.9 times as fast as float32's; asked
-    # for a bfloat16 result it converts the factors to float32 instead, as it would in the transpose that autodiff makes.
-    return jnp.matmul(
-        x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32
-    ).astype(x.dtype)
-
-
-def _mixed_forward(x, kernel):
-    # What is kept is what the wanted gradients need: of a frozen kernel's layer nothing but the kernel.
-    return _mixed(x.value, kernel.value), (
-        x.value if kernel.perturbed else None,
-        kernel.value,
-    )
-
-
-def _mixed_backward(kept, dy):
-    x, kernel = kept
-    dx = _mixed(dy, kernel.T)
-    if x is None:
-        return dx, None
-    rows, of_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    return dx, _mixed(rows.T, of_rows.astype(kernel.dtype)).astype(kernel.dtype)
-
-
-_mixed.defvjp(_mixed_forward, _mixed_backward, symbolic_zeros=True)
-
-
-def in_order(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
-    """The matrix as it is; a transposed one is moved in memory where that pays.
-
-    With a matrix transposed in name only, XLA's CPU backend takes twice as long for a bfloat16 product, eight times for one of few
-    rows. (Slices of a stack it lays out as they are used.) A vector has one order, and the barrier hides where it came from.
-    """
-    if kernel.dtype != jnp.bfloat16 or jax.default_backend() != "cpu":
-        return kernel
-    return jax.lax.optimization_barrier(kernel.reshape(-1)).reshape(kernel.shape)
 
 
 def dropout(
@@ -97,7 +28,7 @@ def dropout(
     ).astype(x.dtype)
 
 
-def fold(key: Key[Array, ""] | None, index: Any) -> Key[Array, ""] | None:
+def fold_key(key: Key[Array, ""] | None, index: Any) -> Key[Array, ""] | None:
     """`jax.random.fold_in`, where no key stays no key."""
     return None if key is None else jax.random.fold_in(key, index)
 
@@ -183,63 +114,16 @@ ACTIVATIONS = {
 }
 
 
-class Stacks(nnx.Module):
-    """The layers of a model in two stacks, for a method that treats the last ones otherwise than the first."""
+class MLP(nnx.Module):
+    """Two linear layers with an activation between them: down(activation(up(x)))."""
 
-    def __init__(self, first: Any, last: Any):
-        self.first, self.last = first, last
+    def __init__(self, up: Any, down: Any, *, activation: str):
+        self.up, self.down = up, down
+        self.activation = activation
 
-
-def through(
-    step: Callable, x: Any, blocks: Any, more: Any = None, *, straight: bool = False
-) -> tuple[Any, Any]:
-    """x through all layers, by step(x, index, block, more) -> (x, other): the last x, and what each layer gave beside it.
-
-    `blocks` is a stack of layers, two of them (`Stacks`), or a tuple of single layers; `more`, what else each layer is given, has a
-    layer axis too, or is a tuple. `straight` compiles a stack as straight code and no loop.
-    """
-    if isinstance(blocks, tuple):
-        given = []
-        for index, (block, own) in enumerate(
-            zip(blocks, more or (None,) * len(blocks), strict=True)
-        ):
-            x, other = step(x, index, block, own)
-            given.append(other)
-        return x, tuple(given)
-    start, given = 0, []
-    for stack in stacks(blocks):
-        count = layers(stack)
-        own = jax.tree.map(
-            lambda leaf, some=slice(start, start + count): leaf[some], more
-        )
-        each = jnp.arange(start, start + count), stack, own
-        x, other = jax.lax.scan(
-            lambda x, layer: step(x, *layer), x, each, unroll=straight
-        )
-        start += count
-        given.append(other)
-    return x, jax.tree.map(lambda *leaf: jnp.concatenate(leaf), *given)
-
-
-def stacks(blocks: Any) -> tuple[Any, ...]:
-    """The one stack or the two."""
-    return (blocks.first, blocks.last) if isinstance(blocks, Stacks) else (blocks,)
-
-
-def layers(blocks: Any) -> int:
-    """How many layers there are."""
-    if isinstance(blocks, tuple):
-        return len(blocks)
-    return sum(jax.tree.leaves(stack)[0].shape[0] for stack in stacks(blocks))
-
-
-def without_last(blocks: Any) -> tuple[Any, Any]:
-    """All layers but the last, and the last alone."""
-    if isinstance(blocks, tuple):
-        return blocks[:-1], blocks[-1]
-    stack = blocks.last if isinstance(blocks, Stacks) else blocks
-    most, last = (
-        jax.tree.map(lambda leaf: leaf[:-1], stack),
-        jax.tree.map(lambda leaf: leaf[-1], stack),
-    )
-    return (Stacks(blocks.first, most) if isinstance(blocks, Stacks) else most), last
+    def __call__(
+        self, x: Float[Array, "B T D"], *, key: Any = None
+    ) -> Float[Array, "B T D"]:
+        activate = ACTIVATIONS[self.activation]
+        hidden = activate(self.up(x, fold_key(key, 0)))
+        return self.down(hidden, fold_key(key, 1))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lora_jax import quant, tree
 
 
-def in_dtype(model: Any, compute: str) -> Any:
+def cast_kernels(model: Any, compute_dtype: str) -> Any:
     """The model with the kernels of its body in that dtype: products are taken in it, all else stays in float32.
 
     A quantised kernel keeps its bits and is dequantised to that dtype.
@@ -22,7 +22,7 @@ def in_dtype(model: Any, compute: str) -> Any:
             re.search(r"^(?!head/).*(^|/)kernel(/|$)", tree.path_name(keys))
             and leaf.dtype == jnp.float32
         )
-        return leaf.astype(compute) if body else leaf
+        return leaf.astype(compute_dtype) if body else leaf
 
     return jax.tree_util.tree_map_with_path(cast, model, is_leaf=quant.is_quantized)
 

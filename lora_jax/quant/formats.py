@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 
-class Kind(NamedTuple):
+class Codec(NamedTuple):
     """A data type: how a block's numbers become scale and codes, and codes numbers again.
 
     `encode` takes blocks [..., N, block] and gives (scales [..., N], minima or None, codes); `decode` gives a code's number in
@@ -114,7 +114,7 @@ def nearest(table: np.ndarray) -> Callable[[Any], tuple[Any, Any]]:
     return encode
 
 
-def _table(table: np.ndarray) -> Kind:
+def _table(table: np.ndarray) -> Codec:
     encode = nearest(table)
 
     def with_no_minima(blocks):
@@ -122,7 +122,7 @@ def _table(table: np.ndarray) -> Kind:
         return most, None, codes
 
     zero = int(np.flatnonzero(table == 0)[0])  # bitsandbytes' filler
-    return Kind(4, with_no_minima, lambda codes: jnp.asarray(table)[codes], zero)
+    return Codec(4, with_no_minima, lambda codes: jnp.asarray(table)[codes], zero)
 
 
 def _steps(blocks, scale):
@@ -146,12 +146,12 @@ def _encode_int8(blocks):
     return scale, None, _steps(blocks, scale).astype(jnp.int8)
 
 
-KINDS = {
+CODECS = {
     "nf4": _table(NF4),
     "fp4": _table(FP4),
-    "int4": Kind(4, _encode_int4, lambda codes: codes.astype(jnp.float32) - 8),
-    "int4_affine": Kind(
+    "int4": Codec(4, _encode_int4, lambda codes: codes.astype(jnp.float32) - 8),
+    "int4_affine": Codec(
         4, _encode_int4_affine, lambda codes: codes.astype(jnp.float32)
     ),
-    "int8": Kind(8, _encode_int8, lambda codes: codes.astype(jnp.float32)),
+    "int8": Codec(8, _encode_int8, lambda codes: codes.astype(jnp.float32)),
 }

@@ -2,14 +2,13 @@
 
 NF4, double quantisation and block sizes: QLoRA (arXiv 2305.14314, section 3, appendix E). NF4 and FP4 have bitsandbytes' bits. A
 quantised value is a pytree of the arrays that are really stored, so it stacks, scans, shards and saves as arrays do; shape,
-dtype and `.T` are those of the matrix it stands for. Only `layers.dense` and `layers.Embedding` compute with one.
+dtype and `.T` are those of the matrix it stands for. Only `nn.dense.dense` and `nn.layers.Embedding` compute with one.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from lora_jax import tree
-from lora_jax.quant.formats import DYNAMIC, KINDS, nearest, pack, unpack
+from lora_jax.quant.formats import CODECS, DYNAMIC, nearest, pack, unpack
 
-BODY = r"^blocks/(.*/)?kernel$"  # what is quantised unless asked otherwise: the matrices of the blocks
 BLOCKS = tuple(2**k for k in range(5, 13))  # sizes a block may have
 NESTED = 256  # scales that share a scale of their own in double quantisation
 
@@ -48,7 +46,7 @@ class Quantized:
     codes: Any  # uint8 [..., ceil(n/2)], the first of two codes in the high bits; of 8-bit kinds int8 [..., n]
     scales: Any  # [..., blocks], or Scales
     minima: Any  # [..., blocks], or None
-    kind: str = field(metadata={"static": True})
+    codec: str = field(metadata={"static": True})
     block: int = field(metadata={"static": True})
     stored: tuple[int, int] = field(
         metadata={"static": True}
@@ -87,10 +85,12 @@ class Quantized:
         """Each matrix transposed; nothing is moved."""
         return replace(self, transposed=not self.transposed)
 
-    def like(self, w: Any) -> "Quantized":
+    def quantize_like(self, w: Any) -> "Quantized":
         """Other matrices of this shape quantised as this one is."""
         stored = w.swapaxes(-1, -2) if self.transposed else w
-        made = _quantize(stored, self.kind, self.block, isinstance(self.scales, Scales))
+        made = _quantize(
+            stored, self.codec, self.block, isinstance(self.scales, Scales)
+        )
         return replace(made, transposed=self.transposed)
 
     def astype(self, dtype: Any) -> "Quantized":
@@ -133,8 +133,8 @@ class Quantized:
 
     def _numbers(self, codes, scales, minima) -> Array:
         """The numbers of whole blocks in a row; what a last block lacks is made up."""
-        kind, lead = KINDS[self.kind], codes.shape[:-1]
-        numbers = kind.decode(unpack(codes) if kind.bits == 4 else codes)
+        codec, lead = CODECS[self.codec], codes.shape[:-1]
+        numbers = codec.decode(unpack(codes) if codec.bits == 4 else codes)
         lacking = scales.shape[-1] * self.block - numbers.shape[-1]
         numbers = (
             jnp.pad(numbers, [(0, 0)] * len(lead) + [(0, lacking)])
@@ -148,22 +148,22 @@ class Quantized:
 
 
 def quantize(
-    w: Any, kind: str, *, block: int | None = None, double: bool = False
+    w: Any, codec: str, *, block: int | None = None, double: bool = False
 ) -> Quantized:
     """A matrix [a, b] or a stack of them in few bits; blocks run along its rows.
 
     bitsandbytes quantises a torch weight [out, in]: of our kernel [in, out] that is `quantize(kernel.T, ...).T`.
 
     Args:
-        kind: one of `KINDS`.
+        codec: one of `CODECS`.
         block: numbers that share a scale, a power of two from 32 to 4096; by default 64, for int8 a row.
         double: quantise the scales too (QLoRA, section 3).
 
     Raises:
         ValueError: an option outside its range, not a matrix of floats, or NaN or infinite numbers.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if codec not in CODECS:
+        raise ValueError(f"codec: expected one of {', '.join(CODECS)}, got {codec!r}")
     if block is not None and (block not in BLOCKS or not isinstance(block, int)):
         raise ValueError(
             f"block: expected a power of two from {BLOCKS[0]} to {BLOCKS[-1]}, got {block!r}"
@@ -177,25 +177,25 @@ def quantize(
             f"expected finite weights, got {int((~jnp.isfinite(w)).sum())} that are NaN or infinite"
         )
     return _quantize(
-        w, kind, block or (w.shape[-1] if KINDS[kind].bits == 8 else 64), double
+        w, codec, block or (w.shape[-1] if CODECS[codec].bits == 8 else 64), double
     )
 
 
-@jax.jit(static_argnames=("kind", "block", "double"))
-def _quantize(w, kind, block, double):
+@jax.jit(static_argnames=("codec", "block", "double"))
+def _quantize(w, codec, block, double):
     *lead, a, b = w.shape
     numbers = w.astype(jnp.float32).reshape(*lead, a * b)
     # A last block that is not full is filled with its own last number, which changes neither extreme.
     numbers = jnp.pad(
         numbers, [(0, 0)] * len(lead) + [(0, -(a * b) % block)], mode="edge"
     )
-    scales, minima, codes = KINDS[kind].encode(numbers.reshape(*lead, -1, block))
+    scales, minima, codes = CODECS[codec].encode(numbers.reshape(*lead, -1, block))
     codes = codes.reshape(*lead, -1)[..., : a * b]
     return Quantized(
-        pack(codes, KINDS[kind].filler) if KINDS[kind].bits == 4 else codes,
+        pack(codes, CODECS[codec].filler) if CODECS[codec].bits == 4 else codes,
         _quantize_scales(scales) if double else scales,
         minima,
-        kind,
+        codec,
         block,
         (a, b),
         dtype=np.dtype(w.dtype),
@@ -215,50 +215,7 @@ def _quantize_scales(scales: Float[Array, "... N"]) -> Scales:
     )
 
 
-class Spec(NamedTuple):
-    """How a model is quantised: data type, block, double quantisation, and which leaves, by a regex on their paths."""
-
-    kind: str
-    block: int | None = None
-    double: bool = False
-    paths: str = BODY
-
-    def __call__(self, path: str, w: Any) -> Any:
-        """A kernel [.., i, o] or embedding [V, D] of that path quantised as bitsandbytes would, lora_a [.., i, r] as a kernel;
-        another leaf as it is.
-
-        Raises:
-            ValueError: what `quantize` raises, with the path.
-        """
-        if not re.search(self.paths, path) or is_quantized(w):
-            return w
-        try:
-            if path.endswith(("kernel", "lora_a")):
-                return quantize(
-                    w.swapaxes(-1, -2), self.kind, block=self.block, double=self.double
-                ).T
-            return quantize(w, self.kind, block=self.block, double=self.double)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-
-
-SPECS = {
-    **{kind: Spec(kind) for kind in KINDS},
-    "nf4_double": Spec("nf4", double=True),
-    "fp4_double": Spec("fp4", double=True),
-}
-
-
-def spec(name: str | Spec) -> Spec:
-    """The Spec of a name in `SPECS`. Raises ValueError for another."""
-    if isinstance(name, Spec):
-        return name
-    if name not in SPECS:
-        raise ValueError(f"quantize: expected one of {', '.join(SPECS)}, got {name!r}")
-    return SPECS[name]
-
-
-def finite(scales: np.ndarray, name: str) -> np.ndarray:
+def check_finite(scales: np.ndarray, name: str) -> np.ndarray:
     """The scales, as a file has them. Raises ValueError with their name if some are NaN or infinite."""
     if bad := int((~np.isfinite(scales)).sum()):
         raise ValueError(
@@ -272,47 +229,16 @@ def is_quantized(node: Any) -> bool:
     return isinstance(node, Quantized)
 
 
-def values(model: Any) -> dict[str, Quantized]:
-    """The quantised values of a model by path."""
-    return {
-        path: leaf for path, leaf in tree.leaves(model).items() if is_quantized(leaf)
-    }
-
-
-def quantized(model: Any, how: str | Spec) -> Any:
-    """The model with the leaves that `how` names quantised.
-
-    Raises:
-        ValueError: no leaf matches, or a leaf cannot be quantised; names it.
-    """
-    how, leaves = spec(how), tree.leaves(model)
-    chosen = {path: leaf for path, leaf in leaves.items() if re.search(how.paths, path)}
-    if not chosen:
-        raise ValueError(
-            f"{how.paths!r} matches no leaf; there are: {tree.near(how.paths, list(leaves))}"
-        )
-    return tree.replace(model, {path: how(path, leaf) for path, leaf in chosen.items()})
-
-
-def dequantized(model: Any) -> Any:
-    """The model with an array in place of each quantised value."""
-    return tree.replace(
-        model, {path: value.dequantize() for path, value in values(model).items()}
-    )
-
-
-def bits_per_parameter(of: Any) -> float:
-    """Bits stored for each number of a quantised value, or of all those of a model."""
-    every = [of] if is_quantized(of) else list(values(of).values())
-    return 8 * sum(value.nbytes for value in every) / sum(value.size for value in every)
-
-
-def arrays(value: Quantized) -> tuple[dict[str, Array], dict[str, Any]]:
+def to_arrays(value: Quantized) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays of a quantised value by name, and the rest of it in JSON's terms: all that a file has to hold."""
-    names = ("kind", "block", "stored", "transposed")
-    return _parts(value), {name: getattr(value, name) for name in names} | {
-        "dtype": value.dtype.name
+    facts = {
+        "kind": value.codec,  # the name in files written before
+        "block": value.block,
+        "stored": value.stored,
+        "transposed": value.transposed,
+        "dtype": value.dtype.name,
     }
+    return _parts(value), facts
 
 
 def _parts(value: Quantized) -> dict[str, Any]:
@@ -322,8 +248,8 @@ def _parts(value: Quantized) -> dict[str, Any]:
     }
 
 
-def of_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
-    """The inverse of `arrays`.
+def from_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
+    """The inverse of `to_arrays`.
 
     Raises:
         ValueError: the facts are those of no value, or do not fit the arrays; lists every array that differs.
@@ -338,7 +264,7 @@ def of_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
         ):
             raise ValueError
         encode = partial(
-            _quantize, kind=facts["kind"], block=block, double="scales/codes" in arrays
+            _quantize, codec=facts["kind"], block=block, double="scales/codes" in arrays
         )
         like = jax.eval_shape(
             encode, jax.ShapeDtypeStruct((*arrays["codes"].shape[:-1], a, b), dtype)

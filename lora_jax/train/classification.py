@@ -50,13 +50,13 @@ def predict(
     size: int,
     widths: Sequence[int],
     pad: int,
-    compute: str,
+    compute_dtype: str,
 ) -> np.ndarray:
     """Logits [N, C] in the order of the examples."""
     mesh = devices.mesh(size)
-    model = devices.copied(precision.in_dtype(model, compute), mesh)
+    model = devices.replicate(precision.cast_kernels(model, compute_dtype), mesh)
     pending = [
-        (batch.index, _logits(model, devices.spread(batch, mesh)))
+        (batch.index, _logits(model, devices.shard_rows(batch, mesh)))
         for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
     ]
     index = np.concatenate([index for index, _ in pending])

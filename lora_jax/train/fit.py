@@ -23,7 +23,7 @@ from lora_jax import data, devices, tree
 from lora_jax.checkpoints import training_state
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
-from lora_jax.nn.layers import fold
+from lora_jax.nn.layers import fold_key
 from lora_jax.train import classification, language_modeling
 
 
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
     clip: float = 1.0  # global norm of the trainable gradient; 0 for none
     label_smoothing: float = 0.0
     hidden_dropout: float = 0.0  # of the pretrained model's own dropout places
-    compute: str = "float32"  # or "bfloat16": see `precision.in_dtype`
+    compute: str = "float32"  # or "bfloat16": see `precision.cast_kernels`
     offload: bool = (
         False  # Adam's moments wait in host memory: what QLoRA's paged optimiser is for
     )
@@ -103,9 +103,9 @@ def check(settings: Settings) -> None:
         "hidden_dropout": (0 <= settings.hidden_dropout < 1, "in [0, 1)"),
         "compute": (settings.compute in ("float32", "bfloat16"), "float32 or bfloat16"),
         "offload": (
-            not settings.offload or devices.HOST in devices.memories(),
+            not settings.offload or devices.HOST in devices.memory_kinds(),
             f"a backend that can also keep arrays in {devices.HOST} memory, as GPUs and TPUs can (this one: "
-            f"{', '.join(devices.memories())})",
+            f"{', '.join(devices.memory_kinds())})",
         ),
     }
     wrong = {name: expected for name, (holds, expected) in bounds.items() if not holds}
@@ -158,7 +158,7 @@ def objective(
         return language_modeling.loss(
             model,
             batch,
-            compute=static.compute,
+            compute_dtype=static.compute,
             smoothing=static.label_smoothing,
             **random,
         )
@@ -171,7 +171,7 @@ def gradient(
     """The batch's mean loss and its gradient by the trainable tree, summed over micro-batches."""
 
     def total(trainable, part, key):
-        model = precision.in_dtype(tree.merge(trainable, frozen), static.compute)
+        model = precision.cast_kernels(tree.merge(trainable, frozen), static.compute)
         return objective(model, part, key, static)
 
     if static.accumulate == 1:
@@ -190,7 +190,7 @@ def gradient(
         def add(sums, numbered):
             index, part = numbered
             one = jax.value_and_grad(total, has_aux=True)(
-                trainable, part, fold(key, index)
+                trainable, part, fold_key(key, index)
             )
             return jax.tree.map(jnp.add, sums, one), None
 
@@ -260,10 +260,10 @@ def fit(
     check(settings)
     fixed, mesh = static(settings), devices.mesh(settings.batch // settings.accumulate)
     trainable, whole = tree.split(model, mask)
-    frozen = devices.copied(
-        precision.in_dtype(whole, settings.compute), mesh
+    frozen = devices.replicate(
+        precision.cast_kernels(whole, settings.compute), mesh
     )  # once, not in every step
-    at = _restored(resume, _start(devices.copied(trainable, mesh), fixed, mesh))
+    at = _restored(resume, _start(devices.replicate(trainable, mesh), fixed, mesh))
     losses, a_epoch = (
         at.facts["losses"],
         math.ceil(len(encoded.lengths) / settings.batch),
@@ -286,7 +286,7 @@ def fit(
                 jnp.float32(rate(settings, step, steps)),
                 jax.random.fold_in(root, step),
             )
-            rows = devices.spread(batch, mesh)
+            rows = devices.shard_rows(batch, mesh)
             trainable, state, value = train_step(
                 at.trainable, at.optimizer, frozen, rows, now, key, static=fixed
             )
@@ -300,11 +300,13 @@ def fit(
         at = _chosen(
             at,
             epoch + 1,
-            score(tree.merge(devices.gathered(at.trainable), whole)) if score else None,
+            score(tree.merge(devices.to_first_device(at.trainable), whole))
+            if score
+            else None,
         )
     done = {name: at.facts[name] for name in ("best_epoch", "validation", "tokens")}
     return Fit(
-        tree.merge(devices.gathered(at.best), whole),
+        tree.merge(devices.to_first_device(at.best), whole),
         losses=np.array(losses, np.float32),
         **done,
     )
@@ -321,7 +323,7 @@ def _start(trainable: Any, static: Static, mesh: Any) -> _State:
     mine, best = (
         jax.tree.map(jnp.copy, trainable) for _ in range(2)
     )  # the step donates it; the caller's stays whole
-    state = devices.copied(optimizer(static).init(mine), mesh, host=static.offload)
+    state = devices.replicate(optimizer(static).init(mine), mesh, host=static.offload)
     return _State(mine, state, best, facts)
 
 

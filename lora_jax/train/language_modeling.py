@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from lora_jax import data, devices, quant
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
-from lora_jax.nn.layers import dense, in_order
+from lora_jax.nn.dense import dense, materialize_in_order
 
 CHUNK = 256  # tokens whose logits there are at a time
 
@@ -25,13 +25,13 @@ def loss(
     model: Decoder,
     batch: Any,
     *,
-    compute: str,
+    compute_dtype: str,
     smoothing: float = 0.0,
     rate: float = 0.0,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The cross-entropy of the tokens that `segments` marks, summed, and their number. `smoothing` is the share of the wanted
-    probability spread over the vocabulary; products are taken in `compute`."""
+    probability spread over the vocabulary; products are taken in `compute_dtype`."""
     x = model.hidden(batch.tokens, batch.length, rate=rate, key=key)
     real = (jnp.arange(batch.tokens.shape[1]) < batch.length[:, None]) & (
         batch.segments == 1
@@ -42,9 +42,9 @@ def loss(
     labels = jnp.pad(batch.tokens, [(0, 0), (0, 1)])[:, 1:]
     kernel = model.head()
     kernel = (
-        kernel.astype(compute).dequantize()
+        kernel.astype(compute_dtype).dequantize()
         if quant.is_quantized(kernel)
-        else kernel.astype(compute)
+        else kernel.astype(compute_dtype)
     )
     return cross_entropy(x, kernel, labels, weight, smoothing), weight.sum()
 
@@ -111,7 +111,7 @@ def _chunks(x, kernel, labels, weight, smoothing, *, of_x: bool, of_kernel: bool
     )
     counted = jnp.where(inside, jnp.take_along_axis(weight, place, 1), 0.0)
 
-    forward, backward = in_order(kernel), in_order(kernel.T)
+    forward, backward = materialize_in_order(kernel), materialize_in_order(kernel.T)
 
     def chunk(i, sums):
         total, dx, dkernel = sums
@@ -158,9 +158,9 @@ def _chunks(x, kernel, labels, weight, smoothing, *, of_x: bool, of_kernel: bool
     return total, dx, None if dkernel is None else dkernel.astype(kernel.dtype)
 
 
-@partial(jax.jit, static_argnames="compute")
-def _loss(model, batch, compute):
-    return loss(model, batch, compute=compute)
+@partial(jax.jit, static_argnames="compute_dtype")
+def _loss(model, batch, compute_dtype):
+    return loss(model, batch, compute_dtype=compute_dtype)
 
 
 def evaluate(
@@ -170,12 +170,15 @@ def evaluate(
     size: int,
     widths: Sequence[int],
     pad: int,
-    compute: str,
+    compute_dtype: str,
 ) -> dict[str, float]:
     """{"loss": nats a token, "perplexity"} over the tokens that the loss is about, without smoothing or dropout."""
     mesh = devices.mesh(size)
-    model = devices.copied(precision.in_dtype(model, compute), mesh)
+    model = devices.replicate(precision.cast_kernels(model, compute_dtype), mesh)
     batches = data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
-    sums = [_loss(model, devices.spread(batch, mesh), compute) for batch in batches]
+    sums = [
+        _loss(model, devices.shard_rows(batch, mesh), compute_dtype)
+        for batch in batches
+    ]
     total, count = np.sum(np.asarray(sums, float), axis=0)
     return {"loss": float(total / count), "perplexity": float(np.exp(total / count))}

@@ -65,7 +65,7 @@ def split(
     )
     trainable, frozen = tree.split(model, methods.mask(model, method))
     return trainable, jax.eval_shape(
-        lambda leaves: precision.in_dtype(leaves, compute), frozen
+        lambda leaves: precision.cast_kernels(leaves, compute), frozen
     )
 
 
@@ -153,7 +153,7 @@ class TestPredict:
         trainable, frozen = split(
             METHODS[name], compute, layers=layers, width=384, heads=12, ffn=1536
         )
-        shape: Any = {"batch": 32, "length": 64, "compute": compute}
+        shape: Any = {"batch": 32, "length": 64, "compute_dtype": compute}
         predicted, compiled = (
             step_memory.predict(trainable, frozen, **shape),
             step_memory.compiled(trainable, frozen, **shape),
@@ -175,10 +175,10 @@ class TestPredict:
         trainable, frozen = tree.split(adapted, mask)
         predicted = step_memory.predict(
             trainable,
-            precision.in_dtype(frozen, "bfloat16"),
+            precision.cast_kernels(frozen, "bfloat16"),
             batch=2,
             length=8,
-            compute="bfloat16",
+            compute_dtype="bfloat16",
         )
         learns = 2 * 2 * 4 * (64 + 64) + 64 * 2 + 2
         assert (

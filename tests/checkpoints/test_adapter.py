@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lora_jax import methods, quant, tree
 from lora_jax.checkpoints import adapter
-from lora_jax.quant.formats import KINDS
+from lora_jax.quant.formats import CODECS
 
 LORA = methods.lora(rank=4)
 PATH = "blocks/attention/query/lora_a"
@@ -131,7 +131,7 @@ class TestFloats:
 
 
 class TestFewBits:
-    @pytest.mark.parametrize("kind", quant.SPECS)
+    @pytest.mark.parametrize("kind", quant.FORMATS)
     def test_adapters_come_back_as_what_their_bits_stand_for_and_the_rest_as_it_was(
         self, kind, trained, path
     ):
@@ -141,18 +141,18 @@ class TestFewBits:
         assert row == {"key": "k"} and jax.tree.structure(loaded) == jax.tree.structure(
             model
         )
-        how = quant.SPECS[kind]
+        how = quant.FORMATS[kind]
         before, after = tree.leaves(model), tree.leaves(loaded)
         for name, w in before.items():
             if name.endswith("lora_a"):
                 turned = w.swapaxes(-1, -2)
                 expected = (
-                    quant.quantize(turned, how.kind, double=how.double)
+                    quant.quantize(turned, how.codec, double=how.double)
                     .dequantize()
                     .swapaxes(-1, -2)
                 )
             elif name.endswith("lora_b"):
-                expected = quant.quantize(w, how.kind, double=how.double).dequantize()
+                expected = quant.quantize(w, how.codec, double=how.double).dequantize()
             else:
                 expected = w
             assert after[name].dtype == w.dtype
@@ -167,7 +167,7 @@ class TestFewBits:
             ("q/lora_a", a * strength, -2),
             ("q/lora_b", b * strength[:, None], -1),
         ):
-            value = quant.SPECS["nf4"]._replace(paths=adapter.ADAPTERS)(
+            value = quant.FORMATS["nf4"]._replace(paths=adapter.ADAPTERS)(
                 name, jnp.float32(w)
             )
             assert value.shape == w.shape
@@ -175,7 +175,7 @@ class TestFewBits:
                 value.scales, np.abs(np.float32(w)).max(along)
             )
 
-    @pytest.mark.parametrize("kind", quant.SPECS)
+    @pytest.mark.parametrize("kind", quant.FORMATS)
     def test_what_is_not_there_stays_zero(self, kind, tiny, path):
         method = methods.lora("query", rank=3, pad=8, beside="query,value")
         model, mask = random(tiny(), method)
@@ -348,7 +348,7 @@ class TestFewBits:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.sampled_from(sorted(KINDS)),
+    st.sampled_from(sorted(CODECS)),
     st.booleans(),
     st.booleans(),
     st.sampled_from(["float32", "bfloat16"]),
@@ -358,7 +358,7 @@ class TestFewBits:
 def test_any_value_comes_back_from_its_arrays_and_facts(
     same, kind, double, transposed, dtype, lead, stored
 ):
-    of = partial(quant.quantize, kind=kind, double=double)
+    of = partial(quant.quantize, codec=kind, double=double)
     shapes = jax.eval_shape(
         of, jax.ShapeDtypeStruct((*lead, *stored), jnp.dtype(dtype))
     )
@@ -367,9 +367,9 @@ def test_any_value_comes_back_from_its_arrays_and_facts(
         lambda leaf: jnp.asarray(rng.integers(0, 100, leaf.shape), leaf.dtype), shapes
     )
     value = value.T if transposed else value
-    arrays, facts = quant.arrays(value)
+    arrays, facts = quant.to_arrays(value)
     assert sum(array.nbytes for array in arrays.values()) == value.nbytes
-    again = quant.of_arrays(
+    again = quant.from_arrays(
         {name: np.asarray(array) for name, array in arrays.items()},
         json.loads(json.dumps(facts)),
     )

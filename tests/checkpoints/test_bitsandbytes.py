@@ -105,7 +105,12 @@ def test_what_bitsandbytes_wrote_is_read_to_the_bit(name):
     shape, kind, block, double, dtype = WRITTEN[name]
     found = bitsandbytes.collected(safetensors.tensors(FIXTURE.read_bytes()))
     value: Any = found[f"{name}.weight"].read()
-    assert (value.shape, value.kind, value.block, isinstance(value.scales, Scales)) == (
+    assert (
+        value.shape,
+        value.codec,
+        value.block,
+        isinstance(value.scales, Scales),
+    ) == (
         shape,
         kind,
         block,
@@ -216,7 +221,7 @@ def test_llm_int8_by_hand():
     )
     assert list(found) == ["w.weight"] and found["w.weight"].shape == (2, 3)
     read: Any = found["w.weight"].read()
-    assert (read.kind, read.block, read.stored, read.dtype) == (
+    assert (read.codec, read.block, read.stored, read.dtype) == (
         "int8",
         3,
         (2, 3),
@@ -523,7 +528,7 @@ def checkpoint(model: bert.Encoder) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def four_bits(tiny) -> bert.Encoder:
-    return quant.quantized(tiny(), "fp4_double")
+    return quant.quantize_model(tiny(), "fp4_double")
 
 
 def test_a_model_saved_in_4_bits_is_loaded_as_it_was(four_bits, config, same):
@@ -534,7 +539,7 @@ def test_a_model_saved_in_4_bits_is_loaded_as_it_was(four_bits, config, same):
         rules,
         wanted,
         dtype="float32",
-        convert=quant.spec("int8"),
+        convert=quant.find_spec("int8"),
     )
     assert loaded.keys() == wanted.keys()
     for path in wanted:

@@ -31,8 +31,8 @@ logits = compiled(Decoder.__call__)
 def compiled_quickly():
     with pytest.MonkeyPatch.context() as patch:
         for name, static in (
-            ("texts", ("how", "ends", "compute")),
-            ("_prepared", ("compute",)),
+            ("texts", ("how", "ends", "compute_dtype")),
+            ("_prepared", ("compute_dtype",)),
         ):
             patch.setattr(
                 module,
@@ -240,15 +240,15 @@ class TestGreedy:
         assert found == texts(compiled(methods.merge)(with_adapters)) != texts(model())
 
     def test_quantised_and_dequantised(self):
-        quantised = compiled(lambda model: quant.quantized(model, "nf4"))(model())
-        assert quant.values(quantised)
+        quantised = compiled(lambda model: quant.quantize_model(model, "nf4"))(model())
+        assert quant.quantized_leaves(quantised)
         found = texts(quantised)
-        assert found == texts(quant.dequantized(quantised)) != texts(model())
+        assert found == texts(quant.dequantize_model(quantised)) != texts(model())
 
     def test_bfloat16(self):
         """Rounding may choose another token, but none that is far from the likeliest."""
         for prompt, text in zip(
-            PROMPTS, texts(model(), compute="bfloat16"), strict=True
+            PROMPTS, texts(model(), compute_dtype="bfloat16"), strict=True
         ):
             row = np.zeros((1, 40), np.int32)
             row[0, : len(prompt + text)] = prompt + text
@@ -404,8 +404,8 @@ class TestErrors:
             ({"end": []}, "end: expected token ids in 0 … 23, got []"),
             ({"batch": 0}, "batch: expected 1 or more prompts, got 0"),
             (
-                {"compute": "float3"},
-                "compute: expected float32 or bfloat16, got 'float3'",
+                {"compute_dtype": "float3"},
+                "compute_dtype: expected float32 or bfloat16, got 'float3'",
             ),
         ],
     )

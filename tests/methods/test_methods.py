@@ -13,7 +13,7 @@ from flax import nnx
 from lora_jax import data, methods, models, quant, train, tree
 from lora_jax.checkpoints import adapter
 from lora_jax.models import gpt2, llama
-from lora_jax.nn.layers import stacks
+from lora_jax.nn.blocks import stacks
 
 CASES: dict[str, methods.Method] = {
     **{name: make() for name, make in methods.METHODS.items()},
@@ -219,13 +219,13 @@ def test_what_was_learnt_is_kept_and_comes_back(case, trained, same, tmp_path):
     "full", *(case for case in CASES if case.startswith("lora "))
 )  # bits cannot learn; of more LoRA there is test_qlora
 def test_a_quantised_base_learns_as_its_dequantised_one_does(case, base, batch):
-    model = CASES[case].adapt(jax.random.key(1), quant.quantized(base, "nf4"))
+    model = CASES[case].adapt(jax.random.key(1), quant.quantize_model(base, "nf4"))
     mask = methods.mask(model, CASES[case])
     assert all(
         leaf.dtype == jnp.float32
         for leaf in tree.leaves(tree.split(model, mask)[0]).values()
     )
-    plain = quant.dequantized(model)
+    plain = quant.dequantize_model(model)
     ours = gradient(*tree.split(model, mask), batch)
     wanted = gradient(*tree.split(plain, methods.mask(plain, CASES[case])), batch)
     for path, g in tree.leaves(ours).items():

@@ -48,12 +48,15 @@ def test_parameters_are_the_closed_form_s(
 
 class TestOnAQuantisedBase:
     def test_the_last_layers_are_floats_and_the_first_keep_their_bits(self, tiny, same):
-        small = quant.quantized(tiny(layers=3), "nf4")
+        small = quant.quantize_model(tiny(layers=3), "nf4")
         model = methods.top(2).adapt(KEY, small)
-        assert {path.split("/")[1] for path in quant.values(model)} == {"first"}
-        value = quant.values(small)["blocks/mlp/up/kernel"]
+        assert {path.split("/")[1] for path in quant.quantized_leaves(model)} == {
+            "first"
+        }
+        value = quant.quantized_leaves(small)["blocks/mlp/up/kernel"]
         np.testing.assert_array_equal(
-            quant.values(model)["blocks/first/mlp/up/kernel"].codes, value.codes[:1]
+            quant.quantized_leaves(model)["blocks/first/mlp/up/kernel"].codes,
+            value.codes[:1],
         )
         np.testing.assert_array_equal(
             model.blocks.last.mlp.up.kernel[...], value.dequantize()[1:]
@@ -64,7 +67,7 @@ class TestOnAQuantisedBase:
 
     def test_merged_into_the_original_it_is_one_stack_again(self, tiny):
         base = tiny(layers=3)
-        model = methods.top(1).adapt(KEY, quant.quantized(base, "nf4"))
+        model = methods.top(1).adapt(KEY, quant.quantize_model(base, "nf4"))
         merged = methods.merge(model, into="original", original=base)
         kernel, was = merged.blocks.mlp.up.kernel[...], base.blocks.mlp.up.kernel[...]
         np.testing.assert_array_equal(kernel[:2], was[:2])

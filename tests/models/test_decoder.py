@@ -7,7 +7,7 @@ import pytest
 
 from lora_jax import tree
 from lora_jax.models.decoder import Decoder
-from lora_jax.nn.layers import Stacks
+from lora_jax.nn.blocks import Stacks
 from tests.models import test_gpt2
 from tests.models.test_gpt2 import compiled
 from tests.models.test_llama import LENGTH, tiny, tokens  # noqa: F401

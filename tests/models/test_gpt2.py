@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from lora_jax import methods, tree
 from lora_jax.checkpoints import safetensors
 from lora_jax.models import gpt2
-from lora_jax.models.bert import UNROLL
+from lora_jax.nn.blocks import UNROLL
 
 HF = dict(
     model_type="gpt2",

@@ -202,13 +202,13 @@ def test_the_real_families_load_what_they_name(tmp_path):
 
 def test_a_quantised_model_is_the_model_quantised(folder, same):
     plain, quantised = load.load(folder)[0], load.load(folder, quantize="nf4_double")[0]
-    assert quant.values(quantised).keys() == {"blocks/kernel"}
-    assert same(quantised, quant.quantized(plain, "nf4_double"))
+    assert quant.quantized_leaves(quantised).keys() == {"blocks/kernel"}
+    assert same(quantised, quant.quantize_model(plain, "nf4_double"))
 
 
 def test_a_head_the_checkpoint_lacks_is_quantised_too_when_asked_for(folder):
     model = load.load(folder, quantize=quant.Spec("int8", paths="kernel$"))[0]
-    assert quant.values(model).keys() == {"blocks/kernel", "head/kernel"}
+    assert quant.quantized_leaves(model).keys() == {"blocks/kernel", "head/kernel"}
 
 
 def test_errors_of_load(folder):

@@ -174,9 +174,9 @@ class TestGGUF:
             == load.tokenizer(name).encode("abc").tokens
             == ["ab", "c"]
         )
-        assert len(quant.values(model)) == 8  # the table of tokens too
+        assert len(quant.quantized_leaves(model)) == 8  # the table of tokens too
         down = tree.leaves(model)["blocks/mlp/down/kernel"]
-        assert down.kind == "int8"
+        assert down.codec == "int8"
         np.testing.assert_allclose(
             down.dequantize()[0], meant["blk.0.ffn_down"].T, rtol=1e-6
         )
@@ -192,7 +192,7 @@ class TestGGUF:
     def test_as_arrays(self, tmp_path):
         path = tmp_path / "some.gguf"
         stored, arrays = write_gguf(path), load.load(path, quantize="float")[0]
-        assert not quant.values(arrays)
+        assert not quant.quantized_leaves(arrays)
         np.testing.assert_allclose(
             arrays.blocks.mlp.up.kernel[0], stored["blk.0.ffn_up"].T, rtol=1e-6
         )
@@ -200,7 +200,7 @@ class TestGGUF:
             arrays.embed.tokens.embedding, stored["token_embd"], rtol=1e-6
         )
         again = load.load(path, quantize="nf4")[0].blocks.mlp.up.kernel.get_value()
-        assert again.kind == "nf4", "another type that is asked for"
+        assert again.codec == "nf4", "another type that is asked for"
         with_float = load.load(path, quantize="float", dtype="bfloat16")[0]
         assert {leaf.dtype for leaf in jax.tree.leaves(with_float)} == {
             jnp.dtype("bfloat16")

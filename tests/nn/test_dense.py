@@ -13,7 +13,8 @@ import pytest
 from lora_jax import data, methods, quant, train, tree
 from lora_jax.checkpoints import safetensors
 from lora_jax.models import bert
-from lora_jax.nn import layers
+from lora_jax.nn.dense import dense
+from lora_jax.nn.layers import Embedding
 from lora_jax.quant import Spec
 
 LORA = methods.lora(rank=4)
@@ -33,7 +34,7 @@ def adapted(tiny):
     def make(kind: str | None = "nf4", **changes: Any) -> Any:
         model = tiny("bert", 3, **changes)
         model = LORA.adapt(
-            jax.random.key(1), quant.quantized(model, kind) if kind else model
+            jax.random.key(1), quant.quantize_model(model, kind) if kind else model
         )
         b = {
             p: leaf + 0.1
@@ -73,10 +74,10 @@ class TestDense:
         assert plain.shape == kernel.shape == (64, 32) and plain.dtype == dtype
 
         def total(x, kernel):
-            return jnp.sum(layers.dense(x, kernel) ** 2)
+            return jnp.sum(dense(x, kernel) ** 2)
 
         np.testing.assert_allclose(
-            layers.dense(x, kernel), layers.dense(x, plain), rtol=1e-5, atol=1e-5
+            dense(x, kernel), dense(x, plain), rtol=1e-5, atol=1e-5
         )
         np.testing.assert_allclose(
             jax.grad(total)(x, kernel), jax.grad(total)(x, plain), rtol=1e-5, atol=1e-5
@@ -85,7 +86,7 @@ class TestDense:
     def test_the_base_gets_no_gradient(self):
         kernel = quant.quantize(jnp.ones((32, 32)), "nf4")
         ours = jax.grad(
-            lambda scales: layers.dense(
+            lambda scales: dense(
                 jnp.ones((2, 32)), replace(kernel, scales=scales)
             ).sum()
         )
@@ -96,7 +97,7 @@ class TestDense:
         for block in (32, 64, 128):  # of two, one, and half a row
             value = quant.quantize(table, "nf4", block=block)
             tokens = jnp.array([[3, 0, 3], [49, 7, 1]])
-            rows = layers.Embedding(value)(tokens)
+            rows = Embedding(value)(tokens)
             np.testing.assert_array_equal(rows, value.dequantize()[tokens])
 
 
@@ -104,8 +105,11 @@ class TestTraining:
     @pytest.mark.parametrize("kind", ["nf4_double", "int4_affine", "int8"])
     def test_it_is_the_training_on_the_dequantised_base(self, kind, adapted, batch):
         model = adapted(kind)
-        plain = quant.dequantized(model)
-        assert not quant.values(plain) and len(quant.values(model)) == 6
+        plain = quant.dequantize_model(model)
+        assert (
+            not quant.quantized_leaves(plain)
+            and len(quant.quantized_leaves(model)) == 6
+        )
         np.testing.assert_allclose(
             logits(model, batch), logits(plain, batch), rtol=2e-4, atol=2e-5
         )
@@ -119,7 +123,7 @@ class TestTraining:
 
     def test_it_learns_and_leaves_the_base_as_it_is(self, adapted, examples, same):
         model = adapted("nf4_double")
-        before = jax.tree.map(np.array, quant.values(model))
+        before = jax.tree.map(np.array, quant.quantized_leaves(model))
         options = {"seed": 0, "widths": (16,), "pad": 1}
         done = train.fit(
             model,
@@ -129,10 +133,10 @@ class TestTraining:
             **options,
         )
         assert done.losses[-4:].mean() < 0.7 * done.losses[:4].mean()
-        assert same(jax.tree.map(np.array, quant.values(done.model)), before)
+        assert same(jax.tree.map(np.array, quant.quantized_leaves(done.model)), before)
 
     def test_a_base_in_bits_cannot_learn(self, tiny):
-        model = quant.quantized(tiny(), "nf4")
+        model = quant.quantize_model(tiny(), "nf4")
         with pytest.raises(
             ValueError,
             match=r"full: expected to train floating-point weights, got .*blocks/.*kernel",
@@ -201,7 +205,8 @@ class TestOneLayerAtATime:
         model = adapted("nf4", **SHAPES)
         assert not self.leaving(model)
         monkeypatch.setattr(
-            layers, "_dequantizing", lambda x, kernel: x @ kernel.dequantize()
+            "lora_jax.nn.dense._quantized_product",
+            lambda x, kernel: x @ kernel.dequantize(),
         )
         jax.clear_caches()  # of the traced step
         assert self.leaving(model) == {(64, 64), (64, 256), (256, 64)}, (
@@ -230,14 +235,14 @@ class TestMerge:
         np.testing.assert_allclose(
             logits(merged, batch), logits(model, batch), rtol=1e-3, atol=1e-4
         )
-        assert "blocks/attention/key/kernel" in quant.values(merged), (
+        assert "blocks/attention/key/kernel" in quant.quantized_leaves(merged), (
             "what has no adapter stays in bits"
         )
 
     def test_into_the_original_weights_adds_delta_to_them(self, adapted, tiny):
         model, original = adapted("nf4"), tiny("bert", 3)
         merged = methods.merge(model, into="original", original=original)
-        assert not quant.values(merged)
+        assert not quant.quantized_leaves(merged)
         path = "blocks/attention/query"
         expected = (
             tree.leaves(original)[f"{path}/kernel"]
@@ -255,10 +260,13 @@ class TestMerge:
         merged, plain = (
             methods.merge(model, into=into) for into in ("requantized", "dequantized")
         )
-        base, found = quant.values(methods.unload(model)), quant.values(merged)
+        base, found = (
+            quant.quantized_leaves(methods.unload(model)),
+            quant.quantized_leaves(merged),
+        )
         assert jax.tree.structure(found) == jax.tree.structure(base)
         path = "blocks/attention/value/kernel"
-        again = quant.SPECS[kind](path, tree.leaves(plain)[path])
+        again = quant.FORMATS[kind](path, tree.leaves(plain)[path])
         np.testing.assert_array_equal(found[path].codes, again.codes)
 
     def test_errors(self, adapted, tiny):
@@ -329,4 +337,4 @@ class TestLoading:
             ValueError,
             match=f"{path}: expected finite weights, got 1 that are NaN or infinite",
         ):
-            quant.quantized(model, "nf4")
+            quant.quantize_model(model, "nf4")

@@ -10,19 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_jax.nn.attention import Cache, attention, heads_first, rotate
+from lora_jax.nn.blocks import Stacks, layer_count, scan_blocks, without_last
+from lora_jax.nn.dense import dense
 from lora_jax.nn.layers import (
     ACTIVATIONS,
     Embedding,
     LayerNorm,
     Linear,
     RMSNorm,
-    Stacks,
-    dense,
     dropout,
-    fold,
-    layers,
-    through,
-    without_last,
+    fold_key,
 )
 
 KEY = jax.random.key(0)
@@ -132,8 +129,8 @@ class TestDropout:
         )  # five standard deviations
 
     def test_no_key_stays_no_key(self):
-        assert fold(None, 3) is None
-        assert fold(KEY, 3) == jax.random.fold_in(KEY, 3) != fold(KEY, 4)
+        assert fold_key(None, 3) is None
+        assert fold_key(KEY, 3) == jax.random.fold_in(KEY, 3) != fold_key(KEY, 4)
 
 
 def by_numpy(query, key, value, mask, heads):
@@ -249,13 +246,11 @@ class TestThrough:
         def step(x, index, block, more):
             return block(x) + index, None if more is None else more + index
 
-        return through(step, jnp.ones(1), blocks, **options)
+        return scan_blocks(step, jnp.ones(1), blocks, **options)
 
-    @pytest.mark.parametrize("straight", [False, True])
-    def test_every_layer_in_order_with_its_index(self, straight):
-        x, other = self.run(
-            self.BLOCKS, more=jnp.array([10, 20, 30]), straight=straight
-        )
+    @pytest.mark.parametrize("unroll", [False, True])
+    def test_every_layer_in_order_with_its_index(self, unroll):
+        x, other = self.run(self.BLOCKS, caches=jnp.array([10, 20, 30]), unroll=unroll)
         assert x.tolist() == [(1 * 2 + 1) * 3 + 2] and other.tolist() == [10, 21, 32]
 
     def test_two_stacks_and_single_layers_are_the_same(self):
@@ -267,11 +262,11 @@ class TestThrough:
             jax.tree.map(lambda leaf, i=i: leaf[i], self.BLOCKS) for i in range(3)
         )
         for blocks, more in ((two, jnp.array([10, 20, 30])), (single, (10, 20, 30))):
-            x, other = self.run(blocks, more=more)
+            x, other = self.run(blocks, caches=more)
             assert (
                 x.tolist() == [11]
                 and [int(each) for each in other] == [10, 21, 32]
-                and layers(blocks) == 3
+                and layer_count(blocks) == 3
             )
         most, last = without_last(two)
-        assert layers(most) == 2 and last.kernel[...].tolist() == [[3]]
+        assert layer_count(most) == 2 and last.kernel[...].tolist() == [[3]]

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lora_jax import quant, tree
 from lora_jax.checkpoints import training_state
-from lora_jax.quant import KINDS, Quantized, Scales, Spec
+from lora_jax.quant import CODECS, Quantized, Scales, Spec
 from lora_jax.quant.formats import DYNAMIC, FP4, NF4, pack, unpack
 
 quantize: Any = quant.quantize
@@ -147,7 +147,7 @@ def test_a_block_of_zeros_stays_zeros():
         assert (numbers_of(value) == 0).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CODECS)
 def test_a_last_block_that_is_not_full_has_its_own_scale(kind):
     w = normal(3, 35)  # 105 numbers: three blocks and 9 more, an odd count
     w[2, -9:] *= 100
@@ -253,7 +253,7 @@ def test_bits_and_bytes():
 
 
 @pytest.mark.parametrize(
-    "kind, double", [*((kind, False) for kind in KINDS), ("nf4", True)]
+    "kind, double", [*((kind, False) for kind in CODECS), ("nf4", True)]
 )
 class TestValue:
     @pytest.fixture
@@ -303,10 +303,10 @@ class TestValue:
     def test_like(self, value, same):
         other = normal(6, 64, seed=1)
         wanted = quantize(
-            other, value.kind, block=32, double=isinstance(value.scales, Scales)
+            other, value.codec, block=32, double=isinstance(value.scales, Scales)
         )
-        assert same(value.like(jnp.array(other)), wanted)
-        assert same(value.T.like(jnp.array(other.T)), wanted.T)
+        assert same(value.quantize_like(jnp.array(other)), wanted)
+        assert same(value.T.quantize_like(jnp.array(other.T)), wanted.T)
 
     def test_transforms(self, value, kind, double, same):
         stack = jnp.array(normal(2, 6, 64))
@@ -365,7 +365,7 @@ def each(numbers: np.ndarray, value: Quantized) -> np.ndarray:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(list(KINDS)), SHAPES, SEEDS, EXPONENTS)
+@given(st.sampled_from(list(CODECS)), SHAPES, SEEDS, EXPONENTS)
 def test_an_error_is_at_most_half_a_step(kind, shape, seed, exponent):
     w = drawn(shape, seed, exponent)
     value = quantize(w, kind, block=32)
@@ -381,7 +381,7 @@ def test_an_error_is_at_most_half_a_step(kind, shape, seed, exponent):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(list(KINDS)), SHAPES, SEEDS, EXPONENTS)
+@given(st.sampled_from(list(CODECS)), SHAPES, SEEDS, EXPONENTS)
 def test_what_was_dequantised_is_quantised_to_itself(kind, shape, seed, exponent):
     once = numbers_of(quantize(drawn(shape, seed, exponent), kind, block=32))
     again = numbers_of(quantize(once, kind, block=32))
@@ -420,8 +420,8 @@ def test_int8_has_a_scale_a_row_unless_told_otherwise():
     [
         (
             normal(2, 32),
-            dict(kind="nf5"),
-            "kind: expected one of nf4, fp4, int4, int4_affine, int8, got 'nf5'",
+            dict(codec="nf5"),
+            "codec: expected one of nf4, fp4, int4, int4_affine, int8, got 'nf5'",
         ),
         (
             normal(2, 32),
@@ -467,7 +467,7 @@ def test_int8_has_a_scale_a_row_unless_told_otherwise():
 )
 def test_what_cannot_be_quantised_is_said(w, options, text):
     with pytest.raises(ValueError) as caught:
-        quantize(w, **{"kind": "nf4"} | options)
+        quantize(w, **{"codec": "nf4"} | options)
     assert str(caught.value) == text
 
 
@@ -475,8 +475,8 @@ class TestSpec:
     def test_the_matrices_of_the_blocks_are_quantised_as_bitsandbytes_does(
         self, tiny, same
     ):
-        model, made = tiny(), quant.quantized(tiny(), "nf4")
-        plain, found = tree.leaves(model), quant.values(made)
+        model, made = tiny(), quant.quantize_model(tiny(), "nf4")
+        plain, found = tree.leaves(model), quant.quantized_leaves(made)
         assert sorted(found) == [
             "blocks/attention/key/kernel",
             "blocks/attention/output/kernel",
@@ -498,32 +498,32 @@ class TestSpec:
 
     def test_paths_blocks_and_double_quantisation_are_chosen(self, tiny):
         how = Spec("int8", 32, double=True, paths="^embed/tokens|query/kernel$")
-        found = quant.values(quant.quantized(tiny(), how))
+        found = quant.quantized_leaves(quant.quantize_model(tiny(), how))
         assert sorted(found) == [
             "blocks/attention/query/kernel",
             "embed/tokens/embedding",
         ]
         assert not found["embed/tokens/embedding"].transposed
         for value in found.values():
-            assert (value.kind, value.block) == ("int8", 32) and isinstance(
+            assert (value.codec, value.block) == ("int8", 32) and isinstance(
                 value.scales, Scales
             )
 
     def test_what_is_quantised_stays_as_it_is(self, tiny, same):
-        once = quant.quantized(tiny(), "nf4")
-        assert same(quant.quantized(once, "int8"), once)
+        once = quant.quantize_model(tiny(), "nf4")
+        assert same(quant.quantize_model(once, "int8"), once)
 
     def test_dequantised_is_the_model_of_the_numbers_it_stands_for(self, tiny):
-        made = quant.quantized(tiny(), "fp4")
-        plain = quant.dequantized(made)
-        assert not quant.values(plain)
-        for path, value in quant.values(made).items():
+        made = quant.quantize_model(tiny(), "fp4")
+        plain = quant.dequantize_model(made)
+        assert not quant.quantized_leaves(plain)
+        for path, value in quant.quantized_leaves(made).items():
             assert (tree.leaves(plain)[path] == numbers_of(value)).all()
 
     def test_bits_of_a_model_are_those_of_all_its_quantised_values(self, tiny):
-        assert quant.bits_per_parameter(quant.quantized(tiny(), "nf4")) == 4.5
-        mixed = quant.quantized(
-            quant.quantized(tiny(), Spec("nf4", paths="mlp/up/kernel")), "int8"
+        assert quant.bits_per_parameter(quant.quantize_model(tiny(), "nf4")) == 4.5
+        mixed = quant.quantize_model(
+            quant.quantize_model(tiny(), Spec("nf4", paths="mlp/up/kernel")), "int8"
         )
         # Of either layer: 512 numbers in 4.5 bits; in 8 bits four matrices of 16 rows of 16, one of 16 rows of 32, a scale a row.
         assert (
@@ -532,21 +532,21 @@ class TestSpec:
         )
 
     def test_names(self):
-        assert set(quant.SPECS) == {*KINDS, "nf4_double", "fp4_double"}
-        assert quant.spec("nf4_double") == Spec("nf4", None, True, quant.BODY)
-        assert quant.spec(Spec("int4", 128)) == Spec("int4", 128)
+        assert set(quant.FORMATS) == {*CODECS, "nf4_double", "fp4_double"}
+        assert quant.find_spec("nf4_double") == Spec("nf4", None, True, quant.BODY)
+        assert quant.find_spec(Spec("int4", 128)) == Spec("int4", 128)
         with pytest.raises(ValueError) as caught:
-            quant.spec("nf3")
+            quant.find_spec("nf3")
         assert (
             str(caught.value)
-            == f"quantize: expected one of {', '.join(quant.SPECS)}, got 'nf3'"
+            == f"quantize: expected one of {', '.join(quant.FORMATS)}, got 'nf3'"
         )
 
     def test_a_pattern_that_matches_nothing_is_an_error(self, tiny):
         with pytest.raises(
             ValueError, match=r"^'lstm' matches no leaf; there are: .*kernel"
         ):
-            quant.quantized(tiny(), Spec("nf4", paths="lstm"))
+            quant.quantize_model(tiny(), Spec("nf4", paths="lstm"))
 
     @pytest.mark.parametrize(
         "paths, change, text",
@@ -575,5 +575,5 @@ class TestSpec:
         for leaf in leaves.values():
             leaf[(0,) * leaf.ndim] = change
         with pytest.raises(ValueError) as caught:
-            quant.quantized(tree.replace(tiny(), leaves), Spec("nf4", paths=paths))
+            quant.quantize_model(tree.replace(tiny(), leaves), Spec("nf4", paths=paths))
         assert str(caught.value) == text

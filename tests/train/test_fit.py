@@ -250,7 +250,7 @@ class TestFit:
         done = fit(model, examples, settings=SETTINGS._replace(epochs=30))
         assert done.losses[:4].mean() > 1 and done.losses[-4:].mean() < 0.1
         logits = classification.predict(
-            done.model, examples, size=8, widths=(16,), pad=1, compute="float32"
+            done.model, examples, size=8, widths=(16,), pad=1, compute_dtype="float32"
         )
         assert (logits.argmax(-1) == examples.label).all()
 
@@ -347,7 +347,7 @@ class TestFit:
 
 def test_predictions_come_in_the_order_of_the_examples(model, examples):
     logits = classification.predict(
-        model, examples, size=5, widths=(8, 16), pad=1, compute="float32"
+        model, examples, size=5, widths=(8, 16), pad=1, compute_dtype="float32"
     )
     tokens, segments = np.full((32, 16), 1, np.int32), np.zeros((32, 16), np.int32)
     for row, (start, end) in enumerate(
@@ -362,7 +362,7 @@ def test_predictions_come_in_the_order_of_the_examples(model, examples):
 def test_bfloat16_computes_close_to_float32(model, examples):
     exact, rounded = (
         classification.predict(
-            model, examples, size=32, widths=(16,), pad=1, compute=compute
+            model, examples, size=32, widths=(16,), pad=1, compute_dtype=compute
         )
         for compute in ("float32", "bfloat16")
     )

@@ -188,13 +188,13 @@ def nats(encoded) -> list[list[float]]:
     ]
 
 
-loss = compiled(language_modeling.loss, static_argnames=("compute", "smoothing"))
+loss = compiled(language_modeling.loss, static_argnames=("compute_dtype", "smoothing"))
 gradient = compiled(train.gradient, static_argnames="static")
 
 
 class TestLoss:
     def test_is_that_of_the_target_s_tokens(self, encoded, batch, nats):
-        total, count = loss(tiny(), batch, compute="float32")
+        total, count = loss(tiny(), batch, compute_dtype="float32")
         assert (
             float(count)
             == len(nats[0] + nats[1])
@@ -211,14 +211,14 @@ class TestLoss:
             other.tokens != batch.tokens
         ).any()
         for got, wanted in zip(
-            *(loss(tiny(), each, compute="float32") for each in (other, batch)),
+            *(loss(tiny(), each, compute_dtype="float32") for each in (other, batch)),
             strict=True,
         ):
             assert float(got) == pytest.approx(float(wanted), rel=1e-6)
 
     def test_bfloat16_is_close(self, batch):
         exact, rounded = (
-            float(loss(tiny(), batch, compute=kind)[0])
+            float(loss(tiny(), batch, compute_dtype=kind)[0])
             for kind in ("float32", "bfloat16")
         )
         assert 0 < abs(exact - rounded) < 0.02 * exact
@@ -227,13 +227,13 @@ class TestLoss:
         """Every token marked, the first too: it has nothing before it."""
         every = batch._replace(segments=np.ones_like(batch.segments))
         assert (
-            float(loss(tiny(), every, compute="float32")[1])
+            float(loss(tiny(), every, compute_dtype="float32")[1])
             == (batch.length - 1)[batch.weight > 0].sum()
         )
 
     def test_perplexity_by_hand(self, encoded, nats):
         found = language_modeling.evaluate(
-            tiny(), encoded, size=4, widths=(16,), pad=0, compute="float32"
+            tiny(), encoded, size=4, widths=(16,), pad=0, compute_dtype="float32"
         )
         mean = np.mean(list(itertools.chain(*nats)))
         assert found == pytest.approx(
@@ -249,7 +249,7 @@ class TestLoss:
 def model() -> Any:
     """With adapters that are not at their start, on a base of bits."""
     adapt = compiled(
-        lambda base: LORA.adapt(jax.random.key(1), quant.quantized(base, "int8"))
+        lambda base: LORA.adapt(jax.random.key(1), quant.quantize_model(base, "int8"))
     )
     model = adapt(tiny())
     return tree.replace(
@@ -263,9 +263,12 @@ class TestTraining:
         found = compiled(train.objective, static_argnums=3)(
             tiny(), batch, jax.random.key(0), static
         )
-        wanted = loss(tiny(), batch, compute="bfloat16", smoothing=0.2)
+        wanted = loss(tiny(), batch, compute_dtype="bfloat16", smoothing=0.2)
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
-        assert abs(float(wanted[0] - loss(tiny(), batch, compute="bfloat16")[0])) > 0.1
+        assert (
+            abs(float(wanted[0] - loss(tiny(), batch, compute_dtype="bfloat16")[0]))
+            > 0.1
+        )
 
     def test_two_micro_batches_make_the_gradient_of_one(self, model, encoded):
         """Weighted by their tokens, which are not as many."""
@@ -304,7 +307,9 @@ class TestTraining:
         before = jax.tree.map(np.array, tree.split(model, methods.mask(model, LORA))[1])
         done = self.fit(model, encoded, seed=1)
         trainable, frozen = tree.split(done.model, methods.mask(model, LORA))
-        assert same(jax.tree.map(np.array, frozen), before) and quant.values(frozen)
+        assert same(jax.tree.map(np.array, frozen), before) and quant.quantized_leaves(
+            frozen
+        )
         assert not same(trainable, tree.split(model, methods.mask(model, LORA))[0])
         assert (
             len(done.losses) == 9 and done.losses[-3:].mean() < done.losses[:3].mean()

@@ -240,7 +240,8 @@ def _values(info: _Info, data: np.ndarray) -> Any:
         return stored.reshape(info.shape).copy()
     *stack, rows, columns = info.shape
     parts: dict[str, Any] = {
-        name: quant.finite(stored[name], info.name) for name in stored.dtype.names or ()
+        name: quant.check_finite(stored[name], info.name)
+        for name in stored.dtype.names or ()
     }
     if info.type != "Q8_0":
         parts["codes"] = _neighbours(parts["codes"])
@@ -250,7 +251,7 @@ def _values(info: _Info, data: np.ndarray) -> Any:
     }
     return Quantized(
         **{"minima": None, **arrays},
-        kind=_KINDS[info.type],
+        codec=_KINDS[info.type],
         block=BLOCK,
         stored=(rows, columns),
     )

@@ -20,7 +20,7 @@ from lora_jax import download, quant, tree
 from lora_jax.checkpoints import safetensors
 from lora_jax.checkpoints.gguf import file as ours
 from lora_jax.models import bert
-from lora_jax.nn import layers
+from lora_jax.nn.layers import Embedding
 
 BITS = {Type.Q4_0: 4.5, Type.Q4_1: 5.0, Type.Q8_0: 8.5}
 TYPES = [*BITS, Type.F16, Type.F32]
@@ -128,7 +128,7 @@ def test_compiled_they_are_the_same(kind, tmp_path):
 def test_an_embedding_takes_its_rows(tmp_path):
     data, kind = stored(Type.Q8_0, 50, 64)
     table = value(write(tmp_path / "x.gguf", {"x": (data, kind)}))
-    layer = layers.Embedding(jax.tree.map(jnp.asarray, table))
+    layer = Embedding(jax.tree.map(jnp.asarray, table))
     tokens = jnp.array([[3, 49], [0, 3]])
     np.testing.assert_array_equal(
         jax.jit(layer)(tokens), gguf.quants.dequantize(data, kind)[tokens]
@@ -485,7 +485,7 @@ def test_a_published_model(tmp_path):
     ) == ("llama", 30)
     assert len(file.metadata["tokenizer.ggml.tokens"]) == 49_152
     kinds = Counter(
-        of.kind if quant.is_quantized(of) else of.dtype.name for of in values.values()
+        of.codec if quant.is_quantized(of) else of.dtype.name for of in values.values()
     )
     assert kinds == {"int4_affine": 210, "int8": 1, "float32": 61}
     assert sum(of.size for of in values.values()) == 134_515_008
