@@ -1,81 +1,59 @@
-"""The settings of a training, each a flag of every study that trains."""
+"""One run: a model, its data, a method, a training and a seed.
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+A `RunConfig` is a value. Its fields are flags of every experiment that trains, and, flattened, the
+`config` of the run's row. The options of an adaptation method are not declared here: they are the
+keywords of the method's constructor, and a run holds those of its own method alone.
+"""
 
-import tyro
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any, Literal
 
-Alias = tyro.conf.arg
+from lora_jax import methods
+from lora_jax.generation import Decoding
+from lora_jax.train import TrainConfig
+
+NO_METHOD = "none"  # the pretrained model as it is: nothing is trained
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What all cells of a study have in common."""
+class DataConfig:
+    """Which texts a run trains on, and how many of them."""
+
+    data: str = "rotten-tomatoes"
+    """Task: rotten-tomatoes, or one of GLUE (cola, sst2, mrpc, qqp, stsb, mnli, qnli,
+    rte, wnli); for language models e2e, webnlg, dart, wikisql or samsum; or your own
+    FILE or folder with columns text, text_pair (optional) and label, or source and
+    target."""
+    data_dir: str | None = None
+    """Folder or zip with the task's official files, instead of a download."""
+    glue_dir: str | None = None
+    """Folder with a GLUE task's official files; the same as --data-dir."""
+    rows: int = 2000
+    """Training rows, the first after a shuffle with seed 0. 0 takes all of them."""
+    validation_rows: int = 500
+    """Validation rows that choose the best epoch. 0 takes all of them."""
+    test_sources: int = 0
+    """Test sources that a text is generated for. 0 takes all of them."""
+    max_length: int = 64
+    """Longest text, in tokens. Longer texts are cut; where a target has to be
+    generated, a text that is too long is an error."""
+    loss_on: Literal["target", "all"] = "target"
+    """Tokens in a language model's loss: the target's alone, or the source's too."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training with one seed. `options` are the method's, by keyword."""
 
     model: str = "minilm-l6"
-    """Pretrained model: minilm-l6, smollm2-135m, a directory with config.json and model.safetensors, a GGUF file, or a hub id."""
-    data: str = "rotten-tomatoes"
-    """rotten-tomatoes, cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli; for language models e2e, webnlg, dart, wikisql, samsum;
-    or your FILE or folder (text, text_pair?, label, or source, target)."""
-    glue_dir: str | None = None
-    """A local directory with the GLUE task's files, instead of the hub."""
-    data_dir: str | None = None
-    """Folder or zip of a task's official files (e2e, webnlg, dart, wikisql, samsum)."""
-    rows: int = 2000
-    """Training rows: the first after a shuffle with seed 0. 0 is all."""
-    validation_rows: int = 500
-    """Validation rows the best epoch is chosen on, drawn likewise. 0 is all."""
-    max_length: int = 64
-    """Longest text, in tokens; what is longer is cut, or with a target that is to be written an error."""
+    """Pretrained model: minilm-l6, smollm2-135m, a directory with config.json and
+    model.safetensors, a GGUF file, or a hub id."""
     method: str = "lora"
-    """Adaptation method: lora, full (everything learns), top (the last layers), bitfit (biases), adapter_h, adapter_l, prefix, none
-    (the pretrained model as it is), or one of your own in METHODS."""
-    alpha: float = 16.0
-    """LoRA's alpha: the update is scaled by alpha / r."""
-    dropout: float = 0.0
-    """Dropout on LoRA's input."""
-    init: str = "gaussian"
-    """LoRA's A: gaussian (the paper) or kaiming_uniform (the official code)."""
-    rank_stabilized: bool = False
-    """Scale by alpha / sqrt(r)."""
-    bias: str = "none"
-    """Biases that learn too: none, all, lora_only."""
-    bottleneck: int = 8
-    """Width of adapter_h's and adapter_l's bottleneck."""
-    prefix_length: int = 10
-    """Activations that prefix learns at each layer."""
-    top_layers: int = 2
-    """Layers that top trains."""
-    learning_rate: Annotated[float, Alias(aliases=["--lr"])] = 1e-3
-    """The highest; it rises during the warm-up, then falls to 0, both linearly."""
-    epochs: int = 3
-    """Times the training rows are gone through; the best on validation counts."""
-    batch: int = 32
-    """Rows a step."""
-    accumulate: int = 1
-    """Micro-batches a step, to save memory; divides batch."""
-    weight_decay: float = 0.01
-    """AdamW's, of matrices; biases and norms are not decayed."""
-    warmup: float = 0.06
-    """Share of the steps in which the learning rate rises."""
-    clip: float = 1.0
-    """Global norm the trainable gradient is clipped to; 0 is none."""
-    label_smoothing: float = 0.0
-    """Share of the wanted probability spread over all classes."""
-    hidden_dropout: float = 0.0
-    """Dropout of the pretrained model's own."""
-    loss_on: Literal["target", "all"] = "target"
-    """Tokens that a language model's loss is about: the target's, or the source's too."""
-    test_sources: int = 0
-    """Sources of the test split that a target is generated for, drawn as the rows are. 0 is all."""
-    new_tokens: int = 64
-    """Tokens generated at most."""
-    beam: int = 1
-    """Beams of the search; 1 takes the likeliest token."""
-    length_penalty: float = 1.0
-    """A text's score is its log-probability over its tokens to this power."""
-    no_repeat: int = 0
-    """No n-gram of this size twice in prompt and text; 0 is any."""
+    """Adaptation method, a name in lora_jax.methods.METHODS."""
     quantize: Literal[
         "none",
         "float",
@@ -87,60 +65,171 @@ class Setup:
         "int4_affine",
         "int8",
     ] = "none"
-    """Data type the frozen matrices are stored in (QLoRA); float makes arrays of what a checkpoint has in few bits."""
-    offload: bool = False
-    """Keep Adam's moments in host memory between updates, on a GPU or TPU (what QLoRA's paged optimiser is for)."""
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What matrix products are taken in; auto is bfloat16 where the machine has such products, else float32."""
+    """Format of the frozen matrices (QLoRA). float turns a checkpoint's quantized
+    matrices into arrays."""
+    seed: int = 0
+    """Seed of the adapter's initialization, of the batches and of dropout."""
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig(compute_dtype="auto")
+    decode: Decoding = Decoding()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    # Where model and data came from: part of a row's identity, filled in by `check`.
+    model_source: str = ""
+    data_source: str = ""
+
+    def changed(self, **changes: Any) -> "RunConfig":
+        """Return a copy with new values, by their row names.
+
+        A name that is a field neither of the run nor of its parts is an option of the
+        method.
+        """
+        parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        run_fields: dict[str, Any] = {}
+        options = dict(self.options)
+        for name, value in changes.items():
+            part = part_of(name)
+            if part is None:
+                options[name] = value
+            elif part == "run":
+                run_fields[name] = value
+            else:
+                parts[part][FIELD_NAMES.get(name, name)] = value
+        for part, values in parts.items():
+            run_fields[part] = _replaced(getattr(self, part), values)
+        return replace(self, options=options, **run_fields)
+
+    def flat(self) -> dict[str, Any]:
+        """Return the settings by row name, with every option of the method."""
+        flat: dict[str, Any] = {}
+        for name in RUN_FIELDS:
+            flat[name] = getattr(self, name)
+        for part in PARTS:
+            values = _values(getattr(self, part))
+            flat |= {ROW_NAMES.get(name, name): values[name] for name in values}
+        return flat | method_defaults(self.method) | self.method_options()
+
+    def method_options(self) -> dict[str, Any]:
+        """Return the given options that the method takes; others belong to others."""
+        names = method_defaults(self.method)
+        return {name: self.options[name] for name in self.options if name in names}
 
 
-SETUP = Setup()
-SMOKE = Setup(
-    model="tiny",
-    data="tiny",
-    rows=0,
-    validation_rows=0,
-    max_length=16,
-    epochs=1,
-    batch=16,
+PARTS = ("data", "train", "decode")
+RUN_FIELDS = (
+    "model",
+    "method",
+    "quantize",
+    "seed",
+    "model_source",
+    "data_source",
 )
-NLG = Setup(  # LoRA's Table 11 where it says; rows, lengths and the rate are those of a laptop
-    model="smollm2-135m",
-    data="e2e",
-    rows=2048,
-    validation_rows=256,
-    max_length=160,
-    alpha=32.0,
-    epochs=1,
-    batch=16,
-    test_sources=96,
-    beam=10,
-    length_penalty=0.9,
-    no_repeat=4,
-    learning_rate=2e-3,
-    label_smoothing=0.1,
-)
-NLG_SMOKE = replace(
-    NLG,
-    model="tiny-llama",
-    data="tiny-nlg",
-    rows=32,
-    validation_rows=16,
-    test_sources=4,
-    max_length=960,
-    new_tokens=8,
-    beam=2,
-)
-NLG_FULL = replace(
-    NLG,
-    rows=0,
-    validation_rows=0,
-    test_sources=0,
-    epochs=5,
-    batch=8,
-    learning_rate=2e-4,
-    dropout=0.1,
-)
-NLG_PAPER = replace(
-    NLG_FULL, model="gpt2-medium", warmup=0.019
-)  # 500 steps are 1.9 % of E2E's 26,290
+# A field's name in a row, where it differs from that in the library.
+ROW_NAMES = {
+    "compute_dtype": "compute",
+    "max_new_tokens": "new_tokens",
+    "beams": "beam",
+    "no_repeat_ngram": "no_repeat",
+}
+FIELD_NAMES = {row: name for name, row in ROW_NAMES.items()}
+
+
+def part_of(name: str) -> str | None:
+    """Return the part of a run that a row name belongs to, `run` for its own fields.
+
+    None stands for an option of a method, or for a setting of a measurement.
+    """
+    if name in RUN_FIELDS:
+        return "run"
+    field_name = FIELD_NAMES.get(name, name)
+    for part in PARTS:
+        if field_name in _values(getattr(DEFAULT, part)):
+            return part
+    return None
+
+
+@cache
+def method_defaults(method: str) -> Mapping[str, Any]:
+    """Return the options of a method with their defaults; none of an unknown method."""
+    if method not in methods.METHODS:
+        return {}
+    return methods.defaults(method)
+
+
+def from_row(config: Mapping[str, Any]) -> RunConfig:
+    """Return the run of a row's config; settings that are none of a run are left out."""
+    method = config.get("method", DEFAULT.method)
+    names = method_defaults(method)
+    known = {}
+    for name, value in config.items():
+        if part_of(name) is not None or name in names:
+            known[name] = value
+    return DEFAULT.changed(**known)
+
+
+def identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what tells a row's config from all others: the settings off their defaults.
+
+    A setting that is added later, at its default, therefore changes no old row's
+    identity; nor does an option of a method that the row's method does not take.
+    """
+    method = config.get("method")
+    defaults = DEFAULT.flat() | method_defaults(method) if method else {}
+    ignored = _ignored(method)
+    differing = {}
+    for name, value in config.items():
+        is_default = name in defaults and value == defaults[name]
+        if name not in ignored and not is_default:
+            differing[name] = _nested_identity(value)
+    return differing
+
+
+def key(config: Mapping[str, Any]) -> str:
+    """Return the key of a row's config: 16 hex digits of the hash of its identity."""
+    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def _ignored(method: str | None) -> frozenset[str]:
+    """The settings that do not matter to the identity of a run with that method."""
+    if method is None:  # a pure computation, or a comparison of several runs
+        return frozenset()
+    foreign = all_options() - method_defaults(method).keys()
+    names = {name for name in foreign if part_of(name) is None}
+    # Where the official files lie; `data_source` says which files they are.
+    names |= {"data_dir", "glue_dir"}
+    if method == NO_METHOD:
+        trained = {ROW_NAMES.get(name, name) for name in _values(DEFAULT.train)}
+        names |= trained - {"compute"}
+    return frozenset(names)
+
+
+def _nested_identity(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return identity(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 32 and 32.0 are one setting
+    return value
+
+
+@cache
+def all_options() -> frozenset[str]:
+    """Return the options of every method."""
+    names: set[str] = set()
+    for method in methods.METHODS:
+        names |= method_defaults(method).keys()
+    return frozenset(names)
+
+
+def _values(part: Any) -> dict[str, Any]:
+    """The fields of a dataclass or of a named tuple."""
+    if isinstance(part, tuple):
+        return part._asdict()
+    return {item.name: getattr(part, item.name) for item in fields(part)}
+
+
+def _replaced(part: Any, values: Mapping[str, Any]) -> Any:
+    return part._replace(**values) if isinstance(part, tuple) else replace(part, **values)
+
+
+DEFAULT = RunConfig()

@@ -1,4 +1,4 @@
-"""What a running study says: a live display on a terminal, plain lines into a file or a pipe."""
+"""What a running experiment reports: bars on a terminal, lines in a file or a pipe."""
 
 import math
 import sys
@@ -11,86 +11,85 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lora_jax import train
+from lora_jax.results.report import clock
+
+SECONDS_BETWEEN_LINES = 10
 
 
 class Display:
-    """Cells done and to come, and the steps of the current one. Time left is the mean time of the steps and cells done."""
+    """Runs done and to come, and the steps of the current one.
 
-    def __init__(self, cells: int, live: Progress | None):
-        self.cells, self.live, self.done = cells, live, 0
-        self.began = self.began_cell = self.said = time.monotonic()
+    The time left is estimated from the mean time of the steps and runs that are done.
+    """
+
+    def __init__(self, runs: int, live: Progress | None):
+        self.runs = runs
+        self.live = live
+        self.done = 0
         self.label = ""
+        now = time.monotonic()
+        self.start_time = now
+        self.run_start_time = now
+        self.last_line_time = now
         if live:
-            self.bars = (
-                live.add_task(f"0/{cells}", total=cells, note=""),
-                live.add_task("", total=None, note=""),
-            )
+            self.run_bar = live.add_task(f"0/{runs}", total=runs, note="")
+            self.step_bar = live.add_task("", total=None, note="")
 
     def start(self, label: str) -> None:
-        """A cell begins."""
-        self.label, self.began_cell = label, time.monotonic()
+        """Report that a run begins."""
+        self.label = label
+        self.run_start_time = time.monotonic()
         if self.live:
-            self.live.reset(self.bars[1])
+            self.live.reset(self.step_bar)
             self.live.console.print(label, highlight=False, markup=False)
         else:
-            print(f"[{self.done + 1}/{self.cells}] {label} begins", flush=True)
+            print(f"[{self.done + 1}/{self.runs}] {label} begins", flush=True)
 
-    def step(self, at: train.Progress) -> None:
-        """A step is done. Plain output has a line every ten seconds."""
+    def step(self, progress: train.Progress) -> None:
+        """Report that a step is done; plain output has a line every ten seconds."""
         now = time.monotonic()
-        speed = at.tokens / max(now - self.began_cell, 1e-9)
-        loss = "" if math.isnan(at.loss) else f"loss {at.loss:.3f}  "
-        note, left = f"{loss}{speed:,.0f} tokens/s", self._left(at.step / at.steps)
+        speed = progress.tokens / max(now - self.run_start_time, 1e-9)
+        loss = "" if math.isnan(progress.loss) else f"loss {progress.loss:.3f}  "
+        note = f"{loss}{speed:,.0f} tokens/s"
+        left = self._time_left(progress.step / progress.steps)
+        steps = f"{progress.step}/{progress.steps}"
         if self.live:
-            self.live.update(self.bars[0], note=f"cells  {left}")
+            self.live.update(self.run_bar, note=f"runs  {left}")
             self.live.update(
-                self.bars[1],
-                completed=at.step,
-                total=at.steps,
-                description=f"{at.step}/{at.steps}",
+                self.step_bar,
+                completed=progress.step,
+                total=progress.steps,
+                description=steps,
                 note=note,
             )
-        elif now - self.said > 10:
-            self.said = now
-            print(
-                f"  {self.label}: step {at.step}/{at.steps}  {note}  {left}", flush=True
-            )
+        elif now - self.last_line_time > SECONDS_BETWEEN_LINES:
+            self.last_line_time = now
+            print(f"  {self.label}: step {steps}  {note}  {left}", flush=True)
 
     def finish(self, result: str) -> None:
-        """The cell is done; its result stays on the screen."""
+        """Report that the run is done; its result stays on the screen."""
         self.done += 1
-        line = f"[{self.done}/{self.cells}] {self.label}: {result}"
+        line = f"[{self.done}/{self.runs}] {self.label}: {result}"
         if self.live:
+            description = f"{self.done}/{self.runs}"
             self.live.update(
-                self.bars[0],
-                completed=self.done,
-                description=f"{self.done}/{self.cells}",
+                self.run_bar, completed=self.done, description=description
             )
             self.live.console.print(line, highlight=False, markup=False)
         else:
             print(line, flush=True)
 
-    def _left(self, share: float) -> str:
+    def _time_left(self, share: float) -> str:
         done = self.done + share
-        seconds = (time.monotonic() - self.began) / done * (self.cells - done)
-        return f"{clock(seconds)} left"
-
-
-def clock(seconds: float) -> str:
-    """12 s, 3 min 20 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    if whole < 6000:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        elapsed = time.monotonic() - self.start_time
+        return f"{clock(elapsed / done * (self.runs - done))} left"
 
 
 @contextmanager
-def display(cells: int) -> Iterator[Display]:
-    """A display for that many cells, live when the output is a terminal."""
+def display(runs: int) -> Iterator[Display]:
+    """Yield a display for that many runs, live when the output is a terminal."""
     if not sys.stdout.isatty():
-        yield Display(cells, None)
+        yield Display(runs, None)
         return
     columns: list[Any] = [
         TextColumn("{task.description}"),
@@ -98,4 +97,4 @@ def display(cells: int) -> Iterator[Display]:
         TextColumn("{task.fields[note]}"),
     ]
     with Progress(*columns, console=Console()) as live:
-        yield Display(cells, live)
+        yield Display(runs, live)

@@ -1,18 +1,43 @@
-"""Rows of finished runs, and what is drawn from them."""
+"""Rows of finished runs, and what is drawn from them.
 
-from lora_jax.results.report import frame, markdown, png, render, summary, write
-from lora_jax.results.rows import claim, key, pending, read, record
+This package knows neither models nor methods: it needs no jax.
+"""
+
+from lora_jax.results.claims import Claim, Score
+from lora_jax.results.report import Comparison, Report, Section, render, table
+from lora_jax.results.rows import Row, RowFile, claim, key, pending, read, record
+from lora_jax.results.summary import (
+    Group,
+    frame,
+    groups,
+    pivot,
+    plus_minus,
+    primary_metric,
+    scores,
+    summary,
+)
 
 __all__ = [
+    "Claim",
+    "Comparison",
+    "Group",
+    "Report",
+    "Row",
+    "RowFile",
+    "Score",
+    "Section",
     "claim",
     "frame",
+    "groups",
     "key",
-    "markdown",
     "pending",
-    "png",
+    "pivot",
+    "plus_minus",
+    "primary_metric",
     "read",
     "record",
     "render",
+    "scores",
     "summary",
-    "write",
+    "table",
 ]

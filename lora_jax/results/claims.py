@@ -1,52 +1,132 @@
-"""A published number or effect beside ours, and what comes of it: what an experiment concludes, computed from its rows.
+"""What a paper claims, beside what our rows show.
 
-A value is compared where both sides mean the same: a count, a size. Of an experiment on another model and other data only the
-effect is looked for: which of two is higher, how something falls. An absent effect is a finding.
+A claim about a value (a count, a size) means the same on both sides, and must hold to
+the printed digit. A claim about an effect (which of two scores is higher, how something
+falls) is checked on another model and other data, so only its direction is compared. An
+effect that does not reproduce is a finding.
 """
 
 import math
+from collections.abc import Sequence
+from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from typing import NamedTuple
 
+REPRODUCED = "reproduced"
+NOT_REPRODUCED = "not reproduced"
+WITHIN_ERROR = "within one standard error"
+UNKNOWN_ERROR = "one seed: no standard error"
+EQUAL = "equal"
+TRUNCATED = "truncated"
+FITTED = "fitted"
+NEAR = "near"
+UNEXPLAINED = "unexplained"
+
 VALUES = {
-    "equal": "as printed",
-    "truncated": "as printed, if what follows the printed digits is cut off",
-    "fitted": "as printed, by a setting that is not in the paper and was chosen for it",
-    "near": "a rounded claim of the text, and within 10 % of it",
-    "unexplained": "not as printed; the section says what is known of the reason",
+    EQUAL: "as printed",
+    TRUNCATED: "as printed, if what follows the printed digits is cut off",
+    FITTED: "as printed, by a setting that is not in the paper and was chosen for it",
+    NEAR: "a rounded claim of the text, and within 10 % of it",
+    UNEXPLAINED: "not as printed; the section says what is known of the reason",
 }
 EFFECTS = {
-    "seen": "as in the paper",
-    "within the error": "no difference larger than its standard error",
-    "not known": "there is no standard error to hold the difference against",
-    "not seen": "the other way round, or not there",
+    REPRODUCED: "as in the paper",
+    WITHIN_ERROR: "no difference larger than its standard error",
+    UNKNOWN_ERROR: "no standard error to compare the difference with",
+    NOT_REPRODUCED: "the other way round, or absent",
 }
 
 
-class Verdict(NamedTuple):
-    """One published number or effect."""
+class Claim(NamedTuple):
+    """One published statement and our evidence for or against it."""
 
-    where: str  # "LoRA Table 5"
-    published: str
-    ours: str
-    verdict: str  # of VALUES or EFFECTS
+    source: str  # "LoRA Table 6"
+    statement: str
+    evidence: str
+    verdict: str  # a key of VALUES or EFFECTS
 
     @property
     def kind(self) -> str:
-        """Whether values are compared or an effect is looked for."""
+        """Whether values are compared, or an effect is looked for."""
         return "value" if self.verdict in VALUES else "effect"
 
 
-def effect(difference: float, error: float = 0.0) -> str:
-    """The verdict on a difference that is above 0 in the paper; `error` is its standard error, NaN if there is none."""
+class Score(NamedTuple):
+    """A score and its standard error, NaN where none is known."""
+
+    value: float
+    error: float
+
+
+def difference(
+    source: str,
+    statement: str,
+    ours: Score,
+    other: Score,
+    *,
+    unit: str = " %",
+    digits: int = 1,
+) -> Claim:
+    """Check the claim that `ours` is above `other`."""
+    error = math.hypot(ours.error, other.error)
+    evidence = _against(ours, other, error, unit, digits)
+    verdict = verdict_on(ours.value - other.value, error)
+    return Claim(source, statement, evidence, verdict)
+
+
+def no_worse(
+    source: str,
+    statement: str,
+    ours: Score,
+    other: Score,
+    *,
+    unit: str = " %",
+    digits: int = 1,
+) -> Claim:
+    """Check that `ours` is as good as `other`, to one standard error."""
+    error = math.hypot(ours.error, other.error)
+    evidence = _against(ours, other, error, unit, digits)
     if math.isnan(error):
-        return "not known"
+        verdict = UNKNOWN_ERROR
+    elif ours.value >= other.value - error:
+        verdict = REPRODUCED
+    else:
+        verdict = NOT_REPRODUCED
+    return Claim(source, statement, evidence, verdict)
+
+
+def share(source: str, statement: str, holds: Sequence[bool]) -> Claim:
+    """Check a claim about every matrix or layer: it holds in more than half of ours."""
+    count = sum(map(bool, holds))
+    verdict = REPRODUCED if 2 * count > len(holds) else NOT_REPRODUCED
+    return Claim(source, statement, f"{count} of {len(holds)}", verdict)
+
+
+def verdict_on(difference: float, error: float = 0.0) -> str:
+    """Return the verdict on a difference that is above 0 in the paper.
+
+    `error` is its standard error, NaN if there is none.
+    """
+    if math.isnan(error):
+        return UNKNOWN_ERROR
     if abs(difference) <= error:
-        return "within the error"
-    return "seen" if difference > 0 else "not seen"
+        return WITHIN_ERROR
+    return REPRODUCED if difference > 0 else NOT_REPRODUCED
 
 
-def as_good(score: float, other: float, error: float) -> str:
-    """The verdict on the claim that one score is as good as another, to a standard error of their difference."""
-    if math.isnan(error):
-        return "not known"
-    return "seen" if score >= other - error else "not seen"
+def printed_value(value: float, printed: str) -> str:
+    """Return the verdict on a number that a paper prints as `0.35M` or `175,255.8M`."""
+    digits = Decimal(printed[:-1].replace(",", ""))
+    scale = {"M": 10**6, "B": 10**9}[printed[-1]]
+    ours = Decimal(value) / scale
+    if ours.quantize(digits, ROUND_HALF_UP) == digits:
+        return EQUAL
+    if ours.quantize(digits, ROUND_DOWN) == digits:
+        return TRUNCATED
+    return UNEXPLAINED
+
+
+def _against(ours: Score, other: Score, error: float, unit: str, digits: int) -> str:
+    text = f"{ours.value:.{digits}f} against {other.value:.{digits}f}"
+    if not math.isnan(error):
+        text += f" ± {error:.{digits}f}"
+    return text + unit

@@ -1,0 +1,139 @@
+"""Everything that can be wrong with the runs of an experiment, before the first one starts."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from lora_jax import data, generation, methods, models, train
+from lora_jax.experiment.config import NO_METHOD, RunConfig, key
+from lora_jax.experiment.workbench import Workbenches
+from lora_jax.nn import precision
+
+# The lowest value of each whole-number setting, where 0 may stand for "all".
+LOWEST = {
+    "rows": 0,
+    "validation_rows": 0,
+    "test_sources": 0,
+    "max_length": 1,
+    "seed": 0,
+}
+ZERO_IS_ALL = ("rows", "validation_rows", "test_sources")
+
+
+def resolved(runs: Sequence[RunConfig], benches: Workbenches) -> list[RunConfig]:
+    """Return the runs with what `auto` means here, and where model and data come from.
+
+    Raises:
+        ValueError: all that is wrong with the settings, in one message; or what is
+            wrong with a model or its data.
+    """
+    fast = precision.fast_dtype()
+    concrete = []
+    for run in runs:
+        compute = run.train.compute_dtype
+        concrete.append(run.changed(compute=fast if compute == "auto" else compute))
+    check_settings(concrete)
+    # Once a model: its source may have to be asked of a hub.
+    sources = {name: models.source(name) for name in {run.model for run in concrete}}
+    complete = []
+    for run in concrete:
+        data_source = benches.task(run).source
+        complete.append(
+            replace(run, model_source=sources[run.model], data_source=data_source)
+        )
+    return complete
+
+
+def check_settings(runs: Sequence[RunConfig]) -> None:
+    """Check what can be known without model and data.
+
+    Raises:
+        ValueError: everything that is wrong with any run, in one message.
+    """
+    problems: dict[str, None] = {}  # in order, each once
+    for run in runs:
+        for problem in _problems(run):
+            problems[problem] = None
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def counts(
+    runs: Sequence[RunConfig], benches: Workbenches
+) -> dict[str, methods.Counts]:
+    """Return the trainable parameters of each run, by its key.
+
+    Adapting a model finds every wrong option of a method.
+    """
+    by_key = {}
+    for run in runs:
+        by_key[key(run.flat())] = benches.bench(run).counts()
+    return by_key
+
+
+def writable_folder(folder: Path) -> None:
+    """Make the folder.
+
+    Raises:
+        OSError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"--out: expected a folder that can be written, got {folder} "
+            f"({error.strerror})"
+        ) from None
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(
+            f"--out: expected a folder that can be written, got {folder}"
+        )
+
+
+def _problems(run: RunConfig) -> list[str]:
+    problems = []
+    flat = run.flat()
+    for name, lowest in LOWEST.items():
+        if flat[name] < lowest:
+            meaning = " (0 is all)" if name in ZERO_IS_ALL else ""
+            problems.append(
+                f"{name}: expected {lowest} or more{meaning}, got {flat[name]}"
+            )
+    problems += _folder_problems(run)
+    problems += _problem(lambda: train.check(run.train))
+    problems += _problem(lambda: generation.check(run.decode))
+    if run.method != NO_METHOD:
+        problems += _problem(lambda: methods.make(run.method, **run.method_options()))
+    return problems
+
+
+def _folder_problems(run: RunConfig) -> list[str]:
+    """A folder of official files goes with the tasks that have such files."""
+    task = run.data.data.removesuffix(data.TEXT)
+    glue = tuple(data.glue.SPECS)
+    official = (*glue, *data.OFFICIAL)
+    problems = []
+    if run.data.glue_dir and run.data.data_dir:
+        problems.append(
+            "data_dir and glue_dir mean the same: expected one of them, got "
+            f"{run.data.data_dir} and {run.data.glue_dir}"
+        )
+    if run.data.glue_dir and task not in glue:
+        problems.append(
+            f"glue_dir: goes with {', '.join(glue)}, but data is {run.data.data!r}"
+        )
+    if run.data.data_dir and task not in official:
+        problems.append(
+            f"data_dir: goes with {', '.join(official)}, but data is {run.data.data!r}"
+        )
+    return problems
+
+
+def _problem(check: Callable[[], object]) -> list[str]:
+    """The message of the error that a check raises, if it does."""
+    try:
+        check()
+    except ValueError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,237 @@
+"""An experiment is a value: what to run, what to measure, what to show.
+
+`main` is the same for all of them: it parses flags, checks everything, trains and
+measures what has no row yet, and draws the page. An interrupted experiment continues
+with the same command.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lora_jax import download
+from lora_jax.accounting import training_time
+from lora_jax.experiment import check, cli, process, provenance, schedule
+from lora_jax.experiment.config import (
+    NO_METHOD,
+    RunConfig,
+    all_options,
+    from_row,
+    key,
+    part_of,
+)
+from lora_jax.experiment.measurement import Measurement, labels
+from lora_jax.experiment.redraw import Redraw
+from lora_jax.experiment.workbench import Workbenches
+from lora_jax.results import report as reports
+from lora_jax.results.report import Report, clock
+from lora_jax.results.rows import Row, RowFile
+
+REFERENCE = "reference"  # the folder of the committed rows, in results/
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Experiment(NamedTuple):
+    """A table or figure of a paper: `<name>.jsonl`, and what is drawn from it."""
+
+    name: str
+    # By name: the experiment's own options, and the run that its flags change; None
+    # where nothing is trained. The first sentence of `description` is the question.
+    presets: Mapping[str, tuple[Any, RunConfig | None]]
+    measurements: Callable[[Any, RunConfig, Workbenches], list[Measurement]]
+    report: Callable[[list[Row]], Report]
+    description: str
+    keep: bool = False  # keep what runs learn, unless --no-keep
+    hidden: tuple[str, ...] = ()  # settings of a run that it chooses itself
+    cores_as_devices: bool = True  # not for language models, see `process.prepare`
+
+    def main(self, arguments: Sequence[str] | None = None) -> None:
+        """Do what the command line says.
+
+        Exits with 1, and the names of the runs, if any of them diverged.
+
+        Raises:
+            ValueError, OSError: a setting, a model or data is wrong, or a folder cannot
+                be written; before anything is trained.
+        """
+        command = cli.parse(
+            self.name,
+            self.description,
+            self.presets,
+            keep=self.keep,
+            hidden=self.hidden,
+            arguments=arguments,
+        )
+        if command.huge_pages and arguments is None:
+            process.use_huge_pages()
+        self._announce(command)
+        benches = Workbenches()
+        items = self._resolved(command, benches)
+        counts = check.counts(schedule.unique_runs(items), benches)
+        redraw = Redraw(self, command.out)
+        plan = schedule.Schedule(
+            file=self.file(command.out),
+            out=command.out,
+            benches=benches,
+            provenance=provenance.provenance(),
+            keep=command.keep,
+            row_recorded=redraw.row_recorded,
+        )
+        pending = plan.pending(items)
+        done = len(items) - len(pending)
+        print(f"{len(items)} rows, {done} of them there already", flush=True)
+        if command.dry_run:
+            print(_plan_text(items, pending, counts, benches))
+            return
+        check.writable_folder(command.out)
+        diverged = plan.complete(items)
+        for path in redraw.final():
+            print(f"wrote {path}")
+        schedule.report_diverged(diverged)
+
+    def script(self) -> None:
+        """Run as a script: an error is one message."""
+        process.prepare(cores_as_devices=self.cores_as_devices)
+        process.run_main(self.main)
+
+    def file(self, out: Path) -> RowFile:
+        """Return the experiment's rows in a folder."""
+        return RowFile(out / f"{self.name}.jsonl", key)
+
+    def rows(self, out: Path) -> list[Row]:
+        """Return the rows in a folder, with settings that came later at their defaults."""
+        rows = self.file(out).read()
+        return [{**row, "config": complete_config(row["config"])} for row in rows]
+
+    def draw(self, out: Path) -> list[Path]:
+        """Draw the page from the rows of a folder, the reference rows beside them."""
+        rows = self.rows(out)
+        if not rows:
+            return []
+        report = self.report(rows)
+        return reports.write(report, out / self.name, self._reference(rows, out))
+
+    def _reference(self, rows: Sequence[Row], out: Path) -> Report | None:
+        """The report of the reference rows that have the settings of these rows."""
+        folder = reference_folder()
+        if folder is None or out.resolve() == folder.resolve():
+            return None
+        comparable = {comparison_key(row["config"]) for row in rows}
+        same = []
+        for row in self.rows(folder):
+            if comparison_key(row["config"]) in comparable:
+                same.append(row)
+        return self.report(same) if same else None
+
+    def _resolved(
+        self, command: cli.Command, benches: Workbenches
+    ) -> list[Measurement]:
+        """The measurements, their runs complete."""
+        run = command.run
+        if run is not None:
+            check.check_settings([run])
+        items = self.measurements(command.options, run or RunConfig(), benches)
+        if not items:
+            raise ValueError(
+                "nothing to do: expected at least one value in each list of options"
+            )
+        resolved = []
+        for item in items:
+            runs = check.resolved(item.runs, benches)
+            resolved.append(item._replace(runs=tuple(runs)))
+        return resolved
+
+    def _announce(self, command: cli.Command) -> None:
+        """Say at once what happens, how long it takes, and where it goes."""
+        question = self.description.strip().partition("\n\n")[0]
+        print(" ".join(question.split()))
+        page = command.out / self.name / "README.md"
+        rows = command.out / f"{self.name}.jsonl"
+        print(f"Preset {command.preset}; rows go to {rows}, the page to {page}.")
+        seconds = self._reference_seconds()
+        if seconds:
+            print(
+                f"The reference rows took {clock(seconds)} on two cores. Ctrl-C stops "
+                "at any time; the same command continues."
+            )
+        print(f"Downloads are kept in {download.cache()}.", flush=True)
+
+    def _reference_seconds(self) -> float:
+        folder = reference_folder()
+        if folder is None:
+            return 0.0
+        total = 0.0
+        for row in self.file(folder).read():
+            seconds = row.get("seconds")
+            if isinstance(seconds, int | float):
+                total += seconds
+        return total
+
+
+def reference_folder() -> Path | None:
+    """Return the committed rows' folder; None in an installation without the checkout."""
+    folder = REPOSITORY / "results" / REFERENCE
+    return folder if folder.exists() else None
+
+
+def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row's config with the settings that came later, at their defaults.
+
+    Options that its method does not take are left out, so that old and new rows of one
+    run are alike.
+    """
+    if config.get("model") is None or "data" not in config:
+        return dict(config)  # no run
+    run = from_row(config)
+    complete = run.flat()
+    for name, value in config.items():
+        is_option = part_of(name) is None
+        is_foreign = name in all_options()
+        if is_option and not is_foreign and name not in complete:
+            complete[name] = value  # a measurement's own setting
+    return complete
+
+
+def comparison_key(config: Mapping[str, Any]) -> str:
+    """Return the identity of a config but for the seed and the dtype of products."""
+    ignored = ("seed", "compute")
+    return key({name: config[name] for name in config if name not in ignored})
+
+
+def _plan_text(
+    items: Sequence[Measurement],
+    pending: Sequence[Measurement],
+    counts: Mapping[str, Any],
+    benches: Workbenches,
+) -> str:
+    """What a dry run prints: rows, parameters, and roughly the time."""
+    names = labels([item.config() for item in items])
+    lines = [f"{'':8}{'adapter':>12}{'head':>10}"]
+    todo = {item.key() for item in pending}
+    for item, label in zip(items, names, strict=True):
+        status = "to do" if item.key() in todo else "done"
+        adapter = head = ""
+        if len(item.runs) == 1:
+            count = counts[item.run_keys()[0]]
+            adapter, head = f"{count.adapter:,}", f"{count.head:,}"
+        lines.append(f"{status:8}{adapter:>12}{head:>10}  {label}")
+    seconds = 0.0
+    for run in schedule.unique_runs(pending):
+        seconds += _estimate(run, benches)
+    if seconds:
+        lines.append(f"about {clock(seconds)} on this machine, if all are trained")
+    return "\n".join(lines)
+
+
+def _estimate(run: RunConfig, benches: Workbenches) -> float:
+    """Roughly the seconds that a run takes here."""
+    bench = benches.bench(run)
+    tokens = {}
+    for split, encoded in bench.encoded.items():
+        tokens[split] = int(encoded.offsets[-1])
+    for split, prompts in bench.prompts.items():
+        tokens[split] = len(prompts) * run.decode.beam * run.decode.new_tokens
+    epochs = 0 if run.method == NO_METHOD else run.train.epochs
+    return training_time.seconds(
+        bench.model, tokens, epochs, run.train.compute_dtype
+    )

@@ -1,0 +1,82 @@
+"""What an experiment needs: one row, the runs that it is made from, and how."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lora_jax.experiment.config import RunConfig, key
+from lora_jax.experiment.run import Trained
+from lora_jax.results.rows import Row
+
+Settings = Mapping[str, Any]
+Measure = Callable[[tuple[Trained, ...], Sequence[Settings]], Iterable[Row]]
+"""(trained runs, settings of the rows that are missing) -> a row for each of them, with
+`metrics` and whatever else; config and provenance are added."""
+
+
+class Measurement(NamedTuple):
+    """One row.
+
+    Its runs are trained first, once each, and kept. Without `measure` the row is the
+    training's own. Measurements of the same runs are made together, so that they share
+    what is computed once, and timed steps can be interleaved.
+    """
+
+    runs: tuple[RunConfig, ...] = ()
+    settings: Settings = {}
+    measure: Measure | None = None
+    # What the row calls its runs, where there are several: ("left", "right").
+    names: tuple[str, ...] = ()
+
+    def config(self) -> dict[str, Any]:
+        """Return the row's config: the run's settings, and the measurement's own."""
+        if self.names:
+            flat = [run.flat() for run in self.runs]
+            return {**self.settings, **dict(zip(self.names, flat, strict=True))}
+        config: dict[str, Any] = {}
+        for run in self.runs:
+            config |= run.flat()
+        return {**config, **self.settings}
+
+    def key(self) -> str:
+        """Return the row's identity."""
+        return key(self.config())
+
+    def run_keys(self) -> tuple[str, ...]:
+        """Return the identities of its runs."""
+        return tuple(key(run.flat()) for run in self.runs)
+
+
+def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a short name for each config: the settings in which they differ.
+
+    Of a single one: its data and method.
+    """
+    names = []
+    for config in configs:
+        for name in config:
+            if name not in names and not name.endswith("_source"):
+                names.append(name)
+    varying = [name for name in names if _varies(name, configs)]
+    texts = []
+    for config in configs:
+        if not varying:
+            parts = [str(config.get(name, "")) for name in ("data", "method")]
+        else:
+            shown = [name for name in varying if name in config]
+            parts = [f"{name}={_short(config[name])}" for name in shown]
+        texts.append(" ".join(part for part in parts if part))
+    return texts
+
+
+def _varies(name: str, configs: Sequence[Mapping[str, Any]]) -> bool:
+    values = [config.get(name) for config in configs]
+    return any(value != values[0] for value in values)
+
+
+def _short(value: Any) -> str:
+    """A setting in a word; of a whole run, which is a dict, its rank and seed."""
+    if isinstance(value, Mapping):
+        return f"r{value.get('rank', '-')}s{value.get('seed', 0)}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

@@ -1,0 +1,241 @@
+"""What a run works on: the loaded model, the task, and its splits as tokens.
+
+Loading and encoding take longer than a smoke run. `Workbenches` does each once for all
+runs that share it, and is passed to whoever needs it.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lora_jax import data, generation, methods, models
+from lora_jax.experiment.config import NO_METHOD, DataConfig, RunConfig
+from lora_jax.models.decoder import Decoder
+from lora_jax.train import classification
+
+# All ranks up to this one are stored alike, so that they share one compiled program.
+RANK_MULTIPLE = 8
+# For the same reason every set of attention matrices has adapters beside all of these.
+ATTENTION = "query,key,value,output"
+
+
+class Workbench(NamedTuple):
+    """One run's model and data."""
+
+    run: RunConfig
+    model: Any  # as loaded, without adapters
+    tokenizer: Any
+    task: data.Task
+    encoded: dict[str, data.Encoded]  # by split
+    prompts: dict[str, list[list[int]]]  # test splits whose targets are generated
+    widths: tuple[int, ...]  # of batches, in tokens
+    pad: int  # the token that fills a row
+
+    @property
+    def eval_options(self) -> dict[str, Any]:
+        """How batches are made where nothing is trained: twice as many rows."""
+        size = 2 * self.run.train.batch
+        return {"widths": self.widths, "pad": self.pad, "size": size}
+
+    @property
+    def test_split(self) -> str:
+        """The split to score: test if there is one, else validation."""
+        return "test" if "test" in self.encoded else "validation"
+
+    def predict(self, model: Any, split: str, *, compute: str) -> np.ndarray:
+        """Return a classifier's logits [N, C] on a split."""
+        encoded = self.encoded[split]
+        return classification.predict(
+            model, encoded, compute=compute, **self.eval_options
+        )
+
+    def method(self) -> methods.Method:
+        """Return the run's adaptation method, stored so that a sweep compiles once."""
+        run = self.run
+        options = dict(run.method_options())
+        targets = run.flat().get("targets", "")
+        within_attention = set(targets.split(",")) <= set(ATTENTION.split(","))
+        # The bias beside an idle adapter would be trained too.
+        if within_attention and options.get("bias") != "lora_only":
+            options["beside"] = ATTENTION
+        return methods.make(run.method, pad=RANK_MULTIPLE, **options)
+
+    def adapted(self) -> tuple[Any, Any]:
+        """Return the model as training finds it, and the mask of what is trainable.
+
+        The mask is None where nothing is trained.
+        """
+        if self.run.method == NO_METHOD:
+            return self.model, None
+        method = self.method()
+        model = method.adapt(jax.random.key(self.run.seed), self.model)
+        return model, methods.mask(model, method)
+
+    def counts(self) -> methods.Counts:
+        """Return the trainable parameters, of the adapter and of the head."""
+        if self.run.method == NO_METHOD:
+            return methods.Counts(0, 0)
+        method = self.method()
+        model = method.adapt(jax.random.key(self.run.seed), self.model)
+        return methods.counts(model, method)
+
+
+class Workbenches:
+    """Makes workbenches, and keeps the latest models, tasks and encodings."""
+
+    def __init__(self) -> None:
+        self._models = _Latest()
+        self._tasks = _Latest()
+        self._splits = _Latest()
+
+    def task(self, run: RunConfig) -> data.Task:
+        """Return the run's task, cut to the rows that the run takes."""
+        config = run.data
+        return self._tasks.get(_task_key(config), lambda: _load_task(config))
+
+    def model(self, run: RunConfig) -> tuple[Any, Any]:
+        """Return the run's model and its tokenizer."""
+        labels = len(self.task(run).labels) or 1
+        quantize = None if run.quantize == "none" else run.quantize
+        return self._models.get(
+            (run.model, labels, quantize),
+            lambda: models.load(run.model, labels=labels, quantize=quantize),
+        )
+
+    def bench(self, run: RunConfig) -> Workbench:
+        """Return the run's workbench.
+
+        Raises:
+            ValueError: model, data and lengths do not go together.
+        """
+        task = self.task(run)
+        model, tokenizer = self.model(run)
+        _check_kind(run, task, model)
+        _check_length(run, model.config)
+        splits_key = (
+            run.model,
+            run.decode.new_tokens,
+            run.data.max_length,
+            run.data.loss_on,
+            _task_key(run.data),
+        )
+        encoded, prompts = self._splits.get(
+            splits_key, lambda: _encode(run, task, model.config, tokenizer)
+        )
+        return Workbench(
+            run=run,
+            model=model,
+            tokenizer=tokenizer,
+            task=task,
+            encoded=encoded,
+            prompts=prompts,
+            widths=data.widths(run.data.max_length),
+            pad=model.config.pad,
+        )
+
+
+class _Latest:
+    """The two values that were asked for last, by key."""
+
+    LIMIT = 2
+
+    def __init__(self) -> None:
+        self._values: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        value = self._values.pop(key) if key in self._values else make()
+        self._values[key] = value  # last in order, so the last to be dropped
+        while len(self._values) > self.LIMIT:
+            oldest = next(iter(self._values))
+            del self._values[oldest]
+        return value
+
+
+def _task_key(config: DataConfig) -> Hashable:
+    return (
+        config.data,
+        config.data_dir,
+        config.glue_dir,
+        config.rows,
+        config.validation_rows,
+        config.test_sources,
+    )
+
+
+def _load_task(config: DataConfig) -> data.Task:
+    task = data.load(config.data, data_dir=config.data_dir or config.glue_dir)
+    limits = {"train": config.rows, "validation": config.validation_rows}
+    splits = {}
+    for name, examples in task.splits.items():
+        if limits.get(name):
+            examples = data.subset(examples, limits[name])
+        elif task.generates and name not in limits:
+            examples = data.some(examples, config.test_sources)
+        splits[name] = examples
+    return task._replace(splits=splits)
+
+
+def _encode(
+    run: RunConfig, task: data.Task, config: Any, tokenizer: Any
+) -> tuple[dict[str, data.Encoded], dict[str, list[list[int]]]]:
+    """The splits as tokens; of a test split to be generated for, only its prompts."""
+    max_length = run.data.max_length
+    encoded: dict[str, data.Encoded] = {}
+    prompts: dict[str, list[list[int]]] = {}
+    for name, examples in task.splits.items():
+        if not task.generates:
+            encoded[name] = data.encode(tokenizer, examples, max_length=max_length)
+        elif name in ("train", "validation"):
+            pairs = data.encode_pairs(
+                tokenizer, examples, max_length=max_length, end=config.eos_ids[0]
+            )
+            if run.data.loss_on == "all":  # the source's tokens count as targets
+                pairs = pairs._replace(segments=np.ones_like(pairs.segments))
+            encoded[name] = pairs
+        else:
+            sources = list(data.references(examples))
+            prompts[name] = data.prompts(tokenizer, sources, max_length=max_length)
+            generation.check_prompts(config, prompts[name], run.decode.new_tokens)
+    return encoded, prompts
+
+
+def _check_kind(run: RunConfig, task: data.Task, model: Any) -> None:
+    """Raise a ValueError unless the model is of the kind that the task needs."""
+    writes = isinstance(model, Decoder)
+    name = run.data.data
+    if task.generates and not writes:
+        raise ValueError(
+            f"data: {name} is text to be generated, for a language model; "
+            f"{run.model} is an encoder"
+        )
+    if writes and not task.generates:
+        raise ValueError(
+            f"data: {name} has labels, for an encoder; {run.model} is a language "
+            f"model, which learns from {', '.join(data.OFFICIAL)} or a file with "
+            "source and target"
+        )
+    if writes:
+        _check_end(run, model.config)
+
+
+def _check_end(run: RunConfig, config: Any) -> None:
+    vocabulary, ends = config.vocabulary, config.eos_ids
+    known = [end for end in ends if 0 <= end < vocabulary]
+    if not ends or len(known) < len(ends):
+        ends_text = ", ".join(map(str, ends)) or "none"
+        raise ValueError(
+            f"model: expected a token in 0 … {vocabulary - 1} that ends a text "
+            "(eos_token_id in config.json or generation_config.json), "
+            f"{run.model} has {ends_text}"
+        )
+
+
+def _check_length(run: RunConfig, config: Any) -> None:
+    longest = config.max_positions - config.offset
+    if run.data.max_length > longest:
+        raise ValueError(
+            f"max_length: {run.model} has positions for {longest} tokens, "
+            f"got {run.data.max_length}"
+        )
