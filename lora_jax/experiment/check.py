@@ -28,12 +28,8 @@ def resolved(runs: Sequence[RunConfig], benches: Workbenches) -> list[RunConfig]
         ValueError: all that is wrong with the settings, in one message; or what is
             wrong with a model or its data.
     """
-    fast = precision.fast_dtype()
-    concrete = []
-    for run in runs:
-        compute = run.train.compute_dtype
-        concrete.append(run.changed(compute=fast if compute == "auto" else compute))
-    check_settings(concrete)
+    check_settings(runs)
+    concrete = [_with_dtype(run) for run in runs]
     # Once a model: its source may have to be asked of a hub.
     sources = {name: models.source(name) for name in {run.model for run in concrete}}
     complete = []
@@ -53,7 +49,7 @@ def check_settings(runs: Sequence[RunConfig]) -> None:
     """
     problems: dict[str, None] = {}  # in order, each once
     for run in runs:
-        for problem in _problems(run):
+        for problem in _problems(_with_dtype(run)):
             problems[problem] = None
     if problems:
         raise ValueError("; ".join(problems))
@@ -89,6 +85,13 @@ def writable_folder(folder: Path) -> None:
         raise PermissionError(
             f"--out: expected a folder that can be written, got {folder}"
         )
+
+
+def _with_dtype(run: RunConfig) -> RunConfig:
+    """The run with what `auto` means on this machine."""
+    if run.train.compute_dtype != "auto":
+        return run
+    return run.changed(compute=precision.fast_dtype())
 
 
 def _problems(run: RunConfig) -> list[str]:

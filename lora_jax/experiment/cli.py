@@ -1,7 +1,7 @@
 """The command line of an experiment, derived from its values.
 
 The first flags are the experiment's own options and the ten that people need first; the
-others are grouped by the part they belong to: training, method, data, decoding. Help
+others are grouped by their part: training, adaptation, texts, decoding. Help
 texts are the docstrings of the fields, and of the keywords of a method's constructor.
 """
 
@@ -33,6 +33,7 @@ from lora_jax.train import TrainConfig
 FIRST = ("model", "data", "rows", "epochs")  # of a run, shown beside the options
 ALIASES = {"learning_rate": ("--lr",)}
 DEFAULT_PRESET = "quick"
+PARTS = ("training", "adaptation", "texts", "decoding")  # of a run, groups of flags
 
 
 class Command(NamedTuple):
@@ -91,8 +92,8 @@ def parse(
         run_flags = _run_flags(base, chosen, swept)
         top += run_flags.pop("first")
         groups = run_flags
-        top += _keep_flag(keep)
     top += _command_flags(preset, presets)
+    groups["process"] = _process_flags(keep)
     values = _ask(name, description, top, groups, words)
     return _command(values, options, base, groups, top)
 
@@ -109,8 +110,8 @@ def _command(
     run = base
     if base is not None:
         flags = [flag for flag in top if flag.name in FIRST]
-        for group in groups.values():
-            flags += group
+        for group in PARTS:
+            flags += groups[group]
         # A default that is left as it is stays the preset's, or the method's.
         changes = {}
         for flag in flags:
@@ -123,7 +124,7 @@ def _command(
         preset=values["preset"],
         out=values["out"],
         dry_run=values["dry_run"],
-        keep=values.get("keep", False),
+        keep=values["keep"],
         huge_pages=values["huge_pages"],
     )
 
@@ -158,8 +159,8 @@ def _run_flags(
     """The flags of a run by group; not those that the experiment sweeps or sets."""
     groups = {
         "training": _field_flags(TrainConfig, base.train),
-        "method": _field_flags(RunConfig, base) + _method_flags(base, chosen),
-        "data": _field_flags(DataConfig, base.data),
+        "adaptation": _field_flags(RunConfig, base) + _method_flags(base, chosen),
+        "texts": _field_flags(DataConfig, base.data),
         "decoding": _field_flags(Decoding, base.decode),
     }
     first: list[Flag] = []
@@ -175,26 +176,32 @@ def _run_flags(
     return result
 
 
-def _keep_flag(keep: bool) -> list[Flag]:
-    text = (
-        "Keep what each run learns in OUT/adapters, where the analyses look for it: some "
-        "hundred kB with LoRA, the whole model with full fine-tuning."
-    )
-    return [Flag("keep", bool, keep, text)]
-
-
 def _command_flags(preset: str, presets: Mapping[str, Any]) -> list[Flag]:
     """What every experiment has."""
     folder = Path("results/smoke") if preset == "smoke" else Path("results")
+    names = ", ".join(presets)
     return [
         Flag(
             "preset",
             str,
             preset,
-            f"Named settings, changed by every other flag: {', '.join(presets)}.",
+            f"Named settings, changed by every other flag: {names}.",
         ),
         Flag("out", Path, folder, "Folder for the rows and for the page."),
         Flag("dry_run", bool, False, "Only say what would run, and for how long."),
+    ]
+
+
+def _process_flags(keep: bool) -> list[Flag]:
+    """How the process runs, whatever it runs."""
+    return [
+        Flag(
+            "keep",
+            bool,
+            keep,
+            "Keep what each training learns in OUT/adapters, where the analyses look "
+            "for it: some hundred kB with LoRA, the whole model with full fine-tuning.",
+        ),
         Flag(
             "huge_pages",
             bool,

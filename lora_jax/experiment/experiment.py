@@ -149,11 +149,9 @@ class Experiment(NamedTuple):
         rows = command.out / f"{self.name}.jsonl"
         print(f"Preset {command.preset}; rows go to {rows}, the page to {page}.")
         seconds = self._reference_seconds()
-        if seconds:
-            print(
-                f"The reference rows took {clock(seconds)} on two cores. Ctrl-C stops "
-                "at any time; the same command continues."
-            )
+        if seconds and command.preset == cli.DEFAULT_PRESET:
+            print(f"The reference rows took {clock(seconds)} on two cores.")
+        print("Ctrl-C stops at any time; the same command continues.")
         print(f"Downloads are kept in {download.cache()}.", flush=True)
 
     def _reference_seconds(self) -> float:

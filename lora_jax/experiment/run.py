@@ -122,7 +122,7 @@ def score(
         )
     # Folded into its base an adapter costs nothing, and all runs share one compiled
     # forward pass. A quantized base would be changed by it.
-    if not quant.quantized_leaves(model):
+    if not quant.values(model):
         model = methods.merge(model)
     logits = bench.predict(model, split, compute=compute)
     labels = bench.encoded[split].label
@@ -137,7 +137,7 @@ def generate(bench: Workbench, model: Any, split: str) -> Generated:
         methods.merge(model),
         bench.prompts[split],
         decode,
-        end=bench.model.config.eos_ids,
+        end=bench.model.config.ends,
         batch=max(1, GENERATED_TOGETHER // decode.beam),
         compute=bench.run.train.compute_dtype,
     )

@@ -189,7 +189,7 @@ def _encode(
             encoded[name] = data.encode(tokenizer, examples, max_length=max_length)
         elif name in ("train", "validation"):
             pairs = data.encode_pairs(
-                tokenizer, examples, max_length=max_length, end=config.eos_ids[0]
+                tokenizer, examples, max_length=max_length, end=config.ends[0]
             )
             if run.data.loss_on == "all":  # the source's tokens count as targets
                 pairs = pairs._replace(segments=np.ones_like(pairs.segments))
@@ -221,7 +221,7 @@ def _check_kind(run: RunConfig, task: data.Task, model: Any) -> None:
 
 
 def _check_end(run: RunConfig, config: Any) -> None:
-    vocabulary, ends = config.vocabulary, config.eos_ids
+    vocabulary, ends = config.vocabulary, config.ends
     known = [end for end in ends if 0 <= end < vocabulary]
     if not ends or len(known) < len(ends):
         ends_text = ", ".join(map(str, ends)) or "none"
@@ -233,7 +233,7 @@ def _check_end(run: RunConfig, config: Any) -> None:
 
 
 def _check_length(run: RunConfig, config: Any) -> None:
-    longest = config.max_positions - config.offset
+    longest = config.positions - config.offset
     if run.data.max_length > longest:
         raise ValueError(
             f"max_length: {run.model} has positions for {longest} tokens, "

@@ -69,18 +69,18 @@ def generate(
     seed: int = 0,
     report: Callable[[int], None] = lambda done: None,
 ) -> Generated:
-    """What the model writes after each prompt, until the token `end` (or one of several) or `how.new` tokens.
+    """What the model writes after each prompt, until the token `end` (or one of several) or `how.new_tokens` tokens.
 
     Prompts of like length go together, `batch` at a time, padded on the left. Quantised matrices are dequantised once: each new
     token reads all of them. `report` is told how many prompts are done.
 
     Raises:
         ValueError: a setting outside its range, an empty prompt, token ids that the model does not have, or a prompt that with
-            `how.new` tokens is longer than the model's positions; names the first prompts of each kind.
+            `how.new_tokens` tokens is longer than the model's positions; names the first prompts of each kind.
     """
     check(how)
     ends = _checked(model, end, batch, compute_dtype)
-    check_prompts(model.config, prompts, how.new)
+    check_prompts(model.config, prompts, how.new_tokens)
     began, steps = time.monotonic(), 0
     mesh = devices.mesh(batch)
     ready = devices.replicate(prepared(model, compute_dtype), mesh)
@@ -89,7 +89,7 @@ def generate(
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]
         tokens, start = _padded(
-            [prompts[i] for i in rows], batch, model.config.positions - how.new
+            [prompts[i] for i in rows], batch, model.config.positions - how.new_tokens
         )
         key = jax.random.fold_in(jax.random.key(seed), at) if how.temperature else None
         tokens, start = devices.shard_rows((tokens, start), mesh)
@@ -102,7 +102,7 @@ def generate(
             for i, text in zip(rows, np.asarray(written), strict=False)
         }
         report(len(found))
-    ended = sum(len(text) < how.new for text in found.values())
+    ended = sum(len(text) < how.new_tokens for text in found.values())
     return Generated(
         [found[i] for i in range(len(prompts))], ended, steps, time.monotonic() - began
     )

@@ -34,6 +34,14 @@ class Panel(NamedTuple):
     ylabel: str
 
 
+def by_label(table: Any, label: str, *, x: str, y: str, error: str) -> Series:
+    """Return a series for each value of a column, in the order of the table."""
+    series = {}
+    for name, part in table.groupby(label, sort=False):
+        series[str(name)] = (part[x], part[y], part[error])
+    return series
+
+
 def lines_with_errors(
     series: Series,
     *,

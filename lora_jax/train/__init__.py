@@ -1,11 +1,11 @@
 """Training: the settings, one jitted step, the loop over epochs, and the two losses."""
 
+from lora_jax.train.config import TrainConfig
 from lora_jax.train.fit import (
     LOWER,
     Diverged,
     Fit,
     Progress,
-    Settings,
     Static,
     check,
     decayed,
@@ -23,8 +23,8 @@ __all__ = [
     "Diverged",
     "Fit",
     "Progress",
-    "Settings",
     "Static",
+    "TrainConfig",
     "check",
     "decayed",
     "fit",

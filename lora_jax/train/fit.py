@@ -25,24 +25,7 @@ from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
 from lora_jax.nn.layers import fold_key
 from lora_jax.train import classification, language_modeling
-
-
-class Settings(NamedTuple):
-    """How to train. Defaults are those of the quick studies; the papers' are in their own presets."""
-
-    learning_rate: float = 1e-3
-    epochs: int = 3
-    batch: int = 32
-    accumulate: int = 1  # micro-batches a step; the batch is split into that many
-    weight_decay: float = 0.01  # of matrices; biases and norms are not decayed
-    warmup: float = 0.06  # share of the steps
-    clip: float = 1.0  # global norm of the trainable gradient; 0 for none
-    label_smoothing: float = 0.0
-    hidden_dropout: float = 0.0  # of the pretrained model's own dropout places
-    compute: str = "float32"  # or "bfloat16": see `precision.cast_kernels`
-    offload: bool = (
-        False  # Adam's moments wait in host memory: what QLoRA's paged optimiser is for
-    )
+from lora_jax.train.config import TrainConfig
 
 
 class Static(NamedTuple):
@@ -86,7 +69,7 @@ class Diverged(FloatingPointError):
     """The loss is not finite."""
 
 
-def check(settings: Settings) -> None:
+def check(settings: TrainConfig) -> None:
     """Raises one ValueError that lists every setting outside its range."""
     bounds = {
         "learning_rate": (settings.learning_rate > 0, "> 0"),
@@ -101,7 +84,7 @@ def check(settings: Settings) -> None:
         "clip": (settings.clip >= 0, ">= 0 (0: none)"),
         "label_smoothing": (0 <= settings.label_smoothing < 1, "in [0, 1)"),
         "hidden_dropout": (0 <= settings.hidden_dropout < 1, "in [0, 1)"),
-        "compute": (settings.compute in ("float32", "bfloat16"), "float32 or bfloat16"),
+        "compute_dtype": (settings.compute_dtype in ("float32", "bfloat16"), "float32 or bfloat16"),
         "offload": (
             not settings.offload or devices.HOST in devices.memory_kinds(),
             f"a backend that can also keep arrays in {devices.HOST} memory, as GPUs and TPUs can (this one: "
@@ -117,12 +100,13 @@ def check(settings: Settings) -> None:
         raise ValueError("; ".join(said))
 
 
-def static(settings: Settings) -> Static:
+def static(settings: TrainConfig) -> Static:
     """The part of the settings that is compiled."""
-    return Static(**{name: getattr(settings, name) for name in Static._fields})
+    values = {name: getattr(settings, name) for name in Static._fields if name != "compute"}
+    return Static(**values, compute=settings.compute_dtype)
 
 
-def rate(settings: Settings, step: int, steps: int) -> float:
+def rate(settings: TrainConfig, step: int, steps: int) -> float:
     """The learning rate of step 0 … steps - 1: linear warm-up, never zero, then linear decay."""
     warm = math.ceil(settings.warmup * steps)
     return settings.learning_rate * min(
@@ -238,7 +222,7 @@ def fit(
     model: Any,
     mask: Any,
     encoded: data.Encoded,
-    settings: Settings,
+    settings: TrainConfig,
     *,
     seed: int,
     widths: Sequence[int],
@@ -261,7 +245,7 @@ def fit(
     fixed, mesh = static(settings), devices.mesh(settings.batch // settings.accumulate)
     trainable, whole = tree.split(model, mask)
     frozen = devices.replicate(
-        precision.cast_kernels(whole, settings.compute), mesh
+        precision.cast_kernels(whole, settings.compute_dtype), mesh
     )  # once, not in every step
     at = _restored(resume, _start(devices.replicate(trainable, mesh), fixed, mesh))
     losses, a_epoch = (
@@ -353,7 +337,7 @@ def _restored(folder: Path | None, start: _State) -> _State:
     return _State(trainable, state, best, found[1])
 
 
-def _finite(losses: list[Any], step: int, steps: int, settings: Settings) -> float:
+def _finite(losses: list[Any], step: int, steps: int, settings: TrainConfig) -> float:
     value = float(losses[step])
     if not math.isfinite(value):
         raise Diverged(
