@@ -118,11 +118,11 @@ def score(
     if bench.task.generates:
         encoded = bench.encoded[split]
         return language_modeling.evaluate(
-            model, encoded, compute=compute, **bench.eval_options
+            model, encoded, compute_dtype=compute, **bench.eval_options
         )
     # Folded into its base an adapter costs nothing, and all runs share one compiled
     # forward pass. A quantized base would be changed by it.
-    if not quant.values(model):
+    if not quant.quantized_leaves(model):
         model = methods.merge(model)
     logits = bench.predict(model, split, compute=compute)
     labels = bench.encoded[split].label
@@ -139,7 +139,7 @@ def generate(bench: Workbench, model: Any, split: str) -> Generated:
         decode,
         end=bench.model.config.ends,
         batch=max(1, GENERATED_TOGETHER // decode.beam),
-        compute=bench.run.train.compute_dtype,
+        compute_dtype=bench.run.train.compute_dtype,
     )
     decoded = bench.tokenizer.decode_batch(output.tokens)
     texts = [text.strip() for text in decoded]

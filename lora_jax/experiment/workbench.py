@@ -48,7 +48,7 @@ class Workbench(NamedTuple):
         """Return a classifier's logits [N, C] on a split."""
         encoded = self.encoded[split]
         return classification.predict(
-            model, encoded, compute=compute, **self.eval_options
+            model, encoded, compute_dtype=compute, **self.eval_options
         )
 
     def method(self) -> methods.Method:

@@ -3,6 +3,7 @@
 This package knows neither models nor methods: it needs no jax.
 """
 
+from lora_jax.results import claims, heatmaps, plots, report, stacked_bars
 from lora_jax.results.claims import Claim, Score
 from lora_jax.results.report import Comparison, Report, Section, render, table
 from lora_jax.results.rows import Row, RowFile, claim, key, pending, read, record
@@ -10,6 +11,8 @@ from lora_jax.results.summary import (
     Group,
     frame,
     groups,
+    in_order,
+    means,
     pivot,
     plus_minus,
     primary_metric,
@@ -27,17 +30,24 @@ __all__ = [
     "Score",
     "Section",
     "claim",
+    "claims",
     "frame",
     "groups",
+    "heatmaps",
+    "in_order",
     "key",
+    "means",
     "pending",
     "pivot",
+    "plots",
     "plus_minus",
     "primary_metric",
     "read",
     "record",
     "render",
+    "report",
     "scores",
+    "stacked_bars",
     "summary",
     "table",
 ]

@@ -9,7 +9,7 @@ effect that does not reproduce is a finding.
 import math
 from collections.abc import Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
@@ -55,6 +55,18 @@ class Score(NamedTuple):
 
     value: float
     error: float
+
+
+def line_score(line: Any) -> Score:
+    """Return the score of a line of `results.scores`."""
+    return Score(float(line["score"]), float(line["error"]))
+
+
+def mean_score(table: Any) -> Score:
+    """Return the mean of independent scores, the lines of a table, and its error."""
+    errors = [float(error) for error in table["error"]]
+    squares = [error**2 for error in errors]
+    return Score(float(table["score"].mean()), math.sqrt(sum(squares)) / len(squares))
 
 
 def difference(

@@ -34,12 +34,36 @@ class Panel(NamedTuple):
     ylabel: str
 
 
-def by_label(table: Any, label: str, *, x: str, y: str, error: str) -> Series:
+def by_label(
+    table: Any, label: str, *, x: str, y: str = "score", error: str = "error"
+) -> Series:
     """Return a series for each value of a column, in the order of the table."""
     series = {}
     for name, part in table.groupby(label, sort=False):
         series[str(name)] = (part[x], part[y], part[error])
     return series
+
+
+def lines_beside_paper(
+    scores: Any, published: Any, *, by: str, x: str, xlabel: str
+) -> Figure:
+    """Draw a line for each value of `by`, and a panel for each data set of the paper.
+
+    `scores` is a table of `results.scores`, `published` one of `lora_jax.paper`.
+    """
+    panels = []
+    for dataset, part in published.groupby("dataset", sort=False):
+        series = by_label(part, by, x=x, y="value", error="std")
+        panels.append(Panel(series, f"Paper: GPT-3 175B, {dataset}", "accuracy, %"))
+    first = scores.iloc[0]
+    metric = first["metric"].replace("/", " ")
+    return lines_with_errors(
+        by_label(scores, by, x=x),
+        title=f"{first['model']}, {first['data']}",
+        xlabel=xlabel,
+        ylabel=f"{metric}, %",
+        beside=panels,
+    )
 
 
 def lines_with_errors(

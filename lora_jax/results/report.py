@@ -16,7 +16,14 @@ from matplotlib.figure import Figure
 
 from lora_jax.results import files
 from lora_jax.results.claims import Claim
-from lora_jax.results.summary import Group, check_columns, primary_metric
+from lora_jax.results.summary import (
+    Group,
+    check_columns,
+    means,
+    pivot,
+    plus_minus,
+    primary_metric,
+)
 
 SMOKE = "**A smoke run of a random model: its numbers mean nothing.**"
 ERRORS = {
@@ -173,6 +180,27 @@ def measured_on(group: Group, error_kind: str = "none", metric: str = "") -> str
     seeds = ", ".join(map(str, group.seeds))
     meaning = f"; {ERRORS[error_kind]}" if ERRORS[error_kind] else ""
     return f"{metric} in %, {examples:,} examples, seeds {seeds}{meaning}."
+
+
+def grid_blocks(group: Group, scores: pd.DataFrame, down: str, across: str) -> list:
+    """Return the blocks of a sweep over two settings: scores, parameters, means.
+
+    `scores` is a table of `results.scores`, which may have columns of the paper's.
+    """
+    texts = plus_minus(scores["score"], scores["error"])
+    table = scores.assign(text=texts)
+    head = group.first["parameters"]["head"]
+    prefix = "r = " if across == "rank" else f"{across} = "
+    return [
+        *warning(group),
+        measured_on(group, scores["error of"].iloc[0]),
+        pivot(table, down, across, "text", prefix=prefix),
+        f"Trainable parameters of the adapter (the head's {head:,} apart):",
+        pivot(table, down, across, "parameters", prefix=prefix),
+        f"Mean over these values of {across}, in %, ours and the paper's:",
+        means(scores, down).round(1),
+        settings(group),
+    ]
 
 
 def clock(seconds: float) -> str:

@@ -19,6 +19,7 @@ from lora_jax.results.rows import Row
 # Where files lie on somebody's machine: no setting. `data_source` says which they are.
 PLACES = ("data_dir", "glue_dir")
 # What every heading has already, or what is too long for one.
+COMMON = ("data", "model", "method")
 UNNAMED = ("model", "data", "model_source", "data_source", *PLACES)
 
 
@@ -126,13 +127,18 @@ def scores(
 ) -> pd.DataFrame:
     """Return one line per value of `by`: score, its error, the seeds, the parameters.
 
-    `metric` is the primary one unless passed; values are multiplied by `unit`, by
-    default to percent. Settings that a row does not have are empty.
+    The first columns are the group's data, model and method, where it has them, and
+    what tells it from other groups. `metric` is the primary one unless passed; values
+    are multiplied by `unit`, by default to percent. Settings that a row does not have
+    are empty.
     """
     metric = metric or primary_metric(group.first)
     rows = [_with_settings(row, by) for row in group.rows]
     table = summary(rows, by=by, metric=metric)
+    common = [name for name in COMMON if name in group.settings and name not in by]
     result = table[list(by)].copy()
+    for position, name in enumerate(common):
+        result.insert(position, name, group.settings[name])
     result["metric"] = metric
     result["score"] = unit * table["mean"]
     result["error"] = unit * table["error"]
@@ -140,7 +146,31 @@ def scores(
     result["seeds"] = table["count"]
     if "parameters" in group.first:
         result["parameters"] = _parameters(rows, table, by)
+    result["settings"] = group.difference
     return result
+
+
+def in_order(
+    table: pd.DataFrame, column: str, order: Sequence[Any], then: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Sort by a column in the order of the values passed, others last; then by more."""
+    positions = {value: position for position, value in enumerate(order)}
+    ranks = table[column].map(positions).fillna(len(positions))
+    ordered = table.assign(_order=ranks).sort_values(
+        ["_order", column, *then], kind="stable", ignore_index=True
+    )
+    return ordered.drop(columns="_order")
+
+
+def means(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Average our score and the paper's over the lines with one value of a column."""
+    published = [
+        name
+        for name in table
+        if str(name).startswith("paper ") and not str(name).endswith(" std")
+    ]
+    averages = table.groupby(by, sort=False)[["score", *published]].mean()
+    return averages.reset_index().rename(columns={"score": "ours"})
 
 
 def pivot(
