@@ -1,74 +1,59 @@
-"""The smallest complete experiment, to copy: does LoRA's alpha matter once the learning rate is fixed?
+"""Does LoRA's alpha matter once the learning rate is fixed? The smallest experiment, to copy.
 
-Paper: Hu et al. 2021, section 4.1: "tuning alpha is roughly the same as tuning the learning rate". Five minutes on two cores.
+Hu et al. 2021 (arXiv 2106.09685v2), section 4.1: "tuning alpha is roughly the same as
+tuning the learning rate". There is no published number for it. Five minutes on two
+cores.
 
     python experiments/forkme.py
+    python experiments/forkme.py --alphas 1 256
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
-
-from tyro.conf import OmitArgPrefixes
+from dataclasses import dataclass
 
 from lora_jax import results
-from lora_jax.experiment import cli, run, schedule
+from lora_jax.experiment import Experiment, Measurement, RunConfig, grid, presets
+from lora_jax.results import Comparison, Report, Section, report
 
 
 @dataclass(frozen=True)
-class Config:
-    """Every flag has the value of the preset unless given."""
-
-    preset: Literal["smoke", "quick", "full"] = "quick"
-    out: Path = Path("results")
-    dry_run: bool = False
+class Options:
     alphas: tuple[float, ...] = (4.0, 16.0, 64.0)
-    targets: str = "query,value"
-    rank: int = 8
-    seed: int = 0
-    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
+    """Values of alpha; the update is scaled by alpha / r."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds; every run is repeated with each of them."""
 
 
 PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke"), setup=run.SMOKE),
-    "quick": Config(),
-    "full": Config("full", setup=replace(run.SETUP, rows=0, validation_rows=0)),
+    "smoke": (Options(), presets.SMOKE),
+    "quick": (Options(), presets.QUICK),
+    "full": (Options(seeds=(0, 1, 2)), presets.FULL),
 }
 
 
-def cells(config: Config) -> list[schedule.Row]:
-    """One cell for each alpha."""
-    fixed = {"targets": config.targets, "rank": config.rank, "seed": config.seed}
-    return [
-        {**asdict(replace(config.setup, alpha=alpha)), **fixed}
-        for alpha in config.alphas
-    ]
+def measurements(options: Options, base: RunConfig, _benches) -> list[Measurement]:
+    """One row for each training; `grid` combines the values of all axes."""
+    runs = grid(base, seed=options.seeds, alpha=options.alphas)
+    return [Measurement((run,)) for run in runs]
 
 
-def render(rows: list[schedule.Row], out: Path) -> list[Path]:
-    """A table with a line for each row."""
-    every: Any = results.frame(rows)
-    table = every[["data", "alpha", "rank", schedule.primary(rows[0])]].sort_values(
-        "alpha"
-    )
-    return results.render(
-        out / "forkme", markdown=f"# Alpha\n\n{results.markdown(table)}", table=table
-    )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what is missing and draw."""
-    config = cli.line(Config, PRESETS, __doc__, arguments)
-    schedule.run(
-        "forkme",
-        config.out,
-        cells(config),
-        lambda cell: f"alpha={cell['alpha']}",
-        render,
-        dry_run=config.dry_run,
+def show(rows: list) -> Report:
+    """Everything on the page comes from the rows alone."""
+    # The largest group of rows that are alike in all settings but these two.
+    group = results.groups(rows, axes=("alpha", "seed"))[0]
+    table = results.scores(group, by=["alpha"])
+    shown_columns = table[["alpha", "score", "error", "seeds"]]
+    sentence = report.measured_on(group, table["error of"].iloc[0])
+    blocks = [*report.warning(group), sentence, shown_columns, report.settings(group)]
+    return Report(
+        title="Alpha",
+        intro=__doc__,
+        sections=[Section(group.name, blocks)],
+        data=table,
+        comparison=Comparison(by=("data", "model", "alpha")),
     )
 
+
+EXPERIMENT = Experiment("forkme", PRESETS, measurements, show, description=__doc__)
 
 if __name__ == "__main__":
-    cli.script(main)
+    EXPERIMENT.script()

@@ -127,6 +127,35 @@ def curves(series: Series, *, xlabel: str, ylabel: str, title: str) -> Figure:
     return figure
 
 
+def bars_beside_paper(
+    scores: Any, datasets: Sequence[str], *, x: str, xlabel: str
+) -> Figure:
+    """Draw a bar for each line of the scores, and one for each data set of the paper.
+
+    `scores` is a table of `results.scores` with the paper's columns beside.
+    """
+    first = scores.iloc[0]
+    names = list(scores[x])
+    ours = f"{first['model']}, {first['data']}"
+    series: dict[str, Any] = {ours: (names, scores["score"], scores["error"])}
+    for dataset in datasets:
+        column = f"paper {dataset}"
+        errors = scores[f"{column} std"]
+        series[f"paper: GPT-3 175B, {dataset}"] = (names, scores[column], errors)
+    # The differences are small: the bars start at the ten below the lowest of them.
+    lowest = np.nanmin([np.nanmin(values) for _, values, _ in series.values()])
+    base = max(0, 10 * math.floor(lowest / 10 - 0.5))
+    start = f" (bars start at {base})" if base else ""
+    metric = first["metric"].partition("/")[2]
+    return bars_with_errors(
+        series,
+        title="",
+        xlabel=xlabel,
+        ylabel=f"{metric}, %{start}",
+        ylim=(base, 100),
+    )
+
+
 def bars_with_errors(
     series: Series,
     *,
