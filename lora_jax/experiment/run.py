@@ -65,7 +65,7 @@ def _task(
     sources: int,
 ) -> data.Task:
     task, wanted = (
-        data.load(name, glue_dir=glue_dir, data_dir=data_dir),
+        data.load(name, data_dir=data_dir or glue_dir),
         {"train": rows, "validation": validation},
     )
     splits = {
@@ -74,7 +74,7 @@ def _task(
     }
     if task.generates:
         splits |= {
-            name: data.some(part, sources)
+            name: data.subset_of_sources(part, sources)
             for name, part in splits.items()
             if name not in wanted
         }
@@ -99,7 +99,7 @@ def _encoded(
                 tokenizer, part, max_length=max_length, end=config.ends[0]
             )
         else:
-            sources[name] = data.prompts(
+            sources[name] = data.encode_prompts(
                 tokenizer, list(data.references(part)), max_length=max_length
             )
             generation.check_prompts(config, sources[name], new)
@@ -166,7 +166,7 @@ def _check_kind(cell: Mapping[str, Any], task: data.Task, network: Any) -> None:
     if writes and not task.generates:
         raise ValueError(
             f"data: {cell['data']} has labels, for an encoder; {cell['model']} is a language model, which learns from "
-            f"{', '.join(data.OFFICIAL)} or a file with source and target"
+            f"{', '.join(data.GENERATION_TASKS)} or a file with source and target"
         )
     if not writes:
         return
@@ -200,9 +200,9 @@ def had(setup: Setup) -> Setup:
     Raises:
         ValueError: the data has labels, and is not to be written.
     """
-    if setup.data in data.LABELLED:
+    if setup.data in data.LABELED_TASKS:
         raise ValueError(
-            f"--data: {setup.data} has labels; --data {setup.data}{data.TEXT} has them as words to be written"
+            f"--data: {setup.data} has labels; --data {setup.data}{data.TEXT_SUFFIX} has them as words to be written"
         )
     if setup.data != "e2e" or setup.data_dir:
         return setup

@@ -119,19 +119,19 @@ def precheck(cells: Sequence[Row]) -> None:
                 problems[
                     f"{name}: expected {least} or more{' (0 is all)' if 'rows' in name else ''}, got {cell[name]}"
                 ] = None
-        if (
-            cell["glue_dir"]
-            and cell["data"].removesuffix(data.TEXT) not in data.glue.SPECS
-        ):
+        task = data.base_name(cell["data"])
+        if cell["glue_dir"] and task not in data.GLUE_TASKS:
             problems[
-                f"glue_dir: goes with {', '.join(data.glue.SPECS)}, but data is {cell['data']!r}"
+                f"glue_dir: goes with {', '.join(data.GLUE_TASKS)}, but data is {cell['data']!r}"
             ] = None
-        if cell.get("data_dir") and cell["data"].removesuffix(data.TEXT) not in {
-            **data.glue.SPECS,
-            **data.OFFICIAL,
-        }:
-            said = ", ".join((*data.glue.SPECS, *data.OFFICIAL))
+        if cell.get("data_dir") and task not in data.DATA_DIR_TASKS:
+            said = ", ".join(data.DATA_DIR_TASKS)
             problems[f"data_dir: goes with {said}, but data is {cell['data']!r}"] = None
+        if cell["glue_dir"] and cell.get("data_dir"):
+            problems[
+                "data_dir and glue_dir mean the same: expected one of them, "
+                f"got {cell['data_dir']} and {cell['glue_dir']}"
+            ] = None
         tests = [
             lambda: train.check(training.settings(cell)),  # noqa: B023
             lambda: generation.check(training.decoding(cell)),  # noqa: B023
