@@ -18,7 +18,7 @@ def script(main: Callable[[], None], *, cores: bool = True) -> None:
     With `cores` each core of a CPU is a device, which pays for encoders. A language model's step takes 1.1 to 1.2 times as long so,
     for each device reads, and dequantises, all the weights; and a token of generation 1.5 times.
     """
-    jax.config.update("jax_compilation_cache_dir", str(download.cache() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(download.cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if cores:
         devices.cores_as_devices()

@@ -109,7 +109,7 @@ def test_rotten_tomatoes_drops_plots_and_splits_by_film(monkeypatch):
         for c in ("fresh", "rotten", "plot")
     ]
     frame = pd.DataFrame(rows, columns=["category", "text", "movie_name"])
-    monkeypatch.setattr(download, "read", fake_wheel(frame))
+    monkeypatch.setattr(download, "read_member", fake_wheel(frame))
     task = data.load("rotten-tomatoes")
     seen = [
         {text.split()[1] for text in examples.text} for examples in task.splits.values()

