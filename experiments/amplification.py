@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -62,16 +61,10 @@ def cells(config: Config) -> list[schedule.Row]:
 
 def matrices(cell: schedule.Row) -> list[str]:
     """The paths of the layers the cell adapts; raises ValueError when the method has no low-rank factors."""
-    layers = methods.adapters(run.adapt(cell)[0])
-    linear = {
-        path: layer
-        for path, layer in layers.items()
-        if hasattr(layer, "factors") and hasattr(layer.base, "kernel")
-    }
     found = {
         path: layer.factors()[0]
-        for path, layer in linear.items()
-        if layer.factors()[0].size
+        for path, layer in analysis.low_rank_layers(run.adapt(cell)[0]).items()
+        if hasattr(layer.base, "kernel")
     }
     if not found:
         raise ValueError(
@@ -98,29 +91,20 @@ TOP, PAPER_WIDTH, SHOWN = (
 
 def measure(config: schedule.Row, layer: Any) -> schedule.Row:
     """The row of one adapted matrix: Table 7's numbers for each of its layers, and W's directions beside A's."""
-    a, b = layer.factors()
-    kernel = layer.base.kernel[...].astype(jnp.float32)
-    factor, parts = analysis.amplification(kernel, b, a)
-    if not np.isfinite(factor).all():
+    numbers = analysis.layer_amplification(layer)
+    if not np.isfinite(numbers["factor"]).all():
         raise ValueError(
             f"expected a training that changes {config['matrix']}; ΔW is zero: is the learning rate too low?"
         )
-    numbers = {
-        "factor": factor,
-        "w": jnp.linalg.norm(kernel, axis=(-2, -1)),
-        **parts._asdict(),
-    }
     metrics = {
         f"layer{n}/{name}": at
         for name, value in numbers.items()
         for n, at in enumerate(value.tolist(), start=1)
     }
-    square = jnp.linalg.qr(
-        kernel.mT, mode="r"
-    ).mT  # W's directions in the input space, and as many columns at most
+    a, _ = layer.factors()
     random = jax.random.normal(jax.random.key(config["seed"]), a.shape)
     phi, baseline = (
-        analysis.subspace_similarity(square, x)[..., : shown(a.shape[-2])[1], :TOP]
+        analysis.kernel_similarity(layer, x)[..., : shown(a.shape[-2])[1], :TOP]
         for x in (a, random)
     )
     maps = {

@@ -118,9 +118,7 @@ def had(config: Config) -> list[str]:
     found, wrong = [], []
     for task in config.tasks:
         try:
-            data.load(
-                task, glue_dir=config.setup.glue_dir, data_dir=config.setup.data_dir
-            )
+            data.load(task, data_dir=config.setup.data_dir or config.setup.glue_dir)
             found.append(task)
         except (OSError, ValueError) as error:
             if asked:

@@ -22,10 +22,9 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-import safetensors.numpy
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import methods, metrics, quant, results, tree
+from lora_jax import analysis, methods, metrics, quant, results, tree
 from lora_jax.checkpoints import adapter
 from lora_jax.experiment import cli, run, schedule
 from lora_jax.results import plots
@@ -125,32 +124,6 @@ def shipped(trained: schedule.Trained, kind: str) -> tuple[bytes, Any]:
         return file, adapter.load(path, model, mask)[0]
 
 
-def error(model: Any, other: Any) -> float:
-    """||ΔW - ΔW'|| / ||ΔW|| over all matrices of both models."""
-    pairs = zip(
-        methods.adapters(model).values(), methods.adapters(other).values(), strict=True
-    )
-    deltas = [
-        [np.asarray(layer.delta(), np.float64) for layer in pair] for pair in pairs
-    ]
-    away, whole = (
-        sum((of**2).sum() for of in every)
-        for every in ([a - b for a, b in deltas], [a for a, _ in deltas])
-    )
-    return float((away / whole) ** 0.5)
-
-
-def bits(file: bytes, model: Any) -> float:
-    """Bits in a file for each number of A and B, scales included."""
-    stored = sum(
-        array.nbytes
-        for name, array in safetensors.numpy.load(file).items()
-        if "/lora_" in name
-    )
-    layers = [layer for layer in methods.adapters(model).values() if layer.parameters()]
-    return 8 * stored / sum(layer.lora_a.size + layer.lora_b.size for layer in layers)
-
-
 def evaluate(
     trained: schedule.Trained, configs: Sequence[schedule.Row]
 ) -> list[schedule.Row]:
@@ -177,12 +150,10 @@ def evaluate(
         }
         found |= {
             "size/file": len(file),
-            "size/bits": bits(file, model),
-            "delta/error": error(trained.model, model),
+            "size/bits": analysis.adapter_file_bits(file, model),
+            "delta/error": analysis.adapter_error(trained.model, model),
         }
-        found["logits/distance"] = float(
-            np.linalg.norm(after - before) / np.linalg.norm(before - before.mean(0))
-        )
+        found["logits/distance"] = analysis.prediction_distance(before, after)
         about = {"examples": {split: len(encoded.label)}, "provenance": run.began()}
         rows.append({"config": config, "metrics": found, **about})
     return rows

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import methods, metrics, quant, results, tree
+from lora_jax import analysis, methods, metrics, quant, results
 from lora_jax.experiment import cli, run, schedule
 from lora_jax.results import plots
 from lora_jax.train import classification
@@ -102,28 +102,6 @@ def label(cell: schedule.Row) -> str:
     return f"LoRA on {cell['quantize']} seed={cell['seed']}"
 
 
-def layers(model: Any, merged: Any) -> dict[str, dict[str, list[float]]]:
-    """By adapted matrix and layer: the distance of what was merged from W4 + ΔW over ||ΔW||, and the share of ΔW in it.
-
-    The share is what W4's change has along ΔW, <W' - W4, ΔW> / ||ΔW||²: 1 for all of it, 0 for none.
-    """
-    found, new = {}, tree.leaves(quant.dequantize_model(merged))
-    for path, layer in methods.adapters(quant.dequantize_model(model)).items():
-        if not layer.parameters():
-            continue  # idle, there to share a compiled program
-        delta = np.asarray(layer.delta(), np.float64)
-        change = np.asarray(new[f"{path}/kernel"], np.float64) - np.asarray(
-            layer.base.kernel[...]
-        )
-        square = (delta**2).sum((-2, -1))
-        distance = (((change - delta) ** 2).sum((-2, -1)) / square) ** 0.5
-        found[path] = {
-            "distance": distance.tolist(),
-            "kept": ((change * delta).sum((-2, -1)) / square).tolist(),
-        }
-    return found
-
-
 def evaluate(
     trained: schedule.Trained, configs: Sequence[schedule.Row]
 ) -> list[schedule.Row]:
@@ -146,7 +124,7 @@ def evaluate(
         )
         after, each = (
             classification.predict(merged, encoded, **how),
-            layers(trained.model, merged),
+            analysis.merge_errors(trained.model, merged),
         )
         found = {
             f"{split}/{name}": value
@@ -159,14 +137,8 @@ def evaluate(
             found[f"matrices/{name}"] = float(
                 np.mean([at[name] for at in each.values()])
             )
-        found["logits/distance"] = float(
-            np.linalg.norm(after - before) / np.linalg.norm(before - before.mean(0))
-        )
-        found["logits/largest"] = float(np.abs(after - before).max())
-        found["logits/same_class"] = float(
-            np.mean(after.argmax(-1) == before.argmax(-1))
-        )
-        found["size/bits"] = stored_bits(merged)
+        found |= analysis.prediction_change(before, after)
+        found["size/bits"] = analysis.stored_bits(merged)
         about = {
             "layers": each,
             "examples": {split: len(encoded.label)},
@@ -181,16 +153,6 @@ def original(config: schedule.Row) -> Any:
     if config["into"] != "original":
         return None
     return run.bench({**config, "quantize": "none"}).model
-
-
-def stored_bits(model: Any) -> float:
-    """Bits for each number of the blocks' matrices."""
-    kernels = tree.find(model, quant.BODY).values()
-    return (
-        8
-        * sum(kernel.nbytes for kernel in kernels)
-        / sum(kernel.size for kernel in kernels)
-    )
 
 
 HEADER = """# Merging an adapter into a quantised base

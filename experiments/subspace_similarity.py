@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 import pandas as pd
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from tyro.conf import OmitArgPrefixes
 
@@ -87,7 +87,7 @@ def matrices(cell: schedule.Row, side: str) -> list[str]:
     """The paths of the layers the cell adapts; raises ValueError when they have no low-rank factors, or several widths."""
     layers = methods.adapters(run.adapt(cell)[0])
     shapes = {
-        path: directions(layer, side).shape
+        path: analysis.factor_columns(layer, side).shape
         for path, layer in layers.items()
         if hasattr(layer, "factors")
     }
@@ -120,7 +120,9 @@ def measure(
     for config in missing:
         pair = [config["left"], config["right"]]
         left, right = (
-            directions(layers[results.key(cell)][config["matrix"]], config["side"])
+            analysis.factor_columns(
+                layers[results.key(cell)][config["matrix"]], config["side"]
+            )
             for cell in pair
         )
         if config["comparison"] == "random":
@@ -128,21 +130,15 @@ def measure(
                 jax.random.normal(jax.random.key(cell["seed"]), left.shape[-2:])
                 for cell in pair
             )
-        d, r = left.shape[-2:]
-        phi = np.asarray(analysis.subspace_similarity(left, right), float).reshape(
-            -1, r, right.shape[-1]
-        )
-        metrics = {f"layer{n}/phi_1_1": at[0, 0] for n, at in enumerate(phi, start=1)}
-        metrics |= {f"mean/phi_{i}_{i}": phi[:, i - 1, i - 1].mean() for i in (1, r)}
-        metrics |= {f"expected/phi_{i}_{i}": i / d for i in (1, r)}
-        said = {"dimension": d, "phi": phi.round(4).tolist(), "provenance": run.began()}
+        width = left.shape[-2]
+        phi = analysis.layer_similarities(left, right)
+        metrics = analysis.similarity_metrics(phi, width)
+        said = {
+            "dimension": width,
+            "phi": phi.round(4).tolist(),
+            "provenance": run.began(),
+        }
         yield {"config": config, "metrics": metrics, **said}
-
-
-def directions(layer: Any, side: str) -> Float[Array, "L d r"]:
-    """The directions of a layer's update as columns, in its input or its output space."""
-    a, b = layer.factors()
-    return a if side == "input" else b.mT
 
 
 class Maps(NamedTuple):
@@ -252,28 +248,23 @@ def panel(
 def similarities(maps: Maps) -> pd.DataFrame:
     """phi(i, i) and n for each matrix and layer, their means, and what random directions would have: i / d and 0."""
     r = min(len(phi) for layers in maps.phi.values() for phi in layers.values())
-    some = np.array([i for i in (1, 2, 4, 8, 16, 32, 64) if i < r] + [r]) - 1
+    ranks = [i for i in (1, 2, 4, 8, 16, 32, 64) if i < r] + [r]
     lines: dict[tuple[str, str], Any] = {}
     for name, layers in maps.phi.items():
-        each = {
-            (name, str(n)): [*layers[n].diagonal()[some], common(layers[n], maps.width)]
+        by_layer = {
+            (name, str(n)): analysis.similarity_by_rank(layers[n], maps.width, ranks)
             for n in sorted(layers)
         }
-        lines |= {} if name == "random" else each
-        lines[name, "mean"] = np.mean(list(each.values()), 0)
-    lines[f"expected, d = {maps.width}", ""] = [*(some + 1) / maps.width, 0]
+        lines |= {} if name == "random" else by_layer
+        lines[name, "mean"] = np.mean(list(by_layer.values()), 0)
+    lines[f"expected, d = {maps.width}", ""] = [*(i / maps.width for i in ranks), 0]
     columns = pd.Index(
-        ["whose", "matrix", "layer", *(f"φ({i},{i})" for i in some + 1), "n"]
+        ["whose", "matrix", "layer", *(f"φ({i},{i})" for i in ranks), "n"]
     )
     return pd.DataFrame(
         [(maps.whose, *names, *values) for names, values in lines.items()],
         columns=columns,
     )
-
-
-def common(phi: Float[np.ndarray, "r j"], d: int) -> float:
-    """n, the number of directions in common beyond those of random ones: r (phi(r, r) - r / d)."""
-    return len(phi) * (phi.diagonal()[-1] - len(phi) / d)
 
 
 def effects(kind: str, maps: Maps) -> pd.DataFrame:
@@ -305,17 +296,23 @@ def effects(kind: str, maps: Maps) -> pd.DataFrame:
         (
             "they share few in all",
             "0.5 <= n <= r/4",
-            [0.5 <= common(phi, d) <= len(phi) / 4 for phi in every],
+            [
+                0.5 <= analysis.shared_directions(phi, d) <= len(phi) / 4
+                for phi in every
+            ],
         ),
         (
             "they share more of ΔWq than of ΔWv",
             "n",
-            [common(a, d) > common(b, d) for a, b in both],
+            [
+                analysis.shared_directions(a, d) > analysis.shared_directions(b, d)
+                for a, b in both
+            ],
         ),
         (
             "random matrices share none",
             "|n| < 0.5",
-            [abs(common(phi, d)) < 0.5 for phi in random.values()],
+            [abs(analysis.shared_directions(phi, d)) < 0.5 for phi in random.values()],
         ),
     ]
     tests = ranks if kind == "rank" else seeds

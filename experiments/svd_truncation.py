@@ -14,20 +14,19 @@ be enough. It trains at low rank (Table 6) and truncates nothing: there is no pu
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import analysis, methods, paper, results, tree
+from lora_jax import analysis, methods, paper, results
+from lora_jax.analysis.truncation import BLOCKS
 from lora_jax.experiment import cli, run, schedule
-from lora_jax.methods.lora_from_delta import SVD, adapter, decompose
 from lora_jax.results import plots
 from lora_jax.results.claims import Verdict, as_good
 
 NAME = "svd_truncation"
-BLOCKS = "^blocks/"
 
 
 @dataclass(frozen=True)
@@ -105,88 +104,21 @@ def series(cell: schedule.Row) -> str:
     return f"{name}, lr {cell['learning_rate']:g}"
 
 
-class Learnt(NamedTuple):
-    """A trained model with W0 in its matrices again and all else as trained, and the SVD of each ΔW by path."""
-
-    rest: Any
-    parts: dict[str, SVD]
-
-
-def learnt(model: Any, base: Any) -> Learnt:
-    """What a model has learnt: its adapters, or if it has none the difference of the blocks' matrices from those of `base`."""
-    if adapters := methods.adapters(model):
-        there = {
-            path: layer.factors()
-            for path, layer in adapters.items()
-            if layer.parameters()
-        }
-        return Learnt(
-            methods.unload(model),
-            {path: SVD(*analysis.delta_svd(*ab)) for path, ab in there.items()},
-        )
-    parts = decompose(base, model, BLOCKS)
-    layers = tree.nodes(base)
-    return Learnt(
-        tree.replace(
-            model, {f"{path}/kernel": layers[path].kernel[...] for path in parts}
-        ),
-        parts,
-    )
-
-
-def truncated(whole: Learnt, k: int) -> Any:
-    """The model with the top k directions of each ΔW, as LoRA layers of rank k."""
-    layers = tree.nodes(whole.rest)
-    return tree.replace(
-        whole.rest,
-        {path: adapter(layers[path], part, k) for path, part in whole.parts.items()},
-    )
-
-
-def loss(spectra: Sequence[np.ndarray], k: int) -> dict[str, float]:
-    """What truncation to k takes away, from the singular values [L, r] of each kind of matrix.
-
-    relative_error: ||ΔW - ΔW_k||_F / ||ΔW||_F over all matrices together; energy: the share of ||ΔW||² kept, mean over
-    matrices; effective_rank: of the whole ΔW, mean over matrices.
-    """
-    tail, whole = (
-        sum(float((s[..., start:] ** 2).sum()) for s in spectra) for start in (k, 0)
-    )
-    if not whole:
-        raise ValueError(
-            "expected a training that changes its matrices; ΔW is zero: is the learning rate too low?"
-        )
-    energy = [
-        analysis.energy(s)[..., min(k, s.shape[-1]) - 1]
-        if k
-        else np.zeros(s.shape[:-1])
-        for s in spectra
-    ]
-    ranks = [analysis.effective_rank(s) for s in spectra]
-    return {
-        "delta/relative_error": (tail / whole) ** 0.5,
-        "delta/energy": float(np.mean(np.concatenate([np.ravel(e) for e in energy]))),
-        "delta/effective_rank": float(
-            np.mean(np.concatenate([np.ravel(r) for r in ranks]))
-        ),
-    }
-
-
 def evaluate(
     trained: schedule.Trained, configs: Sequence[schedule.Row]
 ) -> Iterator[schedule.Row]:
     """A row for each truncation of a trained model."""
     cell, shared = trained.row["config"], run.bench(trained.row["config"])
     split = "test" if "test" in shared.encoded else "validation"
-    whole = learnt(trained.model, shared.model)
-    spectra = [np.asarray(part.s) for part in whole.parts.values()]
+    deltas = analysis.take_deltas(trained.model, shared.model)
+    spectra = [np.asarray(part.s) for part in deltas.deltas.values()]
     for config in configs:
-        model = truncated(whole, config["k"])
+        model = analysis.truncate(deltas, config["k"])
         scores = run.score(cell, model, split)
         yield {
             "config": config,
             "metrics": {f"{split}/{name}": value for name, value in scores.items()}
-            | loss(spectra, config["k"]),
+            | analysis.truncation_loss(spectra, config["k"]),
             "examples": {split: trained.row["examples"][split]},
             "parameters": sum(
                 layer.parameters() for layer in methods.adapters(model).values()

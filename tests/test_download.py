@@ -78,20 +78,20 @@ def visible(folder: Path) -> list[str]:
 
 def test_pip_fetches_once_and_a_member_is_read(index, cache, monkeypatch, capsys):
     _, sha256 = make_wheel(index)
-    assert download.read(PIN, sha256, "tiny_data/numbers.csv") == b"1,2\n"
+    assert download.read_member(PIN, sha256, "tiny_data/numbers.csv") == b"1,2\n"
     assert visible(cache) == [NAME]
     said = capsys.readouterr().err
     assert said.startswith(
         f"downloading {PIN} with pip into {cache} ..."
     ) and said.endswith("0.0 MB\n")
     no_pip(monkeypatch)
-    assert "tiny_data/words.txt" in download.members(PIN, sha256)
+    assert "tiny_data/words.txt" in download.member_names(PIN, sha256)
     assert capsys.readouterr().err == ""
 
 
 def test_without_network_and_cache_the_error_says_what_to_do(index, cache):
     with pytest.raises(OSError) as caught:
-        download.path(PIN, "f" * 64)
+        download.wheel_path(PIN, "f" * 64)
     said = str(caught.value)
     assert f"{PIN} is not in {cache}" in said
     assert "ERROR: No matching distribution found for tiny-data==1.0" in said
@@ -108,8 +108,8 @@ def test_without_network_and_cache_the_error_says_what_to_do(index, cache):
 def test_a_wheel_copied_by_hand_needs_no_pip(cache, monkeypatch):
     no_pip(monkeypatch)
     wheel, sha256 = make_wheel(cache)
-    assert download.path(PIN, sha256) == wheel
-    assert download.path("Tiny.Data==1.0", sha256) == wheel
+    assert download.wheel_path(PIN, sha256) == wheel
+    assert download.wheel_path("Tiny.Data==1.0", sha256) == wheel
 
 
 def test_another_version_is_not_taken(cache, monkeypatch):
@@ -117,7 +117,7 @@ def test_another_version_is_not_taken(cache, monkeypatch):
     wheel.rename(cache / "tiny_data-1.0.1-py3-none-any.whl")
     fake_pip(monkeypatch, lambda _: "ERROR: none")
     with pytest.raises(OSError, match="ERROR: none"):
-        download.path(PIN, sha256)
+        download.wheel_path(PIN, sha256)
     assert visible(cache) == ["tiny_data-1.0.1-py3-none-any.whl"]
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_copy_is_fetched_again(index, cache, monkeypatch, capsys):
         monkeypatch,
         lambda part: (part / NAME).write_bytes(source.read_bytes()) and None,
     )
-    assert download.path(PIN, sha256).read_bytes() == source.read_bytes()
+    assert download.wheel_path(PIN, sha256).read_bytes() == source.read_bytes()
     assert "does not have the pinned sha256: removed" in capsys.readouterr().err
 
 
@@ -139,7 +139,7 @@ def test_a_fetched_wheel_with_another_hash_is_refused(cache, monkeypatch):
     )
     got = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(OSError, match=f"expected sha256 {'a' * 64}, got {got}"):
-        download.path(PIN, "a" * 64)
+        download.wheel_path(PIN, "a" * 64)
     assert visible(cache) == []
 
 
@@ -153,11 +153,11 @@ def test_a_verified_wheel_is_hashed_again_only_after_a_change(cache, monkeypatch
             hashed.append(file) or hashlib.sha256(file.read_bytes()).hexdigest()
         ),
     )
-    download.path(PIN, sha256)
-    download.path(PIN, sha256)
+    download.wheel_path(PIN, sha256)
+    download.wheel_path(PIN, sha256)
     assert len(hashed) == 1
     os.utime(wheel, ns=(1, 1))
-    download.path(PIN, sha256)
+    download.wheel_path(PIN, sha256)
     assert len(hashed) == 2
 
 
@@ -167,7 +167,7 @@ def test_an_unknown_member_names_the_nearest(cache):
         ValueError,
         match=r"no member 'tiny_data/number.csv'; of its 5 .*'tiny_data/numbers.csv'",
     ):
-        download.read(PIN, sha256, "tiny_data/number.csv")
+        download.read_member(PIN, sha256, "tiny_data/number.csv")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_an_unknown_member_names_the_nearest(cache):
 )
 def test_only_a_pin_is_taken(requirement, cache):
     with pytest.raises(ValueError, match="'name==version', got"):
-        download.path(requirement, "f" * 64)
+        download.wheel_path(requirement, "f" * 64)
 
 
 def test_an_interrupted_download_leaves_nothing(cache, monkeypatch):
@@ -185,7 +185,7 @@ def test_an_interrupted_download_leaves_nothing(cache, monkeypatch):
 
     fake_pip(monkeypatch, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        download.path(PIN, "f" * 64)
+        download.wheel_path(PIN, "f" * 64)
     assert visible(cache) == []
 
 
@@ -197,7 +197,7 @@ def test_leftovers_of_a_killed_run_are_cleared(index, cache, monkeypatch):
         monkeypatch,
         lambda part: (part / NAME).write_bytes(source.read_bytes()) and None,
     )
-    download.path(PIN, sha256)
+    download.wheel_path(PIN, sha256)
     assert visible(cache) == [NAME]
 
 
@@ -212,7 +212,7 @@ def test_two_at_once_download_once(index, cache, monkeypatch, capsys):
 
     fake_pip(monkeypatch, slow)
     threads = [
-        threading.Thread(target=lambda: found.append(download.path(PIN, sha256)))
+        threading.Thread(target=lambda: found.append(download.wheel_path(PIN, sha256)))
         for _ in range(2)
     ]
     for thread in threads:
@@ -232,7 +232,7 @@ def test_a_full_disk_is_said_plainly(cache, monkeypatch):
         OSError,
         match=r"cannot store tiny-data==1.0 in .*: No space left on device. Make room there",
     ):
-        download.path(PIN, "f" * 64)
+        download.wheel_path(PIN, "f" * 64)
 
 
 def test_a_cache_that_cannot_be_written_is_said_plainly(cache):
@@ -240,4 +240,4 @@ def test_a_cache_that_cannot_be_written_is_said_plainly(cache):
     with pytest.raises(
         OSError, match=r"cannot store tiny-data==1.0 in .*set LORA_JAX_CACHE"
     ):
-        download.path(PIN, "f" * 64)
+        download.wheel_path(PIN, "f" * 64)

@@ -1,23 +1,59 @@
-"""What an adapter learned: subspaces, spectra, amplification."""
+"""What an adapter has learned: subspaces, spectra, amplification, truncation, rounding.
 
-from lora_jax.analysis.subspaces import (
+Every function takes arrays or models and returns numbers.
+"""
+
+from lora_jax.analysis.amplification import (
     amplification,
-    delta_svd,
+    kernel_similarity,
+    layer_amplification,
+)
+from lora_jax.analysis.rounding import (
+    adapter_error,
+    adapter_file_bits,
+    merge_errors,
+    prediction_change,
+    prediction_distance,
+    stored_bits,
+)
+from lora_jax.analysis.spectrum import delta_svd, effective_rank, energy, spectrum
+from lora_jax.analysis.subspaces import (
     directions,
-    effective_rank,
-    energy,
+    factor_columns,
+    layer_similarities,
+    low_rank_layers,
     principal_angles,
-    spectrum,
+    shared_directions,
+    similarity_by_rank,
+    similarity_metrics,
     subspace_similarity,
 )
+from lora_jax.analysis.truncation import take_deltas, truncate, truncation_loss
 
 __all__ = [
+    "adapter_error",
+    "adapter_file_bits",
     "amplification",
     "delta_svd",
     "directions",
     "effective_rank",
     "energy",
+    "factor_columns",
+    "kernel_similarity",
+    "layer_amplification",
+    "layer_similarities",
+    "low_rank_layers",
+    "merge_errors",
+    "prediction_change",
+    "prediction_distance",
     "principal_angles",
+    "shared_directions",
+    "similarity_by_rank",
+    "similarity_metrics",
     "spectrum",
+    "stored_bits",
     "subspace_similarity",
+    "take_deltas",
+    "truncate",
+    "truncation_loss",
 ]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax import quant
-from lora_jax.checkpoints.safetensors import Tensor
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.quant.formats import DYNAMIC, FP4, NF4
 
 TABLES = {"nf4": NF4, "fp4": FP4}
@@ -40,7 +40,7 @@ class _State(NamedTuple):
     offset: float | None  # of scales that are quantised too
 
 
-def collected(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def collect_quantized(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, one in place of all that make up a quantised weight.
 
     That one has the weight's name and shape (out, in), and the dtype it had before it was quantised (float32 where LLM.int8 does

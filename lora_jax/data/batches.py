@@ -1,19 +1,26 @@
-"""Batches of rows of like length, in few shapes, so that little padding is computed and little is compiled."""
+"""Batches of rows of like length, in few shapes.
 
-from collections.abc import Iterable, Iterator, Sequence
+Rows of like length need little padding, and few shapes need few compilations.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from lora_jax.data.tokenize import Encoded
 
-CHUNK = 64  # batches sorted together: enough for rows of one length to meet, few enough to keep an epoch random
+# Batches whose rows are sorted together: enough for rows of one length to meet, few
+# enough to keep an epoch random.
+CHUNK = 64
 
 
 class Batch(NamedTuple):
-    """B rows padded to T tokens. The rows that only fill a batch up are copies with weight 0 and index -1.
+    """B rows padded to T tokens.
 
-    They are copies rather than padding because a row of length 0 would make a masked softmax divide 0 by 0.
+    The last batch of an epoch may have fewer rows than B: it is filled up with copies
+    of weight 0 and index -1. They are copies because a row of length 0 would make a
+    masked softmax divide 0 by 0.
     """
 
     tokens: np.ndarray  # [B, T] int32
@@ -21,20 +28,27 @@ class Batch(NamedTuple):
     length: np.ndarray  # [B] int32, the row's own tokens
     label: np.ndarray  # [B] int32, or float32 for regression
     weight: np.ndarray  # [B] float32, 1 or 0
-    index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride] # tuple.index; [B] int32, the row's place in what was encoded
+    # [B] int32, the row's place in what was encoded.
+    index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride] # tuple.index
 
 
 def widths(max_length: int) -> tuple[int, ...]:
-    """The lengths to pad to: 16, 24, 32, 40, 48, 64, then multiples of 16 about a quarter apart.
+    """Return the lengths to pad to: 16, 24, 32, 40, 48, 64, then multiples of 16.
 
-    `max_length` is the last, so no batch is wider than the positions of a model. Raises ValueError below 1.
+    The multiples are about a quarter apart. `max_length` is the last length, so no
+    batch is wider than the positions of a model.
+
+    Raises:
+        ValueError: `max_length` is below 1.
     """
     if max_length < 1:
         raise ValueError(f"expected max_length of 1 or more, got {max_length}")
     steps = [16, 24, 32, 40, 48, 64]
     while steps[-1] < max_length:
-        steps.append(max(steps[-1] + 16, round(steps[-1] * 1.25 / 16) * 16))
-    return (*(step for step in steps if step < max_length), max_length)
+        quarter_more = round(steps[-1] * 1.25 / 16) * 16
+        steps.append(max(steps[-1] + 16, quarter_more))
+    shorter = [step for step in steps if step < max_length]
+    return (*shorter, max_length)
 
 
 def batches(
@@ -46,72 +60,91 @@ def batches(
     epoch: int = 0,
     pad: int,
 ) -> Iterator[Batch]:
-    """Every row once, in ceil(N / size) batches, each padded with `pad` to the smallest of `widths` that holds it.
+    """Return every row once, in ceil(N / size) batches.
 
-    With a seed the order is a pure function of (seed, epoch): a shuffle, sorted by length within chunks of 64 batches,
-    and the batches shuffled again. With None, for evaluation, rows are sorted by length; `index` says which is which.
-    Raises ValueError when there are no rows, `size` is below 1, or the longest row is longer than the widest width.
+    A batch is padded with `pad` to the smallest of `widths` that holds its rows.
+
+    With a seed the order is a pure function of (seed, epoch): rows are shuffled, sorted
+    by length within chunks of 64 batches, and the batches shuffled again. With None,
+    for evaluation, rows are sorted by length, and `index` says which row is which.
+
+    Raises:
+        ValueError: there are no rows, `size` is below 1, or the longest row is longer
+            than the largest width.
     """
     lengths = encoded.lengths
     if size < 1 or not len(lengths):
         raise ValueError(
-            f"expected a batch size and a number of rows of 1 or more, got {size} and {len(lengths)}"
+            "expected a batch size and a number of rows of 1 or more, "
+            f"got {size} and {len(lengths)}"
         )
-    if lengths.max() > max(widths, default=0):
+    widest = max(widths, default=0)
+    if lengths.max() > widest:
         raise ValueError(
-            f"expected rows of at most {max(widths, default=0)} tokens, the widest width, got {lengths.max()}"
+            f"expected rows of at most {widest} tokens, the widest width, "
+            f"got {lengths.max()}"
         )
     if seed is None:
-        plan = _cut(np.argsort(lengths, kind="stable"), size)
+        row_groups = _sorted_groups(np.arange(len(lengths)), lengths, size)
     else:
-        plan = _shuffled(lengths, size, np.random.default_rng((seed, epoch)))
-    return (
-        _batch(
-            encoded, rows, size, min(w for w in widths if w >= lengths[rows].max()), pad
-        )
-        for rows in plan
-    )
+        rng = np.random.default_rng((seed, epoch))
+        row_groups = _shuffled_groups(lengths, size, rng)
+    return _padded_batches(encoded, row_groups, size, widths, pad)
 
 
-def padding(batches: Iterable[Batch]) -> float:
-    """Padding tokens computed for each real token, with those of fill rows: 0.08 is 8 % more work than needed."""
-    sizes = [
-        (batch.tokens.size, batch.length[batch.index >= 0].sum()) for batch in batches
-    ]
-    computed, real = np.sum(sizes, axis=0)
-    return float(computed / real - 1)
+def _padded_batches(
+    encoded: Encoded,
+    row_groups: Sequence[np.ndarray],
+    size: int,
+    widths: Sequence[int],
+    pad: int,
+) -> Iterator[Batch]:
+    for rows in row_groups:
+        longest = encoded.lengths[rows].max()
+        width = min(width for width in widths if width >= longest)
+        yield _pad_rows(encoded, rows, size, width, pad)
+
+
+def _shuffled_groups(
+    lengths: np.ndarray, size: int, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """The rows of each batch, in a random order."""
+    groups: list[np.ndarray] = []
+    for chunk in _cut(rng.permutation(len(lengths)), CHUNK * size):
+        groups += _sorted_groups(chunk, lengths, size)
+    return [groups[position] for position in rng.permutation(len(groups))]
+
+
+def _sorted_groups(
+    rows: np.ndarray, lengths: np.ndarray, size: int
+) -> list[np.ndarray]:
+    """The rows by length, cut into groups of `size`; equal lengths keep their order."""
+    order = np.argsort(lengths[rows], kind="stable")
+    return _cut(rows[order], size)
 
 
 def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _shuffled(
-    lengths: np.ndarray, size: int, rng: np.random.Generator
-) -> list[np.ndarray]:
-    chunks = _cut(rng.permutation(len(lengths)), CHUNK * size)
-    plan = [
-        rows
-        for chunk in chunks
-        for rows in _cut(chunk[np.argsort(lengths[chunk], kind="stable")], size)
-    ]
-    return [plan[i] for i in rng.permutation(len(plan))]
-
-
-def _batch(
+def _pad_rows(
     encoded: Encoded, rows: np.ndarray, size: int, width: int, pad: int
 ) -> Batch:
-    real = np.arange(size) < len(rows)
-    filled = np.resize(rows, size)
+    is_row = np.arange(size) < len(rows)  # [B]
+    # Copies of the first rows fill a short batch up.
+    filled = np.resize(rows, size)  # [B]
     length = encoded.lengths[filled]
-    column = np.arange(width)
-    inside = column < length[:, None]
-    place = np.where(inside, encoded.offsets[filled, None] + column, 0)
+    column = np.arange(width)  # [T]
+    inside = column < length[:, None]  # [B, T]
+    # Padding reads the first token of all, which the last step overwrites.
+    position = np.where(inside, encoded.offsets[filled, None] + column, 0)
+    tokens = np.where(inside, encoded.tokens[position], pad)
+    segments = np.where(inside, encoded.segments[position], 0)
     return Batch(
-        tokens=np.where(inside, encoded.tokens[place], pad).astype(np.int32),
-        segments=np.where(inside, encoded.segments[place], 0).astype(np.int32),
+        tokens=tokens.astype(np.int32),
+        segments=segments.astype(np.int32),
         length=length.astype(np.int32),
         label=encoded.label[filled],
-        weight=real.astype(np.float32),
-        index=np.where(real, filled, -1).astype(np.int32),
+        weight=is_row.astype(np.float32),
+        index=np.where(is_row, filled, -1).astype(np.int32),
     )

@@ -1,23 +1,29 @@
-"""Columns of tables become examples; every row that cannot be one is named, with what was expected there."""
+"""Columns of tables become examples.
+
+Every row that cannot become one is named, with what was expected in it, and all such
+rows of all splits are in one error.
+"""
 
 import difflib
 import math
 import re
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from lora_jax.data.read_table import Table, refuse
+from lora_jax.data.read_table import Table, raise_problems
 from lora_jax.data.task import Examples
 
+# Half of a surrogate pair, which JSON can spell ("\ud83d"): no character, and no
+# tokenizer takes it.
 SURROGATE = re.compile("[\ud800-\udfff]")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NO_LABEL = frozenset(["", "nan", "inf", "infinity"])
 
 
 class Columns(NamedTuple):
-    """The names of the columns that hold the text, the second text if there is one, and the label."""
+    """The names of the columns with the text, the second text if any, and the label."""
 
     text: str
     pair: str | None
@@ -25,88 +31,131 @@ class Columns(NamedTuple):
 
     @property
     def texts(self) -> tuple[str, ...]:
+        """The columns that hold text."""
         return (self.text,) if self.pair is None else (self.text, self.pair)
 
 
-def examples(
+def make_examples(
     splits: Mapping[str, Table],
     columns: Columns,
     classes: Mapping[str, int] | None,
     *,
     blank: bool = False,
 ) -> dict[str, Examples]:
-    """The examples of every split. `classes` maps a label as written to its index; None means regression.
+    """Return the examples of every split.
 
-    `blank` lets a text be empty. Raises one ValueError for all splits together, naming files and rows: missing columns,
-    or else empty splits, texts that are no text, labels outside `classes`, and scores that are no finite number.
+    `classes` maps a label as written to its index; None means regression. `blank`
+    allows empty texts.
+
+    Raises:
+        ValueError: one error for all splits together, with files and rows: columns are
+            missing, or else splits are empty, texts are no text, labels are outside
+            `classes`, or scores are no finite numbers.
     """
-    require(splits.values(), (*columns.texts, columns.label))
-    expected = "a number" if classes is None else _listed(classes)
-    fits = is_number if classes is None else lambda label: written(label) in classes
-    empty = [(table.file, name) for name, table in splits.items() if not table.rows]
-    problems = [
-        f"{file}: no row is in the {name} split; a column 'split' can say which are"
-        for file, name in empty
-    ]
+    require_columns(splits.values(), (*columns.texts, columns.label))
+    problems = []
+    for name, table in splits.items():
+        if not table.rows:
+            problems.append(
+                f"{table.file}: no row is in the {name} split; "
+                "a column 'split' can say which are"
+            )
     for table in splits.values():
-        fits_text = partial(_is_text, blank=blank)
-        problems += [
-            line
-            for name in columns.texts
-            for line in table.misfits(name, fits_text, "some text")
-        ]
-        problems += table.misfits(columns.label, fits, expected)
-    refuse(problems)
-    return {name: _examples(table, columns, classes) for name, table in splits.items()}
+        problems += _row_problems(table, columns, classes, blank)
+    raise_problems(problems)
+    examples = {}
+    for name, table in splits.items():
+        examples[name] = _table_examples(table, columns, classes)
+    return examples
 
 
-def require(tables: Collection[Table], names: Collection[str]) -> None:
-    """Raise one ValueError for all the columns that tables lack, with what they have and what looks close."""
+def require_columns(tables: Collection[Table], names: Collection[str]) -> None:
+    """Raise one ValueError for all the columns that tables lack.
+
+    It says what columns there are, and which of them looks close.
+    """
     problems = []
     for table in tables:
-        found = list(table.columns)
-        for name in (name for name in names if name not in found):
-            close = difflib.get_close_matches(name, found, 1)
+        columns = list(table.columns)
+        for name in names:
+            if name in columns:
+                continue
+            close = difflib.get_close_matches(name, columns, 1)
             hint = f" (is {close[0]!r} meant?)" if close else ""
             problems.append(
-                f"{table.file}: expected a column {name!r}, got {', '.join(found)}{hint}"
+                f"{table.file}: expected a column {name!r}, "
+                f"got {', '.join(columns)}{hint}"
             )
-    refuse(list(dict.fromkeys(problems)))
+    # Splits may come from one file: its problems are told once.
+    raise_problems(list(dict.fromkeys(problems)))
 
 
-def written(label: object) -> str | None:
-    """A label as the text it is compared by; None when it is absent, blank, or not a finite number."""
-    text = "" if label is None else str(label).strip()
-    return None if text.lower().lstrip("+-") in ("", "nan", "inf", "infinity") else text
+def label_text(label: object) -> str | None:
+    """Return a label as the text it is compared by.
+
+    None when it is absent, blank, or not a finite number.
+    """
+    if label is None:
+        return None
+    text = str(label).strip()
+    return None if text.lower().lstrip("+-") in NO_LABEL else text
 
 
 def is_number(label: object) -> bool:
-    """Whether a label is written as a finite decimal number."""
-    text = written(label)
-    return (
-        text is not None
-        and NUMBER.fullmatch(text) is not None
-        and math.isfinite(float(text))
-    )
-
-
-def _is_text(value: object, blank: bool) -> bool:
-    if not isinstance(value, str) or not (blank or value.strip()):
+    """Return whether a label is written as a finite decimal number."""
+    text = label_text(label)
+    if text is None or not NUMBER.fullmatch(text):
         return False
-    # Half of a surrogate pair, which JSON can write ("\ud83d"), is no character, and no tokenizer takes it.
-    return SURROGATE.search(value) is None
+    return math.isfinite(float(text))  # 1e999 is not
 
 
-def _listed(names: Collection[str], shown: int = 10) -> str:
-    more = f", ... ({len(names):,} in all)" if len(names) > shown else ""
-    return f"one of {', '.join(list(names)[:shown])}{more}"
+def _row_problems(
+    table: Table, columns: Columns, classes: Mapping[str, int] | None, blank: bool
+) -> list[str]:
+    is_text = is_clean_text if blank else is_nonblank_text
+    problems = []
+    for name in columns.texts:
+        problems += table.misfits(name, is_text, "some text")
+    is_label, expected = _label_check(classes)
+    problems += table.misfits(columns.label, is_label, expected)
+    return problems
 
 
-def _examples(
+def _label_check(
+    classes: Mapping[str, int] | None,
+) -> tuple[Callable[[object], bool], str]:
+    """The test of a label, and what it expects."""
+    if classes is None:
+        return is_number, "a number"
+
+    def is_class(label: object) -> bool:
+        return label_text(label) in classes
+
+    return is_class, _listed(classes)
+
+
+def is_clean_text(value: object) -> bool:
+    """Return whether a value is a string of whole characters, maybe empty."""
+    return isinstance(value, str) and SURROGATE.search(value) is None
+
+
+def is_nonblank_text(value: object) -> bool:
+    """Return whether a value is a string with more than white space in it."""
+    return isinstance(value, str) and bool(value.strip()) and is_clean_text(value)
+
+
+def _listed(names: Collection[str], limit: int = 10) -> str:
+    first = ", ".join(list(names)[:limit])
+    more = f", ... ({len(names):,} in all)" if len(names) > limit else ""
+    return f"one of {first}{more}"
+
+
+def _table_examples(
     table: Table, columns: Columns, classes: Mapping[str, int] | None
 ) -> Examples:
-    labels = [str(written(label)) for label in table.columns[columns.label]]
+    labels = [str(label_text(label)) for label in table.columns[columns.label]]
     if classes is None:
+        # By way of float64, as a number is read from its text.
         label = np.array(labels, float).astype(np.float32)
     else:
         label = np.array([classes[text] for text in labels], np.int32)

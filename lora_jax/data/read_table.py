@@ -1,10 +1,14 @@
-"""Reads one table of text (CSV, TSV, JSON lines, Parquet), keeping the number every row has in its file."""
+"""Reads one table of text: CSV, TSV, JSON lines or Parquet.
+
+Every row keeps its number in the file, so that an error can name it. What a row has to
+hold is checked by the caller, with `Table.misfits` and `raise_problems`.
+"""
 
 import csv
 import hashlib
 import json
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
@@ -15,9 +19,10 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 class Table(NamedTuple):
-    """Columns of equal length, and for each entry the line of the file (or the row, see `unit`) it is from.
+    """Columns of equal length, and the place in the file each row is from.
 
-    An absent value is None. What a format tells apart, such as words and numbers, stays apart.
+    `rows` are numbers of lines, entries or rows; `unit` says which. An absent value is
+    None. Types that a format distinguishes, such as words and numbers, stay distinct.
     """
 
     file: str
@@ -26,161 +31,208 @@ class Table(NamedTuple):
     columns: dict[str, list[Any]]
 
     def where(self, keep: Sequence[bool]) -> "Table":
-        """The table of the rows to keep."""
-        columns = {
-            name: list(compress(values, keep)) for name, values in self.columns.items()
-        }
+        """Return the table of the rows whose element of `keep` is true."""
+        columns = {}
+        for name, values in self.columns.items():
+            columns[name] = list(compress(values, keep))
         return self._replace(rows=list(compress(self.rows, keep)), columns=columns)
 
     def misfits(
         self, column: str, fits: Callable[[Any], bool], expected: str
     ) -> list[str]:
-        """A line of complaint for each value of a column that does not fit."""
-        values = zip(self.rows, self.columns[column], strict=True)
-        place, what = f"{self.file}, {self.unit}", f"{column}: expected {expected}"
-        return [
-            f"{place} {row}: {what}, got {reprlib.repr(value)}"
-            for row, value in values
-            if not fits(value)
-        ]
+        """Return a problem for each value of a column that does not fit."""
+        problems = []
+        for row, value in zip(self.rows, self.columns[column], strict=True):
+            if not fits(value):
+                problems.append(
+                    f"{self.file}, {self.unit} {row}: {column}: "
+                    f"expected {expected}, got {reprlib.repr(value)}"
+                )
+        return problems
 
 
 def read(path: Path, *, headerless: Sequence[str] = ()) -> Table:
-    """Read `path` by its suffix. Lines count from 1 with the header; rows of Parquet count from 1.
+    """Read a table in the format of its suffix.
 
-    In .csv double quotes quote, as in RFC 4180; in .tsv they are characters like any other, as in GLUE's files.
-    `headerless` names the columns of a .csv or .tsv whose first line has none of these names and so is no header.
-    Raises ValueError on another suffix, bytes that are not UTF-8, text that is not of the format, or no rows.
+    Lines count from 1 with the header; rows of Parquet count from 1. In .csv double
+    quotes quote, as in RFC 4180; in .tsv they are plain characters, as in GLUE's files.
+    `headerless` names the columns of a .csv or .tsv file whose first line has none of
+    these names and is therefore no header.
+
+    Raises:
+        ValueError: another suffix, bytes that are not UTF-8, text that is not of the
+            format, or no rows.
     """
     match path.suffix.lower():
         case ".csv":
-            table = _separated(path, ",", csv.QUOTE_MINIMAL, headerless)
+            table = _read_separated(path, ",", csv.QUOTE_MINIMAL, headerless)
         case ".tsv":
-            table = _separated(path, "\t", csv.QUOTE_NONE, headerless)
+            table = _read_separated(path, "\t", csv.QUOTE_NONE, headerless)
         case ".jsonl":
-            table = _json_lines(path)
+            table = _read_json_lines(path)
         case ".parquet":
-            table = _parquet(path)
+            table = _read_parquet(path)
         case suffix:
             raise ValueError(
-                f"{path.name}: expected a file of {', '.join(FORMATS)}, got {suffix or 'no suffix'}"
+                f"{path.name}: expected a file of {', '.join(FORMATS)}, "
+                f"got {suffix or 'no suffix'}"
             )
     if not table.rows:
         raise ValueError(f"{path.name}: expected rows, got none")
     return table
 
 
-def provenance(path: Path) -> str:
-    """The file's name and sha256."""
+def objects_as_table(
+    file: str, unit: str, rows: Sequence[int], objects: Sequence[dict[str, Any]]
+) -> Table:
+    """Return the table of JSON objects: a column for each key that any of them has."""
+    columns: dict[str, list[Any]] = {}
+    for entry in objects:
+        for name in entry:
+            columns.setdefault(name, [])
+    for name, values in columns.items():
+        values.extend(entry.get(name) for entry in objects)
+    return Table(file, unit, rows, columns)
+
+
+def describe_file(path: Path) -> str:
+    """Return the file's name and the sha256 of its bytes."""
     with path.open("rb") as file:
-        return f"{path.name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return f"{path.name} sha256:{digest}"
 
 
-def refuse(problems: Sequence[str], *, shown: int = 5) -> None:
-    """Raise one ValueError that lists the first problems and counts the others; nothing when there are none."""
-    if problems:
-        more = (
-            [f"... and {len(problems) - shown:,} more"] if len(problems) > shown else []
-        )
-        count = f"{len(problems):,} problem{'s' * (len(problems) > 1)} in the data"
-        raise ValueError("\n  ".join([f"{count}:", *problems[:shown], *more]))
+def describe_files(paths: Iterable[Path]) -> str:
+    """Return the names and sha256 of several files, separated by commas."""
+    return ", ".join(describe_file(path) for path in paths)
 
 
-def _open(path: Path, newline: str) -> TextIO:
+def raise_problems(problems: Sequence[str], *, limit: int = 5) -> None:
+    """Raise one ValueError that lists the first problems and counts the others.
+
+    It does nothing when there are none.
+    """
+    if not problems:
+        return
+    plural = "" if len(problems) == 1 else "s"
+    lines = [f"{len(problems):,} problem{plural} in the data:", *problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"... and {len(problems) - limit:,} more")
+    raise ValueError("\n  ".join(lines))
+
+
+def _open_text(path: Path, newline: str) -> TextIO:
+    # Bytes first: an error of decoding while rows are read could not name its line.
     try:
         path.read_bytes().decode()
     except UnicodeDecodeError as error:
-        line, byte = (
-            error.object.count(b"\n", 0, error.start) + 1,
-            error.object[error.start],
-        )
-        message = f"{path.name}, line {line}: expected UTF-8, got the byte 0x{byte:02x}; save the file as UTF-8"
-        raise ValueError(message) from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        byte = error.object[error.start]
+        raise ValueError(
+            f"{path.name}, line {line}: expected UTF-8, got the byte 0x{byte:02x}; "
+            "save the file as UTF-8"
+        ) from None
+    # The signature that some editors put at the beginning is no part of a name.
     return path.open(encoding="utf-8-sig", newline=newline)
 
 
-def _separated(
+def _read_separated(
     path: Path, delimiter: str, quoting: Literal[0, 3], headerless: Sequence[str]
 ) -> Table:
-    lines, rows, start = [], [], 1
-    with _open(path, newline="") as file:
+    lines, rows = _separated_rows(path, delimiter, quoting)
+    header = [name.strip() for name in rows[0]] if rows else []
+    if headerless and set(header).isdisjoint(headerless):
+        header = list(headerless)
+    else:
+        lines = lines[1:]
+        rows = rows[1:]
+    raise_problems(_shape_problems(path, header, lines, rows))
+    columns: dict[str, list[str | None]] = {}
+    for position, name in enumerate(header):
+        # A short row lacks its last fields.
+        columns[name] = [row[position] if position < len(row) else None for row in rows]
+    return Table(path.name, "line", lines, columns)
+
+
+def _separated_rows(
+    path: Path, delimiter: str, quoting: Literal[0, 3]
+) -> tuple[list[int], list[list[str]]]:
+    """The rows with fields, each with the line it starts on."""
+    lines: list[int] = []
+    rows: list[list[str]] = []
+    start = 1
+    with _open_text(path, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
         try:
             for row in reader:
                 if row:
                     lines.append(start)
                     rows.append(row)
-                # A quoted field may hold line breaks, so a row is named by the line it starts on.
+                # A quoted field may hold line breaks, so a row is named by the line
+                # it starts on.
                 start = reader.line_num + 1
         except csv.Error as error:
             raise ValueError(
                 f"{path.name}: the row from line {start} on cannot be read: {error}"
             ) from None
-    header = [name.strip() for name in rows[0]] if rows else []
-    if headerless and not set(header) & set(headerless):
-        header = list(headerless)
-    else:
-        lines, rows = lines[1:], rows[1:]
-    refuse(_misshapen(path, header, lines, rows))
-    columns = {
-        name: [row[i] if i < len(row) else None for row in rows]
-        for i, name in enumerate(header)
-    }
-    return Table(path.name, "line", lines, columns)
+    return lines, rows
 
 
-def _misshapen(
+def _shape_problems(
     path: Path, header: Sequence[str], lines: Sequence[int], rows: Sequence[list[str]]
 ) -> list[str]:
-    width, names = len(header), ", ".join(header)
-    twice = {name for name in header if header.count(name) > 1}
-    problems = [
-        f"{path.name}: the column {name!r} is there more than once"
-        for name in sorted(twice)
-    ]
-    return problems + [
-        f"{path.name}, line {line}: expected {width} fields ({names}), got {len(row)}"
-        for line, row in zip(lines, rows, strict=True)
-        if len(row) > width
-    ]
+    """Names that are repeated, and rows with more fields than the header."""
+    problems = []
+    for name in sorted(set(header)):
+        if header.count(name) > 1:
+            problems.append(f"{path.name}: the column {name!r} is there more than once")
+    for line, row in zip(lines, rows, strict=True):
+        if len(row) > len(header):
+            problems.append(
+                f"{path.name}, line {line}: expected {len(header)} fields "
+                f"({', '.join(header)}), got {len(row)}"
+            )
+    return problems
 
 
-def _json_lines(path: Path) -> Table:
-    rows, problems = {}, []
-    with _open(path, newline="\n") as file:
+def _read_json_lines(path: Path) -> Table:
+    lines: list[int] = []
+    objects: list[dict[str, Any]] = []
+    problems: list[str] = []
+    # Only "\n" ends a line: JSON strings may hold other separators, as U+2028.
+    with _open_text(path, newline="\n") as file:
         for line, text in enumerate(file, 1):
+            if not text.strip():
+                continue
             try:
-                row = json.loads(text) if text.strip() else None
-                got = reprlib.repr(row)
+                entry = json.loads(text)
+                description = reprlib.repr(entry)
             except json.JSONDecodeError as error:
-                row, got = (
-                    None,
-                    f"what is not JSON ({error.msg}, character {error.pos + 1})",
-                )
-            if isinstance(row, dict):
-                rows[line] = row
-            elif text.strip():
+                entry = None
+                position = f"{error.msg}, character {error.pos + 1}"
+                description = f"what is not JSON ({position})"
+            if isinstance(entry, dict):
+                lines.append(line)
+                objects.append(entry)
+            else:
                 problems.append(
-                    f"{path.name}, line {line}: expected a JSON object, got {got}"
+                    f"{path.name}, line {line}: expected a JSON object, "
+                    f"got {description}"
                 )
-    refuse(problems)
-    names = dict.fromkeys(name for row in rows.values() for name in row)
-    return Table(
-        path.name,
-        "line",
-        list(rows),
-        {name: [row.get(name) for row in rows.values()] for name in names},
-    )
+    raise_problems(problems)
+    return objects_as_table(path.name, "line", lines, objects)
 
 
-def _parquet(path: Path) -> Table:
+def _read_parquet(path: Path) -> Table:
     try:
-        # Arrow's own types keep the integers of a column with absent values from becoming floats.
+        # Arrow's own types keep the integers of a column with absent values from
+        # becoming floats.
         frame = pd.read_parquet(path, dtype_backend="pyarrow")
     except (ValueError, OSError) as error:
         raise ValueError(f"{path.name}: not a readable Parquet file: {error}") from None
-    columns = {
-        str(name): [None if value is pd.NA else value for value in frame[name]]
-        for name in frame
-    }
+    columns = {}
+    for name in frame:
+        columns[str(name)] = [
+            None if value is pd.NA else value for value in frame[name]
+        ]
     return Table(path.name, "row", range(1, len(frame) + 1), columns)

@@ -1,4 +1,8 @@
-"""What a task is: named splits of labelled texts or of sources and targets, and how it is scored."""
+"""What a task is: named splits of examples, and how predictions on them are scored.
+
+Examples are labeled texts, or sources with the targets a language model writes for
+them. Parts of the examples, for shorter runs, are drawn here too.
+"""
 
 import hashlib
 import random
@@ -8,9 +12,11 @@ import numpy as np
 
 
 class Examples(NamedTuple):
-    """N labelled texts, or text pairs; `label` [N] is an int32 class index, or a float32 score for regression.
+    """N labeled texts or text pairs.
 
-    Where a task generates, `text` are sources, `pair` their targets, and `label` zeros; a source may be there again.
+    `label` [N] is an int32 class index, or a float32 score for regression. In a task
+    that generates, `text` holds the sources, `pair` their targets and `label` zeros; a
+    source with several targets has a row for each of them.
     """
 
     text: list[str]
@@ -19,11 +25,15 @@ class Examples(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A task to fine-tune on. `splits` always has `train` and `validation`, and has what else there is.
+    """A task to fine-tune on.
 
-    `labels` names the classes by index and is empty for regression. `metrics` are names in `metrics.METRICS`, the first
-    being the one that chooses the best epoch. `source` says where the rows came from, without absolute paths. A task that
-    `generates` is given a source and writes a target; it has no labels, and its metrics are in `text_metrics.METRICS`.
+    `splits` always has `train` and `validation`, and often `test`. `labels` names the
+    classes by index; it is empty for regression. `metrics` are names in
+    `metrics.METRICS`; the first one chooses the best epoch. `source` says where the
+    rows come from, without absolute paths.
+
+    A task that `generates` gives a source and asks for a target: it has no labels, and
+    its metrics score text.
     """
 
     name: str
@@ -34,75 +44,89 @@ class Task(NamedTuple):
     generates: bool = False
 
 
-def hashed_split(key: str, seed: int = 0) -> str:
-    """The split of everything that shares `key`: about 80 % train, 10 % validation, 10 % test.
+def hashed_split(key: str) -> str:
+    """Return the split of everything that shares `key`.
 
-    It depends on the key alone, so it stays when rows are added, removed or reordered. Another `seed` is another split.
+    About 80 % of the keys are train, 10 % validation and 10 % test. The split depends
+    on the key alone, so it stays when rows are added, removed or reordered.
     """
-    salted = f"{seed}:{key}" if seed else key
-    bucket = (
-        int(hashlib.sha256(salted.encode(errors="surrogatepass")).hexdigest()[:8], 16)
-        % 10
-    )
-    return {0: "test", 1: "validation"}.get(bucket, "train")
-
-
-def refuse_split_seed(name: str, seed: int) -> None:
-    """Raise ValueError when a split seed is asked of a task whose splits are given: it would change nothing."""
-    if seed:
-        raise ValueError(
-            f"{name} comes with its own splits, so split_seed must be 0, got {seed}"
-        )
+    # A lone surrogate, which JSON can spell, has no UTF-8 of its own.
+    key_bytes = key.encode(errors="surrogatepass")
+    first_digits = hashlib.sha256(key_bytes).hexdigest()[:8]
+    bucket = int(first_digits, 16) % 10
+    if bucket == 0:
+        return "test"
+    if bucket == 1:
+        return "validation"
+    return "train"
 
 
 def subset(examples: Examples, rows: int, *, seed: int = 0) -> Examples:
-    """The first `rows` examples after a shuffle with `seed`, or all of them, shuffled, when there are fewer.
+    """Return the first `rows` examples after a shuffle with `seed`.
 
-    A smaller subset is the beginning of a larger one with the same seed. Raises ValueError when `rows` is below 1.
+    When there are fewer, all of them are returned, shuffled. A smaller subset is the
+    beginning of a larger one with the same seed.
+
+    Raises:
+        ValueError: `rows` is below 1.
     """
     if rows < 1:
         raise ValueError(f"expected at least 1 row in a subset, got {rows}")
-    chosen = list(range(len(examples.text)))
-    random.Random(seed).shuffle(
-        chosen
-    )  # Python's own, so that the same rows are easily drawn in another framework
-    return _rows(examples, chosen[:rows])
+    order = list(range(len(examples.text)))
+    # Python's own shuffle, so that another framework can draw the same rows.
+    random.Random(seed).shuffle(order)
+    return _select(examples, order[:rows])
 
 
-def some(examples: Examples, sources: int, *, seed: int = 0) -> Examples:
-    """All rows, in their order, of the first `sources` distinct sources after a shuffle with `seed`; 0 is all.
+def subset_of_sources(examples: Examples, sources: int, *, seed: int = 0) -> Examples:
+    """Return all rows of the first `sources` distinct sources after a shuffle.
 
-    For evaluating a part: every source keeps all its targets. Raises ValueError when `sources` is below 0.
+    The rows stay in their order, and every source keeps all its targets, as scoring
+    against several references needs. 0 returns all examples.
+
+    Raises:
+        ValueError: `sources` is below 0.
     """
     if sources < 0:
         raise ValueError(f"expected 0 (all) or more sources, got {sources}")
-    if not sources:
+    if sources == 0:
         return examples
     distinct = list(dict.fromkeys(examples.text))
     random.Random(seed).shuffle(distinct)
-    chosen = set(distinct[:sources])
-    return _rows(
-        examples, [i for i, source in enumerate(examples.text) if source in chosen]
-    )
+    selected = set(distinct[:sources])
+    rows = [row for row, text in enumerate(examples.text) if text in selected]
+    return _select(examples, rows)
 
 
 def references(examples: Examples) -> dict[str, list[str]]:
-    """Distinct sources in their order, each with all its targets. Raises ValueError when there are no targets."""
-    grouped: dict[str, list[str]] = {}
+    """Return the distinct sources in their order, each with all its targets.
+
+    Raises:
+        ValueError: the examples have no targets.
+    """
+    targets_by_source: dict[str, list[str]] = {}
     for source, target in zip(examples.text, targets(examples), strict=True):
-        grouped.setdefault(source, []).append(target)
-    return grouped
+        targets_by_source.setdefault(source, []).append(target)
+    return targets_by_source
 
 
 def targets(examples: Examples) -> list[str]:
-    """The targets of sources. Raises ValueError when there are none."""
+    """Return the target of each source.
+
+    Raises:
+        ValueError: the examples have no targets.
+    """
     if examples.pair is None:
         raise ValueError(
-            "expected examples with sources and targets, got texts alone; this task does not generate"
+            "expected examples with sources and targets, got texts alone; "
+            "this task does not generate"
         )
     return examples.pair
 
 
-def _rows(examples: Examples, chosen: list[int]) -> Examples:
-    pair = None if examples.pair is None else [examples.pair[i] for i in chosen]
-    return Examples([examples.text[i] for i in chosen], pair, examples.label[chosen])
+def _select(examples: Examples, rows: list[int]) -> Examples:
+    text = [examples.text[row] for row in rows]
+    pair = None
+    if examples.pair is not None:
+        pair = [examples.pair[row] for row in rows]
+    return Examples(text, pair, examples.label[rows])

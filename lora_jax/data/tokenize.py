@@ -1,8 +1,12 @@
-"""Text to token ids, ragged: padding belongs to batches, which know what is beside a row."""
+"""Text to token ids, without padding.
+
+Rows are kept end to end in one array, since how much padding a row needs depends on the
+batch it gets into.
+"""
 
 import copy
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -10,23 +14,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tokenizers import Tokenizer
 
-from lora_jax.data.read_table import refuse
+from lora_jax.data.read_table import raise_problems
 from lora_jax.data.task import Examples, targets
 
 CHUNK = 4096  # rows encoded at a time: a tokenizer's own records take some 5 kB a row
 
-# Between source and target: a line break, because a tokenizer of byte pairs such as GPT-2's gives a source that ends in one
-# and a target without a leading space the tokens of the whole text (in all 42,061 rows of E2E), so that a model meets
-# what it was pretrained on though the two are tokenised apart. The LoRA authors put <|endoftext|> there, and a space
-# before the target.
+# Between source and target: a line break. A tokenizer of byte pairs such as GPT-2's
+# gives a source that ends in one, and a target without a leading space, the tokens of
+# both texts joined (in all 42,061 rows of E2E), so that a model meets what it was
+# pretrained on although the two are tokenized apart. The LoRA authors put <|endoftext|>
+# there, and a space before the target.
 SEPARATOR = "\n"
 
 
 class Encoded(NamedTuple):
     """N rows end to end: row i is `tokens[offsets[i]:offsets[i + 1]]`.
 
-    `tokens` and `segments` (what the tokenizer calls type ids: for BERT 1 in the second text; of `encode_pairs`, 1 in the
-    target) are int32 [S], `offsets` int64 [N + 1], and `label` [N] as in `Examples`.
+    `tokens` and `segments` are int32 [S], `offsets` int64 [N + 1], and `label` [N] is
+    as in `Examples`. `segments` are what the tokenizer calls type ids: for BERT 1 in
+    the second text. Those of `encode_pairs` are 1 in the target.
     """
 
     tokens: np.ndarray
@@ -41,42 +47,42 @@ class Encoded(NamedTuple):
 
 
 def encode(tokenizer: Tokenizer, examples: Examples, *, max_length: int) -> Encoded:
-    """Encode with the tokenizer's special tokens, cut to `max_length` tokens with these kept, the longer text first.
+    """Return labeled texts as the tokenizer encodes them, with its special tokens.
 
-    Padding and truncation set on `tokenizer` are ignored, and it is left as it was. Raises ValueError when `max_length`
-    has no room for a token of every text, or when a row has no tokens at all.
+    Rows are cut to `max_length` tokens, the longer text of a pair first; the special
+    tokens stay. Padding and truncation set on `tokenizer` are ignored, and it is left
+    as it was.
+
+    Raises:
+        ValueError: `max_length` has no room for a token of every text, or a row has no
+            tokens.
     """
-    pairs = examples.pair is not None
-    needed = tokenizer.num_special_tokens_to_add(pairs) + 1 + pairs
-    if max_length < needed:
-        what = "the special tokens and one of each text"
-        raise ValueError(
-            f"expected max_length {needed} or more ({what}), got {max_length}"
-        )
-    own = copy.deepcopy(tokenizer)
-    own.no_padding()
-    own.enable_truncation(max_length, strategy="longest_first")
-    texts = (
-        examples.text
-        if examples.pair is None
-        else list(zip(examples.text, examples.pair, strict=True))
-    )
-    tokens, segments, lengths = [], [], [0]
-    for start in range(0, len(texts), CHUNK):
-        rows = own.encode_batch_fast(texts[start : start + CHUNK])
-        tokens.append(_joined([row.ids for row in rows]))
-        segments.append(_joined([row.type_ids for row in rows]))
+    _check_room(tokenizer, examples, max_length)
+    own_tokenizer = copy.deepcopy(tokenizer)
+    own_tokenizer.no_padding()
+    own_tokenizer.enable_truncation(max_length, strategy="longest_first")
+    texts: list = examples.text
+    if examples.pair is not None:
+        texts = list(zip(examples.text, examples.pair, strict=True))
+    tokens = []
+    segments = []
+    lengths = [0]
+    for chunk in _chunks(texts):
+        rows = own_tokenizer.encode_batch_fast(chunk)
+        tokens.append(_join([row.ids for row in rows]))
+        segments.append(_join([row.type_ids for row in rows]))
         lengths += [len(row) for row in rows]
     if 0 in lengths[1:]:
         row = lengths.index(0, 1) - 1
         raise ValueError(
-            f"example {row} ({examples.text[row]!r}) has no tokens; expected one or more in every example"
+            f"example {row} ({examples.text[row]!r}) has no tokens; "
+            "expected one or more in every example"
         )
     return Encoded(
-        _joined(tokens),
-        _joined(segments),
-        np.cumsum(lengths, dtype=np.int64),
-        examples.label,
+        tokens=_join(tokens),
+        segments=_join(segments),
+        offsets=np.cumsum(lengths, dtype=np.int64),
+        label=examples.label,
     )
 
 
@@ -89,25 +95,35 @@ def encode_pairs(
     start: int | None = None,
     separator: str = SEPARATOR,
 ) -> Encoded:
-    """Sources and their targets for a model that continues: [start] + source and separator + target + [end] in a row.
+    """Return sources and targets as rows that a language model learns to continue.
 
-    `segments` is 1 in the target and at `end`, what a loss is taken on. Nothing is cut, and no special tokens of the
-    tokenizer's own are added or read out of texts. Raises ValueError on blank texts, naming the rows, and on rows longer
-    than `max_length`.
+    A row is [start] + source and separator + target + [end]. `segments` is 1 in the
+    target and at `end`, which a loss on the target is about. Nothing is cut, no special
+    tokens of the tokenizer are added, and none are read out of texts.
+
+    Raises:
+        ValueError: texts are blank (it names the rows), or rows are longer than
+            `max_length`.
     """
-    sources = _prompts(tokenizer, examples.text, start, separator)
-    wanted = [[*ids, end] for ids in _texts(tokenizer, targets(examples), "target")]
-    parts = [part for pair in zip(sources, wanted, strict=True) for part in pair]
+    sources = _prompt_ids(tokenizer, examples.text, start, separator)
+    target_ids = _token_ids(tokenizer, targets(examples), "target")
+    # Source and target of each row in turn: parts 0, 2, 4, ... are the sources.
+    parts: list[list[int]] = []
+    for source, target in zip(sources, target_ids, strict=True):
+        parts += [source, [*target, end]]
     sizes = np.array([len(part) for part in parts], np.int64)
-    _fit(examples.text, sizes[::2] + sizes[1::2], max_length)
-    tokens = np.fromiter(chain.from_iterable(parts), np.int32)
-    segments = np.repeat(np.arange(len(parts), dtype=np.int32) % 2, sizes)
+    _check_lengths(examples.text, sizes[::2] + sizes[1::2], max_length)
+    is_target = np.arange(len(parts), dtype=np.int32) % 2
+    row_ends = sizes.cumsum()[1::2]
     return Encoded(
-        tokens, segments, np.concatenate([[0], sizes.cumsum()[1::2]]), examples.label
+        tokens=np.fromiter(chain.from_iterable(parts), np.int32),
+        segments=np.repeat(is_target, sizes),
+        offsets=np.concatenate([[0], row_ends]),
+        label=examples.label,
     )
 
 
-def prompts(
+def encode_prompts(
     tokenizer: Tokenizer,
     sources: Sequence[str],
     *,
@@ -115,60 +131,93 @@ def prompts(
     start: int | None = None,
     separator: str = SEPARATOR,
 ) -> list[list[int]]:
-    """What a model is to continue for each source: exactly how its row begins in `encode_pairs`. Raises as that does."""
-    rows = _prompts(tokenizer, sources, start, separator)
-    _fit(sources, np.array([len(row) for row in rows], np.int64), max_length)
-    return rows
+    """Return the tokens that a model continues for each source.
+
+    They are exactly how its row begins in `encode_pairs`.
+
+    Raises:
+        ValueError: as `encode_pairs` does.
+    """
+    prompts = _prompt_ids(tokenizer, sources, start, separator)
+    lengths = np.array([len(prompt) for prompt in prompts], np.int64)
+    _check_lengths(sources, lengths, max_length)
+    return prompts
 
 
-def _prompts(
+def _check_room(tokenizer: Tokenizer, examples: Examples, max_length: int) -> None:
+    is_pair = examples.pair is not None
+    texts = 2 if is_pair else 1
+    shortest = tokenizer.num_special_tokens_to_add(is_pair) + texts
+    if max_length < shortest:
+        raise ValueError(
+            f"expected max_length {shortest} or more (the special tokens and one of "
+            f"each text), got {max_length}"
+        )
+
+
+def _prompt_ids(
     tokenizer: Tokenizer, sources: Sequence[str], start: int | None, separator: str
 ) -> list[list[int]]:
-    begin = [] if start is None else [start]
-    return [begin + ids for ids in _texts(tokenizer, sources, "source", separator)]
+    rows = _token_ids(tokenizer, sources, "source", separator)
+    if start is None:
+        return rows
+    return [[start, *row] for row in rows]
 
 
-def _texts(
-    tokenizer: Tokenizer, texts: Sequence[str], what: str, after: str = ""
+def _token_ids(
+    tokenizer: Tokenizer, texts: Sequence[str], role: str, suffix: str = ""
 ) -> list[list[int]]:
-    blank = [row for row, text in enumerate(texts) if not text.strip()]
-    refuse([f"row {row}: expected a {what}, got {texts[row]!r}" for row in blank])
-    own = copy.deepcopy(tokenizer)
-    own.no_padding()
-    own.no_truncation()
-    own.encode_special_tokens = (
-        True  # a text that spells the end token must not end there
-    )
-    distinct = list(
-        dict.fromkeys(texts)
-    )  # a source is there once for each of its targets
-    ids: dict[str, list[int]] = {}
-    for place in range(0, len(distinct), CHUNK):
-        part = distinct[place : place + CHUNK]
-        rows = own.encode_batch_fast(
-            [text + after for text in part], add_special_tokens=False
-        )
-        ids |= {text: row.ids for text, row in zip(part, rows, strict=True)}
-    refuse(
-        [
-            f"row {row}: the {what} {text!r} has no tokens"
-            for row, text in enumerate(texts)
-            if not ids[text]
-        ]
-    )
-    return [ids[text] for text in texts]
+    """The tokens of each text with the suffix; `role` names the texts for errors."""
+    problems = []
+    for row, text in enumerate(texts):
+        if not text.strip():
+            problems.append(f"row {row}: expected a {role}, got {text!r}")
+    raise_problems(problems)
+    ids_by_text = _ids_by_text(tokenizer, texts, suffix)
+    for row, text in enumerate(texts):
+        if not ids_by_text[text]:
+            problems.append(f"row {row}: the {role} {text!r} has no tokens")
+    raise_problems(problems)
+    return [ids_by_text[text] for text in texts]
 
 
-def _fit(texts: Sequence[str], lengths: np.ndarray, most: int) -> None:
-    if long := int((lengths > most).sum()):
+def _ids_by_text(
+    tokenizer: Tokenizer, texts: Sequence[str], suffix: str
+) -> dict[str, list[int]]:
+    own_tokenizer = copy.deepcopy(tokenizer)
+    own_tokenizer.no_padding()
+    own_tokenizer.no_truncation()
+    # A text that spells the end token must not end there.
+    own_tokenizer.encode_special_tokens = True
+    # A source has a row for each of its targets, and is encoded once.
+    distinct = list(dict.fromkeys(texts))
+    ids_by_text: dict[str, list[int]] = {}
+    for chunk in _chunks(distinct):
+        suffixed = [text + suffix for text in chunk]
+        rows = own_tokenizer.encode_batch_fast(suffixed, add_special_tokens=False)
+        for text, row in zip(chunk, rows, strict=True):
+            ids_by_text[text] = row.ids
+    return ids_by_text
+
+
+def _check_lengths(texts: Sequence[str], lengths: np.ndarray, max_length: int) -> None:
+    long_rows = int((lengths > max_length).sum())
+    if long_rows:
         longest = reprlib.repr(texts[int(lengths.argmax())])
         raise ValueError(
-            f"{long:,} of {len(lengths):,} rows are longer than max_length {most}: the longest, {longest}, "
-            f"has {lengths.max()} tokens; raise max_length, or leave such rows out"
+            f"{long_rows:,} of {len(lengths):,} rows are longer than max_length "
+            f"{max_length}: the longest, {longest}, has {lengths.max()} tokens; "
+            "raise max_length, or leave such rows out"
         )
 
 
-def _joined(parts: Sequence[ArrayLike]) -> np.ndarray:
-    return np.concatenate(
-        [np.zeros(0, np.int32), *(np.asarray(part, np.int32) for part in parts)]
-    )
+def _chunks(texts: list) -> Iterator[list]:
+    for start in range(0, len(texts), CHUNK):
+        yield texts[start : start + CHUNK]
+
+
+def _join(parts: Sequence[ArrayLike]) -> np.ndarray:
+    """The parts end to end; of no parts, an array of no tokens."""
+    arrays = [np.zeros(0, np.int32)]
+    arrays += [np.asarray(part, np.int32) for part in parts]
+    return np.concatenate(arrays)

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from lora_jax import download
-from lora_jax.metrics.ngrams import ptb
+from lora_jax.metrics.ngrams import ptb_words
 
 PIN = (
     "pycocoevalcap==1.2",
@@ -33,12 +33,12 @@ COMMAND = (
 )
 
 
-def missing() -> str | None:
+def unavailable_reason() -> str | None:
     """Why METEOR cannot be computed here and what to do about it; None when it can, its wheel then being in the cache."""
     if not shutil.which("java"):
         return NO_JAVA
     try:
-        download.path(*PIN)
+        download.wheel_path(*PIN)
     except OSError as error:
         return str(error)
     return None
@@ -49,7 +49,7 @@ def meteor(outputs: list[str], references: list[list[str]]) -> float:
 
     Raises OSError when the program or Java is missing or fails.
     """
-    if reason := missing():
+    if reason := unavailable_reason():
         raise OSError(reason)
     most = max(map(len, references))
     # As many references for each: of one that is there twice the better is taken, as ever.
@@ -62,10 +62,13 @@ def meteor(outputs: list[str], references: list[list[str]]) -> float:
         for member in MEMBERS:
             file = Path(folder, member)
             file.parent.mkdir(exist_ok=True)
-            file.write_bytes(download.read(*PIN, f"pycocoevalcap/meteor/{member}"))
+            file.write_bytes(
+                download.read_member(*PIN, f"pycocoevalcap/meteor/{member}")
+            )
         for name, texts in (("outputs", outputs), ("references", padded)):
             Path(folder, name).write_text(
-                "".join(" ".join(ptb(text)) + "\n" for text in texts), encoding="utf-8"
+                "".join(" ".join(ptb_words(text)) + "\n" for text in texts),
+                encoding="utf-8",
             )
         return _run(folder, most)
 

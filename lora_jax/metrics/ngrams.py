@@ -26,14 +26,14 @@ _WORD = re.compile(rf"(?:{_CLITIC})\b|[^\W_]+(?:[-.'/][^\W_]+)*|[^\w\s]")
 _DROPPED = frozenset("'`.?!,:;-\"")
 
 
-def mteval(text: str) -> list[str]:
+def mteval_words(text: str) -> list[str]:
     """Lower-case words and signs of mteval-v13a, by which BLEU and NIST count."""
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
     return Tokenizer13a()(text.lower()).split()
 
 
-def ptb(text: str) -> list[str]:
+def ptb_words(text: str) -> list[str]:
     """Lower-case words as the Penn treebank splits them ("isn't": is, n't), without punctuation.
 
     The script runs Stanford's tokenizer: 99.87 % of the 51,426 texts of the E2E set come out the same.
@@ -48,7 +48,7 @@ def ptb(text: str) -> list[str]:
 
 def nist(outputs: list[str], references: list[list[str]]) -> float:
     """NIST in bits per word, 0 and up (Doddington 2002): shared n-grams by how rare they are among the references."""
-    words = _split(mteval, outputs, references)
+    words = _split(mteval_words, outputs, references)
     length = sum(len(output) for output, _ in words)
     expected = sum(sum(map(len, texts)) / len(texts) for _, texts in words)
     if not length:
@@ -103,7 +103,10 @@ def rouge_l(outputs: list[str], references: list[list[str]]) -> float:
     As in the script, precision and recall are each the best over the references and recall weighs more (BETA).
     """
     return _mean(
-        [_rouge_l(output, texts) for output, texts in _split(ptb, outputs, references)]
+        [
+            _rouge_l(output, texts)
+            for output, texts in _split(ptb_words, outputs, references)
+        ]
     )
 
 
@@ -112,7 +115,7 @@ def cider(outputs: list[str], references: list[list[str]]) -> float:
 
     It depends on the set: an n-gram of every row weighs nothing, so that one row alone scores 0.
     """
-    words = _split(ptb, outputs, references)
+    words = _split(ptb_words, outputs, references)
     return 10 * _mean([_cider(words, n) for n in range(1, ORDERS["cider"] + 1)])
 
 

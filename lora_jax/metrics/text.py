@@ -1,6 +1,6 @@
 """Scores of generated texts against references, several for each, as the E2E challenge's script has them (LoRA, Table 3).
 
-BLEU and NIST to the last digit, ROUGE-L, CIDEr and METEOR to a thousandth (`overlap.ptb` stands for a Java tokenizer); chrF and
+BLEU and NIST to the last digit, ROUGE-L, CIDEr and METEOR to a thousandth (`ptb_words` stands for a Java tokenizer); chrF and
 TER are sacrebleu's, ROUGE-1 and -2 what rouge-score computes. BLEU, METEOR, ROUGE, chrF, TER and exact match are shares, NIST
 is bits per word, CIDEr runs to 10. For the 630 outputs and 4,693 references of E2E they take 5 seconds on one core, METEOR
 10 more, and TER 95: sacrebleu tries every shift of words, 20 ms for an output and a reference.
@@ -13,8 +13,7 @@ from functools import partial
 from itertools import zip_longest
 
 from lora_jax.metrics import ngrams
-from lora_jax.metrics.meteor import meteor
-from lora_jax.metrics.meteor import missing as no_meteor
+from lora_jax.metrics.meteor import meteor, unavailable_reason
 
 _NOTES = {
     "rouge_1": "F1 without stemming",
@@ -51,14 +50,14 @@ def ter(outputs: list[str], references: list[list[str]]) -> float:
 
 
 def exact_match(outputs: list[str], references: list[list[str]]) -> float:
-    """The share of outputs that are one of their references once both are `normal_sql`."""
-    rows = zip(map(normal_sql, outputs), references, strict=True)
-    return sum(output in map(normal_sql, texts) for output, texts in rows) / len(
+    """The share of outputs that are one of their references once both are `normalize_sql`."""
+    rows = zip(map(normalize_sql, outputs), references, strict=True)
+    return sum(output in map(normalize_sql, texts) for output, texts in rows) / len(
         outputs
     )
 
 
-def normal_sql(text: str) -> str:
+def normalize_sql(text: str) -> str:
     """SQL without what does not change it: case and spacing outside quotes, the kind of quotes, a last semicolon."""
     words = (
         word.lower() if word else f"'{single or double or ''}'"
@@ -99,7 +98,7 @@ def score(
 
 def missing(names: Iterable[str]) -> dict[str, str]:
     """Of the named metrics those that cannot be computed on this machine, each with what to do about it."""
-    reason = no_meteor() if "meteor" in names else None
+    reason = unavailable_reason() if "meteor" in names else None
     return {"meteor": reason} if reason else {}
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from lora_jax.checkpoints.safetensors import Rule
+from lora_jax.checkpoints.placement import Rule
 from lora_jax.models.hf_config import fields
 from lora_jax.nn.attention import Attention, AttentionContext
 from lora_jax.nn.blocks import scan_blocks, should_unroll, without_last

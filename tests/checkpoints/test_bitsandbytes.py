@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from lora_jax import quant, tree
-from lora_jax.checkpoints import bitsandbytes, safetensors
+from lora_jax.checkpoints import bitsandbytes, placement, safetensors
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert
 from lora_jax.quant import Quantized, Scales
 from lora_jax.quant.formats import FP4, NF4
@@ -46,8 +47,8 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def collected(arrays: dict[str, np.ndarray]) -> dict[str, safetensors.Tensor]:
-    return bitsandbytes.collected(
+def collected(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return bitsandbytes.collect_quantized(
         safetensors.tensors(
             save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
         )
@@ -103,7 +104,7 @@ def test_what_is_spread_is_collected_bit_for_bit(
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_bitsandbytes_wrote_is_read_to_the_bit(name):
     shape, kind, block, double, dtype = WRITTEN[name]
-    found = bitsandbytes.collected(safetensors.tensors(FIXTURE.read_bytes()))
+    found = bitsandbytes.collect_quantized(safetensors.tensors(FIXTURE.read_bytes()))
     value: Any = found[f"{name}.weight"].read()
     assert (
         value.shape,
@@ -241,7 +242,7 @@ def test_tensors_of_no_group_are_passed_through():
             }
         )
     )
-    assert bitsandbytes.collected(given_tensors) == given_tensors
+    assert bitsandbytes.collect_quantized(given_tensors) == given_tensors
 
 
 def test_nothing_but_what_describes_a_weight_is_read_before_its_time():
@@ -251,7 +252,7 @@ def test_nothing_but_what_describes_a_weight_is_read_before_its_time():
         return tensor._replace(read=lambda: read.append(name) or tensor.read())
 
     arrays = safetensors.tensors(save(group(double=True)))
-    found = bitsandbytes.collected(
+    found = bitsandbytes.collect_quantized(
         {name: watched(name, tensor) for name, tensor in arrays.items()}
     )
     assert sorted(read) == ["w.weight.nested_quant_map", "w.weight.quant_map", JSON]
@@ -534,7 +535,7 @@ def four_bits(tiny) -> bert.Encoder:
 def test_a_model_saved_in_4_bits_is_loaded_as_it_was(four_bits, config, same):
     wanted, rules = tree.leaves(four_bits), bert.rules(config())
     # What is quantised is not quantised again, whatever is asked for.
-    loaded = safetensors.load(
+    loaded = placement.load(
         collected(checkpoint(four_bits)),
         rules,
         wanted,
@@ -558,7 +559,7 @@ def test_of_a_model_in_4_bits_every_layer_has_to_be(four_bits, config):
         ValueError,
         match="blocks/mlp/down/kernel: expected every layer to be stored alike",
     ):
-        safetensors.load(
+        placement.load(
             collected(arrays | {name: normal(16, 32)}),
             bert.rules(config()),
             tree.leaves(four_bits),

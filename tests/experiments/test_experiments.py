@@ -179,6 +179,10 @@ def test_a_pipe_that_nobody_reads_is_no_error_of_the_user(tmp_path):
             "rows: expected 0 or more (0 is all), got -5; epochs: expected >= 1, got -1",
         ),
         (["--glue-dir", "here"], "glue_dir: goes with cola, "),
+        (
+            ["--data", "rte", "--glue-dir", "here", "--data-dir", "there"],
+            "data_dir and glue_dir mean the same: expected one of them",
+        ),
         (["--targets"], "no cells: expected at least one value"),
         (
             ["--init", "uniform"],

@@ -10,7 +10,7 @@ import pytest
 import rank_sweep
 
 from lora_jax import data, methods, models, paper
-from lora_jax.data import text_pairs as texts
+from lora_jax.data import official_files, text_pairs
 from lora_jax.experiment import cli, run
 from lora_jax.models.decoder import Decoder
 from lora_jax.results import method_tables
@@ -327,7 +327,7 @@ def test_a_classification_in_words():
     )
     assert task.splits["train"].text == data.load("tiny").splits["train"].text
     with pytest.raises(ValueError, match="tiny-nlg: expected a task with classes"):
-        texts.worded(data.load("tiny-nlg"))
+        text_pairs.classification_as_text(data.load("tiny-nlg"))
 
 
 class TestPaper:
@@ -372,7 +372,9 @@ class TestPaper:
         monkeypatch.setattr(
             data,
             "load",
-            lambda task, *, data_dir, **_: texts.home(task, data_dir, "its files"),
+            lambda task, *, data_dir: official_files.task_folder(
+                task, data_dir, "its files"
+            ),
         )
         quick = gpt3_tables.PRESETS["quick"]
         cells = gpt3_tables.cells(quick)

@@ -6,10 +6,7 @@ import pytest
 import quantization
 import quantized_merge
 
-from lora_jax import methods, quant, tree
 from lora_jax.accounting import step_time, storage
-from lora_jax.methods.lora import LoRA
-from lora_jax.nn.layers import Linear
 
 
 def row(part, name, seed=0, **metrics):
@@ -115,31 +112,3 @@ class TestMerging:
         ):
             setup = quantized_merge.run.Setup(method="full")
             quantized_merge.cells(quantized_merge.Config(kinds=("nf3",), setup=setup))
-
-    def test_distance_and_what_is_left_of_delta(self):
-        base = quant.quantize(jnp.zeros((1, 32, 32)), "nf4").T
-        a, b = (
-            jnp.zeros((1, 32, 1)).at[0, 0, 0].set(1.0),
-            jnp.zeros((1, 1, 32)).at[0, 0, 0].set(2.0),
-        )
-        model = {
-            "up": LoRA(Linear(base), a, b, jnp.ones((1, 1)))
-        }  # delta has a 2 in its corner, W4 is 0
-        half = {
-            "up": Linear(
-                jnp.zeros((1, 32, 32)).at[0, 0, 0].set(1.0).at[0, 1, 1].set(2.0)
-            )
-        }
-        found = quantized_merge.layers(model, half)["up"]
-        assert found["kept"] == [0.5], "half of delta is there"
-        assert found["distance"] == [pytest.approx(5**0.5 / 2)], (
-            "one less in the corner, two elsewhere, over two"
-        )
-        whole = quantized_merge.layers(model, methods.merge(model))["up"]
-        assert whole == {"distance": [0.0], "kept": [1.0]}
-        assert (
-            quantized_merge.stored_bits({"blocks": {"kernel": base}})
-            == quant.bits_per_parameter(base)
-            == 4.5
-        )
-        assert tree.count(model["up"]) == 32 * 32 + 32 + 32 + 1

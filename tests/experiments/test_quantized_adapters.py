@@ -4,7 +4,6 @@ import random
 from importlib import import_module
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -105,30 +104,6 @@ class TestMeasures:
         for path, leaf in tree.leaves(model).items():
             if not path.startswith("blocks/") or "/base/" not in path:
                 np.testing.assert_array_equal(leaf, tree.leaves(trained.model)[path])
-
-    def test_the_error_by_hand(self, script, tiny):
-        def adapted(query, value):
-            model = methods.lora("query,value", rank=1, alpha=1).adapt(
-                jax.random.key(0), tiny()
-            )
-            ones = {
-                p: jnp.ones_like(leaf)
-                for p, leaf in tree.leaves(model).items()
-                if "lora" in p
-            }
-            strength = {
-                "blocks/attention/query/lora_b": query,
-                "blocks/attention/value/lora_b": value,
-            }
-            return tree.replace(
-                model, ones | {p: ones[p] * by for p, by in strength.items()}
-            )
-
-        assert script.error(adapted(3, 4), adapted(3, 4)) == 0
-        assert script.error(adapted(3, 4), adapted(3.5, 4)) == pytest.approx(
-            0.1
-        )  # 0.5 of sqrt(9 + 16)
-        assert script.error(adapted(3, 4), adapted(0, 0)) == 1
 
 
 def rows(scores: dict[str, list[float]]) -> list[dict[str, Any]]:

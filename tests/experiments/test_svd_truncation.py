@@ -1,118 +1,19 @@
-"""Truncation against numpy's float64, the rows' numbers by hand, and the smoke run's own training as the reference."""
+"""The study of truncation: its cells, what it says, and the smoke run's own training as the reference."""
 
 from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
-from lora_jax import methods, results, tree
+from lora_jax import results
 from lora_jax.experiment import schedule
-from lora_jax.methods.lora_from_delta import lora_from_delta
 
 script: Any = import_module("svd_truncation")
 
 SMOKE = script.PRESETS["smoke"]
-
-
-def moved(model, seed=0):
-    """The model with every leaf moved a little, adapters' scales apart."""
-    rng = np.random.default_rng(seed)
-    leaves = {
-        path: leaf
-        for path, leaf in tree.leaves(model).items()
-        if not path.endswith("/scale")
-    }
-    return tree.replace(
-        model,
-        {
-            p: leaf + jnp.float32(0.1 * rng.normal(size=leaf.shape))
-            for p, leaf in leaves.items()
-        },
-    )
-
-
-@pytest.fixture(scope="module")
-def full(tiny):
-    return moved(tiny())
-
-
-@pytest.fixture(scope="module")
-def lora(tiny):
-    """An adapted model that has learnt: B is no longer zero. Its key and output adapters are idle."""
-    method = methods.lora("query,value", 3, pad=8, beside="query,key,value,output")
-    return moved(method.adapt(jax.random.key(0), tiny()))
-
-
-def best(old, new, k):
-    """numpy's best approximation of rank k of each layer's difference."""
-    u, s, vt = np.linalg.svd(np.asarray(new, np.float64) - old, full_matrices=False)
-    return (u[..., :k] * s[..., None, :k]) @ vt[..., :k, :]
-
-
-@pytest.mark.parametrize("k", [0, 1, 5, 16])
-def test_full_fine_tuning_keeps_the_top_directions_and_everything_else(tiny, full, k):
-    old, new = tree.leaves(tiny()), tree.leaves(full)
-    got = tree.leaves(methods.merge(script.truncated(script.learnt(full, tiny()), k)))
-    matrices = [
-        path for path in old if path.startswith("blocks/") and path.endswith("kernel")
-    ]
-    assert len(matrices) == 6
-    for path in old:
-        wanted = (
-            old[path] + best(old[path], new[path], k) if path in matrices else new[path]
-        )
-        np.testing.assert_allclose(got[path], wanted, atol=1e-5, err_msg=path)
-
-
-def test_it_is_the_adapter_that_is_extracted(tiny, full):
-    extracted = methods.merge(
-        lora_from_delta(tiny(), full, targets=script.BLOCKS, rank=3, rest="tuned")
-    )
-    ours = methods.merge(script.truncated(script.learnt(full, tiny()), 3))
-    for path, leaf in tree.leaves(extracted).items():
-        np.testing.assert_allclose(
-            tree.leaves(ours)[path], leaf, atol=1e-6, err_msg=path
-        )
-
-
-def test_of_a_lora_only_its_own_matrices_are_truncated(tiny, lora):
-    whole = script.learnt(lora, tiny())
-    assert whole.parts.keys() == {"blocks/attention/query", "blocks/attention/value"}
-    assert all(
-        part.s.shape == (2, 3) for part in whole.parts.values()
-    )  # neither padding nor idle adapters
-    kept, merged = (
-        tree.leaves(methods.merge(model))
-        for model in (script.truncated(whole, 3), lora)
-    )
-    for path, leaf in merged.items():
-        np.testing.assert_allclose(kept[path], leaf, atol=1e-5, err_msg=path)
-    none = tree.leaves(methods.merge(script.truncated(whole, 0)))
-    for path, leaf in tree.leaves(methods.unload(lora)).items():
-        assert none[path].tolist() == leaf.tolist(), path
-
-
-def test_loss_by_hand():
-    spectra = [
-        np.array([[4.0, 3.0]]),
-        np.array([[12.0, 0.0, 0.0]]),
-    ]  # norms 5 and 12, together 13
-    at = {k: script.loss(spectra, k) for k in (0, 1, 2, 3)}
-    assert [at[k]["delta/relative_error"] for k in at] == pytest.approx(
-        [1, 3 / 13, 0, 0]
-    )
-    assert [at[k]["delta/energy"] for k in at] == pytest.approx(
-        [0, (16 / 25 + 1) / 2, 1, 1]
-    )
-    p = np.array([4, 3]) / 7
-    assert at[1]["delta/effective_rank"] == pytest.approx(
-        (np.exp(-(p * np.log(p)).sum()) + 1) / 2, rel=1e-6
-    )
 
 
 def test_the_k_there_are():

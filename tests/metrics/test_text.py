@@ -41,7 +41,7 @@ def test_the_official_meteor_of_80_outputs():
 
 
 def test_mteval_splits_signs_but_not_numbers():
-    assert ngrams.mteval("It's £20.50, &amp; low-cost.") == [
+    assert ngrams.mteval_words("It's £20.50, &amp; low-cost.") == [
         "it's",
         "£20.50",
         ",",
@@ -67,7 +67,7 @@ def test_ptb_splits_clitics_and_drops_punctuation():
         "#",
         "20",
     ]
-    assert ngrams.ptb(text) == ["it", "is", "n't", *rest]
+    assert ngrams.ptb_words(text) == ["it", "is", "n't", *rest]
 
 
 def test_bleu_by_hand():
@@ -304,8 +304,8 @@ def test_without_java_meteor_is_left_out_and_the_reason_said(monkeypatch):
 def java(tmp_path, monkeypatch):
     """`java(script)`: a shell script in the program's place, which has the two files in its folder."""
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(download, "path", lambda *pin: tmp_path)
-    monkeypatch.setattr(download, "read", lambda *pin_and_member: b"")
+    monkeypatch.setattr(download, "wheel_path", lambda *pin: tmp_path)
+    monkeypatch.setattr(download, "read_member", lambda *pin_and_member: b"")
 
     def install(script: str) -> Path:
         program = tmp_path / "java"
@@ -344,7 +344,7 @@ def test_meteor_without_its_wheel_is_left_out(java, monkeypatch):
         raise OSError("pycocoevalcap==1.2 could not be fetched")
 
     java("exit 0")
-    monkeypatch.setattr(download, "path", offline)
+    monkeypatch.setattr(download, "wheel_path", offline)
     assert text.score(["meteor"], ["a"], [["a"]]) == {}
     assert text.missing(["meteor"]) == {
         "meteor": "pycocoevalcap==1.2 could not be fetched"

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save
 
 from lora_jax import methods, tree
-from lora_jax.checkpoints import safetensors
+from lora_jax.checkpoints import placement, safetensors
 from lora_jax.models import gpt2
 from lora_jax.nn.blocks import UNROLL
 
@@ -318,8 +318,11 @@ def checkpoint(prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def load(source: Any, config: gpt2.Config = CONFIG) -> dict[str, np.ndarray]:
-    return safetensors.load(
-        source, gpt2.rules(config), tree.leaves(abstract(config)), ignore=gpt2.IGNORE
+    return placement.load(
+        safetensors.tensors(source),
+        gpt2.rules(config),
+        tree.leaves(abstract(config)),
+        ignore=gpt2.IGNORE,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save
 
 from lora_jax import methods, quant, tree
-from lora_jax.checkpoints import safetensors
+from lora_jax.checkpoints import placement, safetensors
 from lora_jax.models import llama
 from lora_jax.models.decoder import Decoder
 from tests.models.test_gpt2 import compiled, error
@@ -471,8 +471,11 @@ def checkpoint(*, tied: bool = False, biases: bool = False) -> dict[str, np.ndar
 
 
 def load(source: Any, config: llama.Config = CONFIG) -> dict[str, np.ndarray]:
-    return safetensors.load(
-        source, llama.rules(config), tree.leaves(abstract(config)), ignore=llama.IGNORE
+    return placement.load(
+        safetensors.tensors(source),
+        llama.rules(config),
+        tree.leaves(abstract(config)),
+        ignore=llama.IGNORE,
     )
 
 

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from lora_jax import quant, tree
-from lora_jax.checkpoints.safetensors import Rule
+from lora_jax.checkpoints.placement import Rule
 from lora_jax.models import tokenizers
 
 load = importlib.import_module("lora_jax.models.load")  # `models.load` is the function

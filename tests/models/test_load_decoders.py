@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from lora_jax import quant, tree
-from lora_jax.checkpoints import safetensors
+from lora_jax.checkpoints import placement, safetensors
 from lora_jax.models import gpt2, llama
 from lora_jax.models.decoder import Decoder
 from tests.models import test_gpt2, test_llama
@@ -46,7 +46,9 @@ class TestDirectories:
         return (
             tmp_path,
             arrays,
-            safetensors.load(save(arrays), module.rules(config), shapes),
+            placement.load(
+                safetensors.tensors(save(arrays)), module.rules(config), shapes
+            ),
         )
 
     @pytest.mark.parametrize("shards", [1, 3])

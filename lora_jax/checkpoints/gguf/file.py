@@ -18,7 +18,8 @@ from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFReader, get_tensor_
 from gguf.gguf_reader import READER_SUPPORTED_VERSIONS, ReaderField
 
 from lora_jax import quant, tree
-from lora_jax.checkpoints.safetensors import Rule, Tensor
+from lora_jax.checkpoints.placement import Rule
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.quant import Quantized
 
 BLOCK = 32
@@ -61,18 +62,8 @@ def read(source: Path | str | bytes) -> File:
         return _read(Path(copy.name), "bytes")
 
 
-def tensors(source: Path | str | bytes) -> dict[str, Tensor]:
-    """The tensors of a GGUF file by its names for them. Raises what `read` raises."""
-    return read(source).tensors
-
-
-def metadata(source: Path | str | bytes) -> dict[str, Any]:
-    """The metadata of a GGUF file: architecture, hyperparameters, tokenizer. Raises what `read` raises."""
-    return read(source).metadata
-
-
-def named(file: File, rules: Iterable[Rule]) -> dict[str, Tensor]:
-    """The tensors by the Hugging Face names that a family's rules take, for `safetensors.load`; the others as they were.
+def with_hf_names(file: File, rules: Iterable[Rule]) -> dict[str, Tensor]:
+    """The tensors by the Hugging Face names that a family's rules take, for `placement.load`; the others as they were.
 
     Values are not touched: of the Llama family llama.cpp has permuted the rows of query and key for its rotary embedding, head
     by head, and whoever reads that family has to know. Nor are tensors that llama.cpp leaves out (BERT's pooler) made up.

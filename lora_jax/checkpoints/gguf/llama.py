@@ -11,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lora_jax.checkpoints.gguf.file import File, named
-from lora_jax.checkpoints.safetensors import Rule, Tensor
+from lora_jax.checkpoints.gguf.file import File, with_hf_names
+from lora_jax.checkpoints.placement import Rule
+from lora_jax.checkpoints.tensor import Tensor
 
 ARCHITECTURES = ("llama", "qwen2")
 FACTORS = "rope_freqs.weight"  # of Llama 3.1; to Hugging Face no tensor but settings
@@ -33,12 +34,12 @@ _RULE = Rule(
 )
 
 
-def settings(file: File) -> dict[str, Any]:
+def hf_config(file: File) -> dict[str, Any]:
     """The fields of Hugging Face's config.json, and `rope_factors` where the file has what each frequency is divided by.
 
     Raises:
         ValueError: another architecture, or experts; fields that are missing or no positive number; sizes of the vocabulary, or of
-            a head, that differ. All of them are named.
+            a head, that differ. All of them are with_hf_names.
     """
     kind = file.metadata.get("general.architecture")
     if kind not in ARCHITECTURES:
@@ -80,15 +81,17 @@ def settings(file: File) -> dict[str, Any]:
     )
 
 
-def tensors(file: File) -> dict[str, Tensor]:
+def hf_tensors(file: File) -> dict[str, Tensor]:
     """The tensors by Hugging Face's names, rows of query and key in its order, quantised or not; read when asked for.
 
     Raises:
-        ValueError: what `settings` raises, or rows of query or key that are no pairs of so many heads.
+        ValueError: what `hf_config` raises, or rows of query or key that are no pairs of so many heads.
     """
-    facts = settings(file)
+    facts = hf_config(file)
     found = {
-        name: tensor for name, tensor in named(file, [_RULE]).items() if name != FACTORS
+        name: tensor
+        for name, tensor in with_hf_names(file, [_RULE]).items()
+        if name != FACTORS
     }
     if facts["model_type"] != "llama":
         return found

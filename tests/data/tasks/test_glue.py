@@ -23,7 +23,7 @@ def glue_folder(folder, name, train, validation, suffix="tsv"):
     write(folder / f"train.{suffix}", train)
     write(folder / f"dev.{suffix}", validation)
     write(folder / f"test.{suffix}", "never read\n")
-    return data.load(name, glue_dir=folder)
+    return data.load(name, data_dir=folder)
 
 
 def test_glue_pair_with_names_or_numbers_and_literal_quotes(tmp_path):
@@ -51,7 +51,7 @@ def test_cola_has_no_header(tmp_path):
     assert task.splits["train"].text == ["They drank."] and task.splits[
         "validation"
     ].label.tolist() == [0]
-    assert data.load("cola", glue_dir=tmp_path).splits["train"].text == ["They drank."]
+    assert data.load("cola", data_dir=tmp_path).splits["train"].text == ["They drank."]
 
 
 def test_official_headers(tmp_path):
@@ -97,7 +97,7 @@ def test_mnli_has_both_validation_splits_in_either_layout(tmp_path):
         hub = json.dumps({"premise": "p", "hypothesis": "h", "label": i, "idx": 0})
         write(tmp_path / "hub" / f"{name.replace('dev', 'validation')}.jsonl", hub)
     for folder in (tmp_path, tmp_path / "hub"):
-        splits = data.load("mnli", glue_dir=folder).splits
+        splits = data.load("mnli", data_dir=folder).splits
         assert list(splits) == ["train", "validation", "validation_mismatched"]
         assert [examples.label.tolist() for examples in splits.values()] == [
             [0],
@@ -118,13 +118,13 @@ def test_glue_errors_name_the_file_and_the_line(tmp_path):
     )
     assert "dev.tsv, line 2: sentence: expected some text, got ''" in text
     (tmp_path / "dev.tsv").unlink()
-    text = message(data.load, "sst2", glue_dir=tmp_path, error=FileNotFoundError)
+    text = message(data.load, "sst2", data_dir=tmp_path, error=FileNotFoundError)
     assert (
         "expected validation.* or dev.* (.csv, .tsv, .jsonl, .parquet), got test.tsv, train.tsv"
         in text
     )
     assert "does not exist" in message(
-        data.load, "sst2", glue_dir=tmp_path / "none", error=FileNotFoundError
+        data.load, "sst2", data_dir=tmp_path / "none", error=FileNotFoundError
     )
 
 
@@ -161,6 +161,6 @@ def test_no_hub_says_to_pass_a_folder(monkeypatch):
     text = message(data.load, "mnli", error=ConnectionError)
     assert (
         "Couldn't reach" in text
-        and "pass glue_dir" in text
+        and "pass data_dir" in text
         and "mnli/dev_matched.tsv" in text
     )

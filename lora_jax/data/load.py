@@ -1,0 +1,97 @@
+"""Tasks by name, or from a user's own file or folder."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from lora_jax.data.read_table import FORMATS
+from lora_jax.data.task import Task
+from lora_jax.data.tasks import (
+    dart,
+    e2e,
+    glue,
+    rotten_tomatoes,
+    samsum,
+    tiny,
+    user_files,
+    webnlg,
+    wikisql,
+)
+from lora_jax.data.text_pairs import classification_as_text
+
+TEXT_SUFFIX = "-text"
+"""After the name of a classification: its classes become words to be written."""
+
+GLUE_TASKS = tuple(glue.SPECS)
+GENERATION_TASKS = ("e2e", "webnlg", "dart", "wikisql", "samsum")
+"""Tasks that generate text from official files."""
+
+DATA_DIR_TASKS = (*GLUE_TASKS, *GENERATION_TASKS)
+"""Tasks that can be read from official files in `data_dir`."""
+
+LABELED_TASKS = frozenset(["rotten-tomatoes", "tiny", *GLUE_TASKS])
+"""Classifications and regressions."""
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "rotten-tomatoes": rotten_tomatoes.load,
+    **{name: partial(glue.load, name) for name in GLUE_TASKS},
+    "e2e": e2e.load,
+    "webnlg": webnlg.load,
+    "dart": dart.load,
+    "wikisql": wikisql.load,
+    "samsum": samsum.load,
+    "tiny": tiny.load,
+    "tiny-nlg": tiny.load_nlg,
+}
+"""The loader of each task; those of `DATA_DIR_TASKS` take `data_dir`."""
+
+
+def load(name_or_path: str | Path, *, data_dir: str | Path | None = None) -> Task:
+    """Return a task by its name in `TASKS`, or from a user's file or folder.
+
+    A name with `-text` after it, as `mnli-text`, is the classification as a task that
+    generates. `tasks.user_files` says what a user's file holds. `data_dir` is where the
+    official files of one of `DATA_DIR_TASKS` lie; without it GLUE and e2e come from the
+    hub.
+
+    Raises:
+        ValueError: the name is unknown (it lists those there are), or `data_dir` goes
+            with another task.
+        FileNotFoundError: a path does not exist.
+        Exception: whatever the task's own loader says about its data.
+    """
+    name = str(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if name in DATA_DIR_TASKS:
+        return TASKS[name](data_dir=data_dir or None)
+    if data_dir and (name in TASKS or path.exists()):
+        raise ValueError(
+            f"data_dir goes with {', '.join(DATA_DIR_TASKS)}; "
+            f"{name!r} has no official files"
+        )
+    if name in TASKS:
+        return TASKS[name]()
+    if base_name(name) != name and base_name(name) in TASKS:
+        return classification_as_text(load(base_name(name), data_dir=data_dir))
+    if path.exists():
+        return user_files.load(path)
+    _raise_unknown(name, is_path=isinstance(name_or_path, Path))
+
+
+def base_name(name: str) -> str:
+    """Return the name of a task without the suffix `-text`."""
+    return name.removesuffix(TEXT_SUFFIX)
+
+
+def _raise_unknown(name: str, *, is_path: bool) -> NoReturn:
+    # What looks like a path was meant as one, so the names of tasks would not help.
+    if is_path or "/" in name or Path(name).suffix.lower() in FORMATS:
+        raise FileNotFoundError(f"the data file {name!r} does not exist")
+    close = difflib.get_close_matches(name.lower(), TASKS, 2)
+    hint = f"; is {' or '.join(close)} meant?" if close else ""
+    raise ValueError(
+        f"expected a file, a folder or a task out of {', '.join(TASKS)}; "
+        f"got {name!r}{hint}"
+    )

@@ -1,0 +1,125 @@
+"""The official files of a task: where they lie, and which of them is which split.
+
+A user passes `data_dir`, a folder or a zip archive. The files may lie in it directly,
+or in a folder of the name that the official archive has.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from lora_jax.data.examples import require_columns
+from lora_jax.data.read_table import Table, objects_as_table, raise_problems
+
+LISTED = 10  # names of files that an error lists at most
+
+
+class Field(NamedTuple):
+    """What a field of a JSON object holds: in words, and as a test."""
+
+    expected: str
+    fits: Callable[[Any], bool]
+
+
+def task_folder(
+    name: str,
+    data_dir: str | Path | None,
+    expected: str,
+    *,
+    folders: Sequence[str] = (),
+) -> Path:
+    """Return the folder with the official files of a task.
+
+    It is `data_dir`, or the first of the folders `name` and `folders` in it. `expected`
+    names the files for errors.
+
+    Raises:
+        ValueError: there is no `data_dir`, or it is neither a folder nor a zip archive.
+        FileNotFoundError: `data_dir` does not exist.
+    """
+    if data_dir is None:
+        raise ValueError(
+            f"{name} is read from its official files: "
+            f"pass data_dir, a folder with {expected}"
+        )
+    root = Path(data_dir).expanduser()
+    if not root.exists():
+        raise FileNotFoundError(
+            f"the folder of {name} {str(root)!r} does not exist; "
+            f"expected one with {expected}"
+        )
+    if not root.is_dir():
+        root = _open_archive(name, root, expected)
+    for folder in (name, *folders):
+        if (root / folder).is_dir():
+            return root / folder
+    return root
+
+
+def find_files(name: str, folder: Path, files: Mapping[str, str]) -> dict[str, Path]:
+    """Return the file of each split; `files` names them, relative to the folder.
+
+    Raises:
+        FileNotFoundError: files are missing; it names all of them, and those there are.
+    """
+    paths = {split: folder / file for split, file in files.items()}
+    missing = [file for split, file in files.items() if not paths[split].exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{name} in {folder.name}: expected {', '.join(missing)}, "
+            f"got {list_folder(folder)}"
+        )
+    return paths
+
+
+def list_folder(folder: Path) -> str:
+    """Return the first names in a folder, for an error, or `nothing`."""
+    names = sorted(file.name for file in folder.iterdir())
+    return ", ".join(names[:LISTED]) or "nothing"
+
+
+def read_json_objects(path: Path, fields: Mapping[str, Field]) -> Table:
+    """Return a file that is one JSON list of objects as a table; entries count from 1.
+
+    `fields` are those that every object must have.
+
+    Raises:
+        ValueError: the file is no such list, or values do not fit; it names the file
+            and its entries.
+    """
+    try:
+        objects = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path.name}: expected JSON, got what is none: {error}"
+        ) from None
+    if not _are_objects(objects):
+        raise ValueError(
+            f"{path.name}: expected a JSON list of objects, with {', '.join(fields)}"
+        )
+    rows = range(1, len(objects) + 1)
+    table = objects_as_table(path.name, "entry", rows, objects)
+    require_columns([table], tuple(fields))
+    problems = []
+    for name, field in fields.items():
+        problems += table.misfits(name, field.fits, field.expected)
+    raise_problems(problems)
+    return table
+
+
+def _open_archive(name: str, path: Path, expected: str) -> Path:
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{name}: expected a folder or a zip archive with {expected}, "
+            f"got the file {path.name}"
+        )
+    # A path into the archive has everything of Path that is used here.
+    return cast(Path, zipfile.Path(path))
+
+
+def _are_objects(value: object) -> bool:
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(entry, dict) for entry in value)
