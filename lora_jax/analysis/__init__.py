@@ -7,6 +7,7 @@ from lora_jax.analysis.amplification import (
     amplification,
     kernel_similarity,
     layer_amplification,
+    metrics_by_layer,
 )
 from lora_jax.analysis.rounding import (
     adapter_error,
@@ -44,6 +45,7 @@ __all__ = [
     "layer_similarities",
     "low_rank_layers",
     "merge_errors",
+    "metrics_by_layer",
     "prediction_change",
     "prediction_distance",
     "principal_angles",

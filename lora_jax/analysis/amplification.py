@@ -145,3 +145,12 @@ def kernel_similarity(
     # A square factor has W's directions in the input space, and at most d columns.
     square = jnp.linalg.qr(kernel.mT, mode="r").mT
     return subspace_similarity(square, other)
+
+
+def metrics_by_layer(numbers: dict[str, Float[Array, "L"]]) -> dict[str, float]:
+    """Return the numbers of each layer as a row has them: `layer1/factor` and so on."""
+    metrics = {}
+    for name, values in numbers.items():
+        for layer, value in enumerate(values.tolist(), start=1):
+            metrics[f"layer{layer}/{name}"] = value
+    return metrics

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with the runs of an experiment, before the first one starts."""
+"""What can be wrong with the runs of an experiment, before the first one starts."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -31,7 +31,8 @@ def resolved(runs: Sequence[RunConfig], benches: Workbenches) -> list[RunConfig]
     check_settings(runs)
     concrete = [_with_dtype(run) for run in runs]
     # Once a model: its source may have to be asked of a hub.
-    sources = {name: models.source(name) for name in {run.model for run in concrete}}
+    names = {run.model for run in concrete}
+    sources = {name: models.source(name) for name in names}
     complete = []
     for run in concrete:
         data_source = benches.task(run).source
@@ -113,9 +114,9 @@ def _problems(run: RunConfig) -> list[str]:
 
 def _folder_problems(run: RunConfig) -> list[str]:
     """A folder of official files goes with the tasks that have such files."""
-    task = run.data.data.removesuffix(data.TEXT)
-    glue = tuple(data.glue.SPECS)
-    official = (*glue, *data.OFFICIAL)
+    task = data.base_name(run.data.data)
+    glue = data.GLUE_TASKS
+    official = data.DATA_DIR_TASKS
     problems = []
     if run.data.glue_dir and run.data.data_dir:
         problems.append(

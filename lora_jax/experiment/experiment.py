@@ -152,7 +152,7 @@ class Experiment(NamedTuple):
         if seconds and command.preset == cli.DEFAULT_PRESET:
             print(f"The reference rows took {clock(seconds)} on two cores.")
         print("Ctrl-C stops at any time; the same command continues.")
-        print(f"Downloads are kept in {download.cache()}.", flush=True)
+        print(f"Downloads are kept in {download.cache_folder()}.", flush=True)
 
     def _reference_seconds(self) -> float:
         folder = reference_folder()

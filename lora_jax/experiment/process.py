@@ -20,7 +20,7 @@ def prepare(*, cores_as_devices: bool) -> None:
     times as long so, for each device reads and dequantizes all the weights, and a
     generated token takes 1.5 times as long.
     """
-    jax.config.update("jax_compilation_cache_dir", str(download.cache() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(download.cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if cores_as_devices:
         devices.cores_as_devices()

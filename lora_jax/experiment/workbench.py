@@ -172,7 +172,7 @@ def _load_task(config: DataConfig) -> data.Task:
         if limits.get(name):
             examples = data.subset(examples, limits[name])
         elif task.generates and name not in limits:
-            examples = data.some(examples, config.test_sources)
+            examples = data.subset_of_sources(examples, config.test_sources)
         splits[name] = examples
     return task._replace(splits=splits)
 
@@ -196,7 +196,9 @@ def _encode(
             encoded[name] = pairs
         else:
             sources = list(data.references(examples))
-            prompts[name] = data.prompts(tokenizer, sources, max_length=max_length)
+            prompts[name] = data.encode_prompts(
+                tokenizer, sources, max_length=max_length
+            )
             generation.check_prompts(config, prompts[name], run.decode.new_tokens)
     return encoded, prompts
 
@@ -213,7 +215,7 @@ def _check_kind(run: RunConfig, task: data.Task, model: Any) -> None:
     if writes and not task.generates:
         raise ValueError(
             f"data: {name} has labels, for an encoder; {run.model} is a language "
-            f"model, which learns from {', '.join(data.OFFICIAL)} or a file with "
+            f"model, which learns from {', '.join(data.GENERATION_TASKS)} or a file with "
             "source and target"
         )
     if writes:

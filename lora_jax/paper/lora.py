@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lora_jax.paper.lora_figures import (
+    FIGURE8_ROWS,
     LAYERS,
     MIDDLE_LAYER,
     WIDTH,
@@ -20,6 +21,7 @@ from lora_jax.paper.lora_figures import (
     figure4_and_7,
     figure5,
     figure8,
+    figure8_range,
 )
 from lora_jax.paper.parameter_counts import ParameterCount, parameter_counts
 from lora_jax.paper.spelling import METHODS, TARGETS, spell_method
@@ -28,6 +30,7 @@ from lora_jax.paper.tables import table
 __all__ = [
     "AMPLIFICATION",
     "DATASETS",
+    "FIGURE8_ROWS",
     "GLUE",
     "LAYERS",
     "METHODS",
@@ -42,6 +45,7 @@ __all__ = [
     "figure4_and_7",
     "figure5",
     "figure8",
+    "figure8_range",
     "parameter_counts",
     "scores_by_metric",
     "table2",

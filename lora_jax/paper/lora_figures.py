@@ -14,6 +14,7 @@ from lora_jax.paper.tables import table
 WIDTH = 12288
 LAYERS = 96
 MIDDLE_LAYER = 48
+FIGURE8_ROWS = (400, 1273)  # the directions i of W that Figure 8 shows
 
 _MATRICES = {"dW_q": "ΔWq", "dW_v": "ΔWv", "random_gaussian": "random"}
 _RANKS = {"A_r=4": "r = 4", "A_r=8": "r = 8", "A_r=64": "r = 64", "A_rand": "random"}
@@ -63,6 +64,15 @@ def figure8() -> dict[str, np.ndarray]:
         phi = cells.pivot(index="i_Wq", columns="j_dWq", values="phi")
         maps[title] = phi.to_numpy()
     return maps
+
+
+def figure8_range(width: int) -> tuple[int, int]:
+    """Return the first and the last i of Figure 8 in a model of another width.
+
+    They are W's directions from 3 % to 10 % of all.
+    """
+    first, last = (max(1, round(i * width / WIDTH)) for i in FIGURE8_ROWS)
+    return first, last
 
 
 def _maps(*names: str) -> dict[str, dict[int, np.ndarray]]:
