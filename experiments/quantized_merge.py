@@ -1,327 +1,222 @@
-"""Where to merge an adapter whose base was quantised: three ways, and what each changes.
+"""Where should an adapter be merged when its base is quantized?
 
-An adapter was trained beside the 4-bit weights W4 and makes up for their errors as well. `methods.merge` can fold it (1) into the
-dequantised W4, (2) into the original W, which it has not seen, (3) into W4 and quantise the sum again, which rounds small updates
-away. For each way and data type: how far the matrices are from W4 + ΔW, in units of ΔW; how much of ΔW is left; how far the
-logits are from the unmerged model's; and the score. All is computed in float32, so that nothing else rounds.
-QLoRA (Dettmers et al. 2023, arXiv 2305.14314) does not say how its adapters were merged: there is no published number for this.
+An adapter was trained beside the 4-bit weights W4, and makes up for their errors as
+well. `methods.merge` can fold it into the dequantized W4; into the original W, which it
+has not seen; or into W4 and quantize the sum again, which rounds small updates away.
+QLoRA (Dettmers et al. 2023, arXiv 2305.14314) does not say how its adapters were merged:
+**there is no published number for this**.
 
-    python experiments/quantized_merge.py
-    python experiments/quantized_merge.py --kinds nf4 --rank 64 --seeds 0
-    python experiments/quantized_merge.py --preset full             # all rows
+The distance is that of the merged matrix from W4 + ΔW, over ‖ΔW‖. "ΔW kept" is what the
+matrix has changed along ΔW, over ‖ΔW‖. Both are means over adapted matrices and layers.
+The logits are ‖after - before‖ / ‖before - mean‖; "same class" is the share of examples
+whose prediction stays. The bits are those of the blocks' matrices once merged; matrices
+without an adapter stay quantized, but for the original weights. All is computed in
+float32, so that nothing else rounds.
 
-Two cores (Zen 4): takes the adapters that quantization.py trained, or a minute for each that is missing; a minute for the rest.
+    python experiments/quantized_merge.py          # takes the adapters of quantization.py
+    python experiments/quantized_merge.py --formats nf4 --rank 64 --seeds 0
+    python experiments/quantized_merge.py --preset full                    # all rows
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from tyro.conf import OmitArgPrefixes
 
-from lora_jax import analysis, methods, metrics, quant, results
-from lora_jax.experiment import cli, run, schedule
-from lora_jax.results import plots
-from lora_jax.train import classification
+from lora_jax import analysis, methods, metrics, models, quant, results
+from lora_jax.experiment import (
+    Experiment,
+    Measurement,
+    RunConfig,
+    check,
+    grid,
+    presets,
+)
+from lora_jax.experiment.run import prefixed
+from lora_jax.results import Column, Comparison, Report, Section, plots, report
 
-NAME = "quantized_merge"
-WAYS = {
-    "dequantized": "into dequantised weights",
+PLACES = {  # as `methods.merge` names them: in words
+    "dequantized": "into dequantized weights",
     "original": "into original weights",
-    "requantized": "quantised again",
+    "requantized": "quantized again",
 }
+AXES = ("quantize", "into")
 
 
 @dataclass(frozen=True)
-class Config:
-    """Every flag has the value of the preset unless given."""
-
-    preset: Literal["smoke", "quick", "full"] = "quick"
-    """smoke: tiny random model, no network. quick: 2,000 rows. full: all rows."""
-    out: Path = Path("results")
-    """Folder of the rows and of what is drawn from them; adapters are kept in its folder adapters."""
-    dry_run: bool = False
-    """Only say what would run."""
-    kinds: tuple[str, ...] = ("nf4", "nf4_double", "fp4", "int4", "int8")
-    """Data types of the base."""
-    targets: str = "query,value"
-    """LoRA's matrices."""
-    rank: int = 8
-    """LoRA's."""
+class Options:
+    formats: tuple[str, ...] = ("nf4", "nf4_double", "fp4", "int4", "int8")
+    """Formats of the base."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    setup: OmitArgPrefixes[run.Setup] = field(default_factory=run.Setup)
+    """Seeds; every run is repeated with each of them."""
 
 
 PRESETS = {
-    "smoke": Config(
-        "smoke",
-        Path("results/smoke"),
-        kinds=("nf4",),
-        rank=2,
-        seeds=(0,),
-        setup=run.SMOKE,
-    ),
-    "quick": Config(),
-    "full": Config("full", setup=replace(run.SETUP, rows=0, validation_rows=0)),
+    "smoke": (Options(formats=("nf4",), seeds=(0,)), presets.SMOKE.changed(rank=2)),
+    "quick": (Options(), presets.QUICK),
+    "full": (Options(), presets.FULL),
 }
 
 
-def cells(config: Config) -> list[schedule.Row]:
-    """The trainings: LoRA on a base of each kind, with each seed.
-
-    Raises:
-        ValueError: a kind there is not, or a method or base set elsewhere.
-    """
-    wrong = [
-        f"kinds: expected some of {', '.join(quant.FORMATS)}, got {k!r}"
-        for k in config.kinds
-        if k not in quant.FORMATS
-    ]
-    for name, got, expected in (
-        ("method", config.setup.method, "lora"),
-        ("quantize", config.setup.quantize, "none"),
-    ):
-        wrong += [
-            f"{name}: expected {expected} (--kinds says how the base is stored), got {got!r}"
-        ] * (got != expected)
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    shared = {**asdict(config.setup), "targets": config.targets, "rank": config.rank}
-    return [
-        {**shared, "quantize": kind, "seed": seed}
-        for kind in dict.fromkeys(config.kinds)
-        for seed in config.seeds
-    ]
+def measurements(options: Options, base: RunConfig, _benches) -> list[Measurement]:
+    check.formats(options.formats)
+    items = []
+    for run in grid(base, quantize=options.formats, seed=options.seeds):
+        for place in PLACES:
+            items.append(Measurement((run,), {"into": place}, measure))
+    return items
 
 
-def label(cell: schedule.Row) -> str:
-    """The training in a line of progress."""
-    return f"LoRA on {cell['quantize']} seed={cell['seed']}"
-
-
-def evaluate(
-    trained: schedule.Trained, configs: Sequence[schedule.Row]
-) -> list[schedule.Row]:
-    """A row for each way to merge a trained model."""
-    cell, shared = trained.row["config"], run.bench(trained.row["config"])
-    split = "test" if "test" in shared.encoded else "validation"
-    how = {
-        "widths": shared.widths,
-        "pad": shared.pad,
-        "size": 2 * cell["batch"],
-        "compute_dtype": "float32",
-    }
-    encoded = shared.encoded[split]
-    before = classification.predict(trained.model, encoded, **how)
-    unmerged = metrics.score(shared.task.metrics, before, encoded.label)
-    rows = []
-    for config in configs:
-        merged = methods.merge(
-            trained.model, into=config["into"], original=original(config)
-        )
-        after, each = (
-            classification.predict(merged, encoded, **how),
-            analysis.merge_errors(trained.model, merged),
-        )
-        found = {
-            f"{split}/{name}": value
-            for name, value in metrics.score(
-                shared.task.metrics, after, encoded.label
-            ).items()
+def measure(trained, settings):
+    model, _, bench = trained[0]
+    split = bench.test_split
+    labels = bench.encoded[split].label
+    before = bench.predict(model, split, compute="float32")
+    unmerged = metrics.score(bench.task.metrics, before, labels)
+    for setting in settings:
+        place = setting["into"]
+        original = original_model(bench) if place == "original" else None
+        merged = methods.merge(model, into=place, original=original)
+        after = bench.predict(merged, split, compute="float32")
+        layers = analysis.merge_errors(model, merged)
+        scores = metrics.score(bench.task.metrics, after, labels)
+        yield {
+            "metrics": {
+                **prefixed(split, scores),
+                **prefixed("unmerged", unmerged),
+                **prefixed("matrices", mean_errors(layers)),
+                **analysis.prediction_change(before, after),
+                "size/bits": analysis.stored_bits(merged),
+            },
+            "layers": layers,
+            "examples": {split: len(labels)},
         }
-        found |= {f"unmerged/{name}": value for name, value in unmerged.items()}
-        for name in ("distance", "kept"):
-            found[f"matrices/{name}"] = float(
-                np.mean([at[name] for at in each.values()])
-            )
-        found |= analysis.prediction_change(before, after)
-        found["size/bits"] = analysis.stored_bits(merged)
-        about = {
-            "layers": each,
-            "examples": {split: len(encoded.label)},
-            "provenance": run.began(),
-        }
-        rows.append({"config": config, "metrics": found, **about})
-    return rows
 
 
-def original(config: schedule.Row) -> Any:
-    """The model before it was quantised, for the way that needs it."""
-    if config["into"] != "original":
-        return None
-    return run.bench({**config, "quantize": "none"}).model
+def original_model(bench):
+    """The pretrained model before it was quantized."""
+    return models.load(bench.run.model, labels=len(bench.task.labels) or 1)[0]
 
 
-HEADER = """# Merging an adapter into a quantised base
-
-Made by `python experiments/quantized_merge.py` from the rows of `quantized_merge.jsonl`. LoRA is trained on a base in the data type
-and merged in three ways. *distance*: of the merged matrix from W4 + ΔW, over ||ΔW||; *ΔW left*: what the matrix has changed along
-ΔW, over ||ΔW||; both means over adapted matrices and layers. *logits*: ||after - before|| / ||before - mean||; *same class*: of the
-unmerged model's predictions. *bits*: of the blocks' matrices once merged (those without an adapter stay quantised, except in
-*original*). All in float32. There is no published number for this.
-"""
-SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
+def mean_errors(layers: dict) -> dict[str, float]:
+    """Means over matrices and layers of what `analysis.merge_errors` returns."""
+    errors = list(layers.values())
+    means = {}
+    for name in ("distance", "kept"):
+        means[name] = float(np.mean([error[name] for error in errors]))
+    return means
 
 
-def groups(rows: Sequence[schedule.Row]) -> list[list[schedule.Row]]:
-    """Rows of one model and setting."""
-    return schedule.groups(rows, but=("quantize", "into", "seed"))
+def show(rows: list) -> Report:
+    sections = []
+    tables = []
+    for group in results.groups(rows, axes=(*AXES, "seed")):
+        table = merge_table(group)
+        tables.append(table)
+        blocks = [
+            *report.warning(group),
+            results.table(table.drop(columns="logits error"), digits=DIGITS),
+            advice(table),
+            "By layer: the distance, and ΔW kept, means over seeds.",
+            table_by_layer(group),
+            report.settings(group),
+        ]
+        sections.append(Section(group.name, blocks))
+    return Report(
+        title="Merging an adapter into a quantized base",
+        intro=__doc__,
+        sections=sections,
+        data=pd.concat(tables),
+        figures={"": figure(tables[0])},
+        comparison=Comparison(by=AXES, value="merged, %", error="", tolerance=2.0),
+    )
 
 
-def summary(group: Sequence[schedule.Row]) -> pd.DataFrame:
-    """A line for each data type and way, means over seeds."""
-    metric, by = schedule.primary(group[0]), ["quantize", "into"]
+DIGITS = {
+    "distance": 3,
+    "ΔW kept": 3,
+    "logits": 4,
+    "largest": 4,
+    "same class, %": 1,
+    "unmerged, %": 1,
+    "merged, %": 1,
+    "bits": 2,
+}
+
+
+def merge_table(group: results.Group) -> pd.DataFrame:
+    metric = results.primary_metric(group.first)
     name = metric.partition("/")[2]
-    columns = {
-        "matrices/distance": "distance",
-        "matrices/kept": "ΔW left",
-        "logits/distance": "logits",
-        "logits/largest": "largest",
-        "logits/same_class": "same class, %",
-        f"unmerged/{name}": "unmerged, %",
-        metric: "merged, %",
-        "size/bits": "bits",
-    }
-    table: Any = results.summary(group, by=by, metric=metric)[by]
-    for key, said in columns.items():
-        table[said] = results.summary(group, by=by, metric=key)["mean"] * (
-            100 if said.endswith("%") else 1
-        )
-    table["logits error"] = results.summary(group, by=by, metric="logits/distance")[
-        "error"
+    columns = [
+        Column("matrices/distance", "distance"),
+        Column("matrices/kept", "ΔW kept"),
+        Column("logits/distance", "logits", has_error=True),
+        Column("logits/largest", "largest"),
+        Column("logits/same_class", "same class, %", 100),
+        Column(f"unmerged/{name}", "unmerged, %", 100),
+        Column(metric, "merged, %", 100),
+        Column("size/bits", "bits"),
     ]
-    order = {name: index for index, name in enumerate([*quant.FORMATS, *WAYS])}
-    return table.sort_values(
-        by, key=lambda column: column.map(order), ignore_index=True
-    )
+    table = results.metric_table(group, AXES, columns)
+    table = results.in_order(table, "into", list(PLACES))
+    return results.in_order(table, "quantize", list(quant.FORMATS))
 
 
-def section(group: Sequence[schedule.Row], table: pd.DataFrame, apart: str) -> str:
-    """One group's table, what it says, and each layer of one seed."""
-    config = group[0]["config"]
-    digits = {
-        "distance": 3,
-        "ΔW left": 3,
-        "logits": 4,
-        "largest": 4,
-        "same class, %": 1,
-        "unmerged, %": 1,
-        "merged, %": 1,
-        "bits": 2,
-    }
-    text = results.markdown(table.drop(columns="logits error"), digits=digits)
+def advice(table: pd.DataFrame) -> str:
+    movement = table.groupby("into")["logits"].mean()
     return (
-        f"## {config['model']}, {config['data']}, {config['targets']}, r = {config['rank']}{apart}\n\n"
-        f"{SMOKE if config['model'] == 'tiny' else ''}{text}\n{finding(table)}\n\n### By layer\n\n"
-        f"Distance from W4 + ΔW over ||ΔW||, and ΔW left, means over seeds.\n\n{by_layer(group)}"
+        f"**Merge {PLACES[movement.idxmin()]}** where the function is to be kept: the "
+        "logits move least. The matrices then take the bits of floating-point weights."
     )
 
 
-def finding(table: pd.DataFrame) -> str:
-    """Which way to take, by the logits; and what each does to the score."""
-    ways: Any = table.groupby("into")["logits"].mean()
-    change: Any = (
-        (table["merged, %"] - table["unmerged, %"]).groupby(table["into"]).mean()
-    )
-    text = []
-    for way in WAYS:
-        if way in ways.index:
-            text.append(
-                f"{WAYS[way]} the logits move by {100 * ways[way]:.2g} % and the score by {change[way]:+.1f}"
-            )
-    return (
-        f"Merged {', '.join(text)} (means over data types). **Recommended: merge {WAYS[ways.idxmin()]}**, where the function is "
-        "to be kept; the matrices then take the bits of floating-point weights."
-    )
-
-
-def by_layer(group: Sequence[schedule.Row]) -> str:
-    """A line for each data type, way and matrix; a column for each layer."""
-    found: dict[tuple[str, str, str], list[np.ndarray]] = {}
-    for row in group:
-        for path, at in row["layers"].items():
-            place = (
-                row["config"]["quantize"],
-                row["config"]["into"],
-                path.removeprefix("blocks/"),
-            )
-            found.setdefault(place, []).append(np.array([at["distance"], at["kept"]]))
-    order = {name: index for index, name in enumerate([*quant.FORMATS, *WAYS])}
+def table_by_layer(group: results.Group) -> pd.DataFrame:
+    """A line for each format, place and matrix; a column for each layer."""
+    errors: dict[tuple, list] = {}
+    for row in group.rows:
+        config = row["config"]
+        if config["into"] == "dequantized":
+            continue  # exact: the distance is 0 throughout
+        for path, layer_errors in row["layers"].items():
+            line = (config["quantize"], config["into"], path.removeprefix("blocks/"))
+            values = [layer_errors["distance"], layer_errors["kept"]]
+            errors.setdefault(line, []).append(values)
     lines = []
-    for place in sorted(found, key=lambda at: (order[at[0]], order[at[1]], at[2])):
-        if place[1] != "dequantized":  # 0 and 1 throughout
-            distance, kept = np.mean(found[place], axis=0)
-            each = {
-                f"layer {i}": f"{d:.2f}, {k:.2f}"
-                for i, (d, k) in enumerate(zip(distance, kept, strict=True))
-            }
-            lines.append(
-                dict(zip(("quantize", "into", "matrix"), place, strict=True)) | each
-            )
-    return results.markdown(pd.DataFrame(lines))
+    for (quantize, place, matrix), values in errors.items():
+        line = {"quantize": quantize, "into": place, "matrix": matrix}
+        distances, shares = np.mean(values, axis=0)
+        for layer, pair in enumerate(zip(distances, shares, strict=True), start=1):
+            line[f"layer {layer}"] = f"{pair[0]:.2f}, {pair[1]:.2f}"
+        lines.append(line)
+    if not lines:
+        return pd.DataFrame()
+    table = results.in_order(pd.DataFrame(lines), "into", list(PLACES), ("matrix",))
+    return results.in_order(table, "quantize", list(quant.FORMATS))
 
 
-def render(rows: list[schedule.Row], out: Path) -> list[Path]:
-    """Draw out/quantized_merge.md, .csv and .png from the rows alone."""
-    found = groups(rows)
-    tables = [summary(group) for group in found]
-    sections = [
-        section(*each)
-        for each in zip(found, tables, schedule.apart(found), strict=True)
-    ]
-    return results.render(
-        out / NAME,
-        markdown="\n".join([HEADER, *sections]),
-        table=pd.concat(tables),
-        figure=figure(tables[0]),
+def figure(table: pd.DataFrame) -> plots.Figure:
+    """How far each way to merge moves the logits."""
+    named = table.assign(place=table["into"].map(PLACES))
+    series = plots.by_label(
+        named, "place", x="quantize", y="logits", error="logits error"
     )
-
-
-def figure(table: pd.DataFrame):
-    """How far each way moves the logits, by data type."""
-    series: Any = {
-        WAYS[str(way)]: (list(part["quantize"]), part["logits"], part["logits error"])
-        for way, part in table.groupby("into", sort=False)
-    }
     return plots.bars_with_errors(
         series,
         title="Merging moves the logits",
-        xlabel="data type of the base",
-        ylabel="||after - before|| / ||before - mean||",
+        xlabel="format of the base",
+        ylabel="‖after - before‖ / ‖before - mean‖",
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is missing, merge in every way, and draw."""
-    config = cli.line(Config, PRESETS, __doc__, arguments)
-    path = config.out / f"{NAME}.jsonl"
-    trainings = schedule.resolved(cells(config))
-    counts = schedule.check(trainings)
-    wanted = [[{**cell, "into": way} for way in WAYS] for cell in trainings]
-    missing = [
-        (cell, todo)
-        for cell, all in zip(trainings, wanted, strict=True)
-        if (todo := results.pending(path, all))
-    ]
-    print(f"{len(trainings)} adapters, {len(missing)} of them to merge", flush=True)
-    if config.dry_run:
-        return print(
-            schedule.plan(
-                trainings, schedule.untrained(config.out, trainings), counts, label
-            )
-        )
-    for trained, (_, todo) in zip(
-        schedule.trained(config.out, [c for c, _ in missing], label),
-        missing,
-        strict=True,
-    ):
-        for row in evaluate(trained, todo):
-            results.record(path, row)
-    print("wrote", *render(results.read(path), config.out))
-
+EXPERIMENT = Experiment(
+    "quantized_merge",
+    PRESETS,
+    measurements,
+    show,
+    description=__doc__,
+    keep=True,
+    hidden=("quantize", "method"),
+)
 
 if __name__ == "__main__":
-    cli.script(main)
+    EXPERIMENT.script()

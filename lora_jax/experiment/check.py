@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lora_jax import data, generation, methods, models, train
+from lora_jax import data, generation, methods, models, quant, train
 from lora_jax.experiment.config import NO_METHOD, RunConfig, key
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.nn import precision
@@ -85,6 +85,16 @@ def writable_folder(folder: Path) -> None:
     if not os.access(folder, os.W_OK):
         raise PermissionError(
             f"--out: expected a folder that can be written, got {folder}"
+        )
+
+
+def formats(names: Sequence[str]) -> None:
+    """Raise a ValueError with the formats there are, unless all names are of these."""
+    unknown = [name for name in names if name not in quant.FORMATS]
+    if unknown or not names:
+        raise ValueError(
+            f"formats: expected some of {', '.join(quant.FORMATS)}, "
+            f"got {', '.join(unknown) or 'none'}"
         )
 
 

@@ -12,7 +12,7 @@ from lora_jax.experiment import provenance
 from lora_jax.experiment.workbench import Workbench
 from lora_jax.metrics import text as text_metrics
 from lora_jax.results.rows import Row
-from lora_jax.train import classification, language_modeling
+from lora_jax.train import language_modeling
 
 GENERATED_TOGETHER = 80  # rows that are generated at a time, beams included
 EXAMPLES_KEPT = 6  # generated texts that a row has beside their references
@@ -168,6 +168,11 @@ def flat_metrics(
         for name, value in by_name.items():
             flat[f"{split}/{name}"] = value
     return flat
+
+
+def prefixed(split: str, scores: Mapping[str, float]) -> dict[str, float]:
+    """Return {"test/accuracy": …} of "test" and {"accuracy": …}."""
+    return flat_metrics({split: scores})
 
 
 class _Stopwatch:

@@ -8,11 +8,13 @@ from lora_jax.results.claims import Claim, Score
 from lora_jax.results.report import Comparison, Report, Section, render, table
 from lora_jax.results.rows import Row, RowFile, claim, key, pending, read, record
 from lora_jax.results.summary import (
+    Column,
     Group,
     frame,
     groups,
     in_order,
     means,
+    metric_table,
     pivot,
     plus_minus,
     primary_metric,
@@ -22,6 +24,7 @@ from lora_jax.results.summary import (
 
 __all__ = [
     "Claim",
+    "Column",
     "Comparison",
     "Group",
     "Report",
@@ -37,6 +40,7 @@ __all__ = [
     "in_order",
     "key",
     "means",
+    "metric_table",
     "pending",
     "pivot",
     "plots",

@@ -150,6 +150,31 @@ def scores(
     return result
 
 
+class Column(NamedTuple):
+    """A metric as a column of a table."""
+
+    metric: str
+    title: str
+    unit: float = 1  # what its values are multiplied by
+    has_error: bool = False  # a column `<title> error` beside
+
+
+def metric_table(
+    group: Group, by: Sequence[str], columns: Sequence[Column]
+) -> pd.DataFrame:
+    """Return one line per value of `by`, and a column for each metric: seeds' means."""
+    table = None
+    for column in columns:
+        averages = summary(group.rows, by=by, metric=column.metric)
+        if table is None:
+            table = averages[list(by)].copy()
+        table[column.title] = column.unit * averages["mean"]
+        if column.has_error:
+            table[f"{column.title} error"] = column.unit * averages["error"]
+    assert table is not None
+    return table
+
+
 def in_order(
     table: pd.DataFrame, column: str, order: Sequence[Any], then: Sequence[str] = ()
 ) -> pd.DataFrame:
