@@ -51,26 +51,33 @@ def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Of a single one: its data and method.
     """
-    names = []
+    varying = [name for name in _names(configs) if _varies(name, configs)]
+    return [_label(config, varying) for config in configs]
+
+
+def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The settings that any config has, in order; not where files are from."""
+    names: dict[str, None] = {}
     for config in configs:
-        for name in config:
-            if name not in names and not name.endswith("_source"):
-                names.append(name)
-    varying = [name for name in names if _varies(name, configs)]
-    texts = []
-    for config in configs:
-        if not varying:
-            parts = [str(config.get(name, "")) for name in ("data", "method")]
-        else:
-            shown = [name for name in varying if name in config]
-            parts = [f"{name}={_short(config[name])}" for name in shown]
-        texts.append(" ".join(part for part in parts if part))
-    return texts
+        names |= dict.fromkeys(config)
+    return [name for name in names if not name.endswith("_source")]
 
 
 def _varies(name: str, configs: Sequence[Mapping[str, Any]]) -> bool:
-    values = [config.get(name) for config in configs]
+    """Whether the configs that have the setting differ in it."""
+    values = [config[name] for config in configs if name in config]
     return any(value != values[0] for value in values)
+
+
+def _label(config: Mapping[str, Any], varying: Sequence[str]) -> str:
+    parts = []
+    for name in varying:
+        if name in config:
+            parts.append(f"{name}={_short(config[name])}")
+    if not parts:
+        for name in ("data", "method"):
+            parts.append(str(config.get(name, "")))
+    return " ".join(parts).strip()
 
 
 def _short(value: Any) -> str:

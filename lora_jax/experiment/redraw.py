@@ -18,13 +18,14 @@ class Redraw:
     def row_recorded(self) -> None:
         """Draw what there is, unless that was done a moment ago.
 
-        A full disk is no reason to stop a training: only the final drawing complains.
+        Neither a full disk nor rows that do not make a figure yet are a reason to stop a
+        training: only the final drawing complains.
         """
         if time.monotonic() - self.last_time < SECONDS_BETWEEN:
             return
         try:
             self.experiment.draw(self.out)
-        except OSError:
+        except (OSError, ValueError):
             return
         self.last_time = time.monotonic()
 

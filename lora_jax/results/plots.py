@@ -107,6 +107,12 @@ def lines_with_errors(
     return figure
 
 
+def horizontal_line(figure: Figure, value: float, index: int) -> None:
+    """Draw a dotted line in the first panel, in the color of a series."""
+    color = COLOURS[index % len(COLOURS)]
+    figure.axes[0].axhline(value, color=color, linestyle=":", linewidth=1.5)
+
+
 def curves(series: Series, *, xlabel: str, ylabel: str, title: str) -> Figure:
     """Lines through many points, without markers. Raises ValueError for unequal lengths or no data."""
     labels = _labels([Panel(series, title, ylabel)])
