@@ -178,8 +178,12 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Options that its method does not take are left out, so that old and new rows of one
     run are alike.
     """
-    if config.get("model") is None or "data" not in config:
-        return dict(config)  # no run
+    if "method" not in config or "data" not in config:  # no run, or several
+        complete = {}
+        for name, value in config.items():
+            is_run = isinstance(value, Mapping)
+            complete[name] = complete_config(value) if is_run else value
+        return complete
     run = from_row(config)
     complete = run.flat()
     for name, value in config.items():

@@ -1,16 +1,22 @@
 """The matrices that a run adapts, known before it is trained."""
 
+from typing import Any, Literal
+
 from lora_jax import analysis
 from lora_jax.experiment.config import RunConfig
 from lora_jax.experiment.workbench import Workbenches
 
 
-def stacked_matrices(run: RunConfig, benches: Workbenches) -> list[str]:
+def stacked_matrices(
+    run: RunConfig, benches: Workbenches, side: Literal["input", "output"] | None = None
+) -> list[str]:
     """Return the paths of the layers with low-rank adapters that every block has.
 
+    With `side`, their directions on that side must lie in spaces of one width.
+
     Raises:
-        ValueError: the method has no low-rank factors, or adapts layers outside the
-            blocks, too.
+        ValueError: the method has no low-rank factors, adapts layers outside the
+            blocks, too, or their widths differ.
     """
     model, _ = benches.bench(run).adapted()
     layers = analysis.low_rank_layers(model)
@@ -28,4 +34,16 @@ def stacked_matrices(run: RunConfig, benches: Workbenches) -> list[str]:
             "targets: expected matrices that every block has, got also "
             f"{', '.join(outside)}"
         )
+    if side:
+        _check_widths(layers, side)
     return list(layers)
+
+
+def _check_widths(layers: dict[str, Any], side: Literal["input", "output"]) -> None:
+    widths = {}
+    for path, layer in layers.items():
+        widths[path] = analysis.factor_columns(layer, side).shape[-2]
+    if len(set(widths.values())) > 1:
+        raise ValueError(
+            f"expected low-rank adapters of one width on the {side} side, got {widths}"
+        )
