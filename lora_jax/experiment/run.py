@@ -86,7 +86,7 @@ def _encoded(
     model: str, config: Any, max_length: int, loss_on: str, new: int, *of_task: Any
 ) -> tuple[dict, dict]:
     """The splits encoded by the model's tokenizer, and the sources of those that are not, to be continued by `new` tokens."""
-    task, tokenizer = _task(*of_task), models.tokenizer(model)
+    task, tokenizer = _task(*of_task), models.load_tokenizer(model)
     if not task.generates:
         return {
             name: data.encode(tokenizer, part, max_length=max_length)
@@ -96,7 +96,7 @@ def _encoded(
     for name, part in task.splits.items():
         if name in ("train", "validation"):
             made[name] = data.encode_pairs(
-                tokenizer, part, max_length=max_length, end=config.ends[0]
+                tokenizer, part, max_length=max_length, end=config.eos_ids[0]
             )
         else:
             sources[name] = data.encode_prompts(
@@ -140,7 +140,9 @@ def bench(cell: Mapping[str, Any]) -> Bench:
         cell["model"], len(task.labels) or 1, cell["quantize"]
     )
     _check_kind(cell, task, network)
-    if cell["max_length"] > (most := network.config.positions - network.config.offset):
+    if cell["max_length"] > (
+        most := network.config.max_positions - network.config.offset
+    ):
         raise ValueError(
             f"max_length: {cell['model']} has positions for {most} tokens, got {cell['max_length']}"
         )
@@ -170,7 +172,7 @@ def _check_kind(cell: Mapping[str, Any], task: data.Task, network: Any) -> None:
         )
     if not writes:
         return
-    known, ends = network.config.vocabulary, network.config.ends
+    known, ends = network.config.vocabulary, network.config.eos_ids
     if not ends or not all(0 <= end < known for end in ends):
         raise ValueError(
             f"model: expected a token in 0 … {known - 1} that ends a text (eos_token_id in config.json or "
@@ -225,7 +227,7 @@ def decoding(cell: Mapping[str, Any]) -> generation.Decoding:
     """How the cell generates."""
     names = ("beam", "length_penalty", "no_repeat")
     return generation.Decoding(
-        new=cell["new_tokens"], **{name: cell[name] for name in names}
+        new_tokens=cell["new_tokens"], **{name: cell[name] for name in names}
     )
 
 
@@ -248,7 +250,7 @@ def write(
         methods.merge(model),
         shared.prompts[split],
         decoding(cell),
-        end=shared.model.config.ends,
+        eos_ids=shared.model.config.eos_ids,
         batch=max(1, BEAMS // cell["beam"]),
         compute_dtype=cell["compute"],
     )

@@ -24,7 +24,7 @@ NEVER = -1e9  # the score of what is no hypothesis: finite, so that sums stay nu
 class Decoding(NamedTuple):
     """How tokens are chosen. LoRA's Table 11 has beam 10, length_penalty 0.9 (E2E) or 0.8, no_repeat 4."""
 
-    new: int = 64  # tokens at most, the end's included
+    new_tokens: int = 64  # tokens at most, the end's included
     beam: int = 1
     length_penalty: float = 1.0
     no_repeat: int = 0  # no n-gram of that size twice, the prompt's included; 0: any
@@ -37,7 +37,10 @@ class Decoding(NamedTuple):
 def check(how: Decoding) -> None:
     """Raises one ValueError that lists every setting outside its range."""
     bounds = {
-        "new": (is_whole(how.new) and how.new >= 1, "a whole number, 1 or more tokens"),
+        "new_tokens": (
+            is_whole(how.new_tokens) and how.new_tokens >= 1,
+            "a whole number, 1 or more tokens",
+        ),
         "beam": (is_whole(how.beam) and how.beam >= 1, "a whole number, 1 or more"),
         "no_repeat": (
             is_whole(how.no_repeat) and how.no_repeat >= 0,
@@ -92,7 +95,7 @@ def texts(
     """What follows prompts [B, P], padded on the left up to `start` [B]: new tokens [B, new], filled up with the first of `ends`;
     and the steps taken."""
     rows, width = tokens.shape
-    cache = model.cache(rows, width + how.new, compute_dtype)
+    cache = model.cache(rows, width + how.new_tokens, compute_dtype)
     x, cache = model.extend(tokens, cache, 0, start)
     logits = _logits(model, x)
     if how.beam > 1:
@@ -121,7 +124,7 @@ def _one_by_one(
 ):
     rows, width = tokens.shape
     whole = jnp.concatenate(
-        [tokens, jnp.full((rows, how.new), ends[0], tokens.dtype)], 1
+        [tokens, jnp.full((rows, how.new_tokens), ends[0], tokens.dtype)], 1
     )
 
     def step(at: _Rows) -> _Rows:
@@ -138,7 +141,7 @@ def _one_by_one(
 
     first = _Rows(whole, cache, logits, jnp.zeros(rows, bool), jnp.int32(0))
     last = jax.lax.while_loop(
-        lambda at: (at.step < how.new) & ~at.done.all(), step, first
+        lambda at: (at.step < how.new_tokens) & ~at.done.all(), step, first
     )
     return last.tokens[:, width:], last.step
 
@@ -187,7 +190,7 @@ class _Beams(NamedTuple):
 
 def _beams(model, tokens, start, cache, logits, how: Decoding, ends: tuple[int, ...]):
     rows, width = tokens.shape
-    k, new = how.beam, how.new
+    k, new = how.beam, how.new_tokens
     many = max(2, 1 + len(ends)) * k  # so that K of them go on, whatever ends
     repeat = partial(jnp.repeat, repeats=k, axis=0)
     whole = jnp.concatenate([tokens, jnp.full((rows, new), ends[0], tokens.dtype)], 1)

@@ -42,7 +42,7 @@ def theirs_writes(
     given = padded(prompts)
     out = model.generate(
         **given,
-        max_new_tokens=how.new,
+        max_new_tokens=how.new_tokens,
         num_beams=how.beam,
         do_sample=False,
         length_penalty=how.length_penalty,
@@ -91,7 +91,7 @@ def pair(request, tmp_path_factory) -> tuple[Any, Decoder, int]:
 def test_every_token_is_theirs(pair, how):
     theirs, ours, end = pair
     wanted = theirs_writes(theirs, PROMPTS, how, end)
-    found = generation.generate(ours, PROMPTS, how, end=end, batch=2)
+    found = generation.generate(ours, PROMPTS, how, eos_ids=end, batch=2)
     assert found.tokens == wanted
     assert sum(len(text) < NEW for text in wanted) > 0, (
         "none ends: this does not show what an end does"
@@ -112,7 +112,9 @@ def test_each_of_several_tokens_ends_a_text(pair, how):
         *sorted(once - {48, 49})[:2],
     ]  # the first ends nothing here, the others do
     wanted = theirs_writes(theirs, PROMPTS, how, ends)
-    assert generation.generate(ours, PROMPTS, how, end=ends, batch=2).tokens == wanted
+    assert (
+        generation.generate(ours, PROMPTS, how, eos_ids=ends, batch=2).tokens == wanted
+    )
     assert wanted != theirs_writes(theirs, PROMPTS, how, ends[:2])
 
 
@@ -266,6 +268,8 @@ def test_smollm2_has_the_logits_and_the_text_of_transformers(tmp_path):
                 < 1e-4
             )
     how = Decoding(6, beam=2, no_repeat=4)
-    found = generation.generate(model, prompts, how, end=model.config.ends, batch=2)
-    assert found.tokens == theirs_writes(theirs, prompts, how, model.config.ends[0])
+    found = generation.generate(
+        model, prompts, how, eos_ids=model.config.eos_ids, batch=2
+    )
+    assert found.tokens == theirs_writes(theirs, prompts, how, model.config.eos_ids[0])
     assert "Paris" in tokenizer.decode(found.tokens[0])

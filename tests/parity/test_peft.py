@@ -1,6 +1,5 @@
 """The same numbers as transformers' models and peft's LoRA, from the same files, weights and batches."""
 
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ import pytest
 from tokenizers import BertWordPieceTokenizer
 
 from lora_jax import data, methods, models, train, tree
-from lora_jax.models import bert
-
-load = importlib.import_module("lora_jax.models.load")  # `models.load` is the function
+from lora_jax.models import bert, sources
 
 compiled = partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -138,7 +135,7 @@ def test_sharded_and_headless_checkpoints_load(kind, batch, tmp_path, same):
 
 @pytest.mark.real
 def test_minilm_has_the_hidden_states_of_transformers(tmp_path):
-    files = load.files("minilm-l6")
+    files = sources.find_files("minilm-l6")
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes(files.read(name))
     (tmp_path / "model.safetensors").write_bytes(files.read("model.safetensors"))
