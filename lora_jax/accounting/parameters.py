@@ -24,7 +24,7 @@ class Architecture(NamedTuple):
     heads: int
     ffn: int
     vocabulary: int
-    positions: int  # rows of the table of positions; DeBERTa's are relative
+    max_positions: int  # rows of the table of positions; DeBERTa's are relative
     segments: int
 
 
