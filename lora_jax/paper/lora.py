@@ -147,7 +147,7 @@ def table4() -> pd.DataFrame:
 
 
 def table5() -> pd.DataFrame:
-    """Return Table 5, weight types at one budget: targets, rank, dataset, value, std."""
+    """Return Table 5, types of weights: targets, rank, dataset, value, std."""
     return _by_targets("lora_table5_weight_types")
 
 

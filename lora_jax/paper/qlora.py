@@ -44,14 +44,14 @@ def table2() -> pd.Series:
 
 
 def table3() -> pd.Series:
-    """Return Table 3 by format: GLUE accuracy of RoBERTa-large with LoRA, in per cent."""
+    """Return Table 3 by format: GLUE accuracy of RoBERTa-large with LoRA, in %."""
     published = table("qlora_table3_glue_sni")
     roberta = published[published.model == "RoBERTa-large"]
     return _by_format(roberta, "method", _TABLE3_FORMATS)
 
 
 def table4() -> pd.Series:
-    """Return Table 4 by format: 5-shot MMLU in per cent, the mean over models and data."""
+    """Return Table 4 by format: 5-shot MMLU in %, the mean over models and data."""
     published = table("qlora_table4_mmlu_datatypes")
     means = published[published.dataset == "Mean"]
     return _by_format(means, "data_type", _TABLE4_FORMATS)
