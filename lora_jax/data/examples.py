@@ -21,7 +21,7 @@ from lora_jax.data.task import Examples
 SURROGATE = re.compile("[\ud800-\udfff]")
 # Decimal, in ASCII: float() would take "1_000", "١" and "infinity" too.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# As pandas and spreadsheets write an absent number.
+# What is written where there is no finite number.
 NO_LABEL = frozenset(["", "nan", "inf", "infinity"])
 
 

@@ -19,7 +19,6 @@ import pandas as pd
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-# A table knows its file and the place of every row in it, for errors.
 class Table(NamedTuple):
     """Columns of equal length, and the place in the file each row is from.
 
@@ -106,6 +105,7 @@ def objects_as_table(
 
 def describe_file(path: Path) -> str:
     """Return the file's name and the sha256 of its bytes."""
+    # Read in parts: a data set may be larger than memory.
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return f"{path.name} sha256:{digest}"
@@ -252,6 +252,7 @@ def _read_parquet(path: Path) -> Table:
         frame = pd.read_parquet(path, dtype_backend="pyarrow")
     except (ValueError, OSError) as error:
         raise ValueError(f"{path.name}: not a readable Parquet file: {error}") from None
+    # A name need not be text in Parquet.
     columns = {}
     for name in frame:
         # An absent value is None here, whatever the format has for it.

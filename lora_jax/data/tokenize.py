@@ -73,7 +73,7 @@ def encode(tokenizer: Tokenizer, examples: Examples, *, max_length: int) -> Enco
         tokens.append(_join([row.ids for row in rows]))
         segments.append(_join([row.type_ids for row in rows]))
         lengths += [len(row) for row in rows]
-    # The model's mean over a row without tokens would divide 0 by 0.
+    # A masked softmax over a row without tokens would divide 0 by 0.
     if 0 in lengths[1:]:
         row = lengths.index(0, 1) - 1
         raise ValueError(

@@ -11,6 +11,7 @@ import difflib
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ import pandas as pd
 FOLDER = Path(__file__).resolve().parents[2] / "paper_tables"
 
 # The kinds of cells that `schema.toml` names, but for "text", which is not checked.
-NUMBER = "number"
+NUMBER = "number"  # a finite one
 OPTIONAL = "optional"  # a number, or nothing
 MIXED = "mixed"  # a number where the cell reads as one, else words
 SOURCE = "source"
@@ -31,6 +32,7 @@ _PAPER = r"arXiv:(2106\.09685v2|2305\.14314v1)( p\.|#p)\d+"
 _FILE = r"github:[\w.-]+/[\w.-]+:\S+"
 _PLACE = rf"({_PAPER}|{_FILE})"
 _SOURCE = re.compile(rf"{_PLACE}(; {_PLACE})*(( vector)|(, .+))?|formula")
+# The same in words, for errors.
 _SOURCES = (
     "arXiv:2106.09685v2 p.N, arXiv:2305.14314v1 p.N, github:OWNER/REPO:PATH or formula"
 )
@@ -39,10 +41,9 @@ Columns = dict[str, str]  # names in order, and the kind of each
 
 
 class _Rows(NamedTuple):
-    """The rows of one file as text, the line each ends on, and its problems."""
+    """The rows of one file as text, and its problems."""
 
     cells: list[list[str]]
-    lines: list[int]
     problems: list[str]
 
 
@@ -58,18 +59,23 @@ def table(name: str, *, folder: Path | None = None) -> pd.DataFrame:
         ValueError: the name is unknown, or the file is damaged; it lists all problems.
         FileNotFoundError: there is no checkout.
     """
+    # The name first, so that a misspelling is not taken for a missing file.
     tables = schema(folder)
     if name not in tables:
         raise ValueError(_unknown(name, tables))
     columns = tables[name]
     rows = _read(_folder(folder), name, columns)
     _raise_problems(rows.problems)
-    data = pd.DataFrame(rows.cells, columns=pd.Index(list(columns)))
+    # Then text becomes numbers, column by column.
+    names = pd.Index(list(columns))
+    data = pd.DataFrame(rows.cells, columns=names)
     for column, kind in columns.items():
+        cells = data[column]
         if kind in (NUMBER, OPTIONAL):
-            data[column] = pd.to_numeric(data[column].replace("", None))
+            data[column] = pd.to_numeric(cells.replace("", None))
         elif kind == MIXED:
-            values = [_mixed(cell) for cell in data[column]]
+            # Of type object, since floats and words stand together.
+            values = [_mixed(cell) for cell in cells]
             data[column] = pd.Series(values, dtype=object)
     return _with_value(data)
 
@@ -89,7 +95,8 @@ def schema(folder: Path | None = None) -> dict[str, Columns]:
         FileNotFoundError: there is no checkout.
     """
     path = _folder(folder) / "schema.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8"))
+    with path.open("rb") as file:
+        return tomllib.load(file)
 
 
 def validate(folder: Path | None = None) -> None:
@@ -101,6 +108,7 @@ def validate(folder: Path | None = None) -> None:
     """
     folder = _folder(folder)
     tables = schema(folder)
+    # Files that the schema does not know, then all that it knows.
     problems = []
     for path in sorted(folder.rglob("*.csv")):
         name = path.relative_to(folder).with_suffix("").as_posix()
@@ -125,9 +133,11 @@ def _folder(folder: Path | None) -> Path:
 
 
 def _unknown(name: str, tables: dict[str, Columns]) -> str:
+    message = f"no published table {name!r}; "
     close = difflib.get_close_matches(name, tables, n=3)
-    hint = f"did you mean {', '.join(close)}? " if close else ""
-    return f"no published table {name!r}; {hint}there are {', '.join(tables)}"
+    if close:
+        message += f"did you mean {', '.join(close)}? "
+    return f"{message}there are {', '.join(tables)}"
 
 
 def _read(folder: Path, name: str, columns: Columns) -> _Rows:
@@ -140,45 +150,48 @@ def _read(folder: Path, name: str, columns: Columns) -> _Rows:
             cells = []
             lines = []
             for row in reader:
+                # A row is named by the line it ends on.
                 cells.append(row)
                 lines.append(reader.line_num)
     except FileNotFoundError:
-        return _Rows([], [], [f"{name}.csv: missing"])
+        return _Rows([], [f"{name}.csv: missing"])
     except (UnicodeDecodeError, csv.Error) as error:
         problem = f"{name}.csv: expected CSV in UTF-8, got {error}"
-        return _Rows([], [], [problem])
+        return _Rows([], [problem])
     if header != list(columns):
         problem = (
             f"{name}.csv line 1: expected columns {','.join(columns)}, "
             f"got {','.join(header)}"
         )
-        return _Rows([], [], [problem])
-    rows = _Rows(cells, lines, [])
-    rows.problems.extend(_rows_problems(name, columns, rows))
-    return rows
-
-
-def _rows_problems(name: str, columns: Columns, rows: _Rows) -> list[str]:
+        return _Rows([], [problem])
     problems = []
-    if not rows.cells:
+    if not cells:
         problems.append(f"{name}.csv: expected rows, got none")
-    for line, row in zip(rows.lines, rows.cells, strict=True):
+    for line, row in zip(lines, cells, strict=True):
         for problem in _row_problems(columns, row):
             problems.append(f"{name}.csv line {line}: {problem}")
+    # Only the claims have ids, in their first column.
     if "id" in columns:
-        ids = [row[0] for row in rows.cells if row]
-        for repeated in sorted({key for key in ids if ids.count(key) > 1}):
-            problems.append(
-                f"{name}.csv: expected each id once, got {repeated!r} again"
-            )
+        problems += _id_problems(name, cells)
+    return _Rows(cells, problems)
+
+
+def _id_problems(name: str, cells: Sequence[Sequence[str]]) -> list[str]:
+    counts = Counter(row[0] for row in cells if row)
+    problems = []
+    for key in sorted(counts):
+        if counts[key] > 1:
+            problems.append(f"{name}.csv: expected each id once, got {key!r} again")
     return problems
 
 
 def _row_problems(columns: Columns, row: Sequence[str]) -> list[str]:
+    # Cells cannot be told apart in a row of another length.
     if len(row) != len(columns):
         return [f"expected {len(columns)} cells, got {len(row)}"]
     problems = []
-    for (column, kind), cell in zip(columns.items(), row, strict=True):
+    for column, cell in zip(columns, row, strict=True):
+        kind = columns[column]
         has_number = kind == NUMBER or (kind == OPTIONAL and cell)
         if has_number and isinstance(_number(cell), str):
             problems.append(f"{column}: expected a number, got {cell!r}")
@@ -188,7 +201,10 @@ def _row_problems(columns: Columns, row: Sequence[str]) -> list[str]:
 
 
 def _mixed(cell: str) -> float | str:
-    return _number(cell) if cell else math.nan
+    """A number where the cell reads as one, NaN where it is empty, else the text."""
+    if not cell:
+        return math.nan
+    return _number(cell)
 
 
 def _number(cell: str) -> float | str:
@@ -197,13 +213,23 @@ def _number(cell: str) -> float | str:
         number = float(cell)
     except ValueError:
         return cell
-    return number if math.isfinite(number) else cell
+    # "nan" and "inf" are no published numbers.
+    if not math.isfinite(number):
+        return cell
+    return number
 
 
 def _with_value(data: pd.DataFrame) -> pd.DataFrame:
     """The table with its one value column as `value`, so that all can be read alike."""
-    values = [column for column in data if "value" in str(column).split("_")]
-    if len(values) == 1 and "value" not in data:
+    if "value" in data:
+        return data
+    values = []
+    for column in data:
+        words = str(column).split("_")
+        if "value" in words:
+            values.append(column)
+    # A comparison has two value columns, and none of them is the value.
+    if len(values) == 1:
         data["value"] = data[values[0]]
     return data
 

@@ -36,6 +36,7 @@ def load() -> Task:
     frame = pd.read_csv(packed, compression="bz2", keep_default_na=False)
     # The package has plot summaries too, which have no opinion.
     reviews = frame[frame["category"] != "plot"]
+    # The name of the film decides, so that all its reviews share a split.
     split_of_row = reviews["movie_name"].map(hashed_split)
     splits = {}
     for split in ("train", "validation", "test"):

@@ -45,7 +45,7 @@ def _read(path: Path) -> Table:
     table = read_json_objects(path, {"dialogue": text, "summary": text})
     sources = []
     for dialogue in table.columns["dialogue"]:
-        # The official files mix both ends of lines.
+        # Lines of the official files end in "\r\n".
         sources.append(dialogue.replace("\r\n", "\n"))
     # One summary a dialogue.
     targets = [[summary] for summary in table.columns["summary"]]

@@ -128,7 +128,7 @@ def _good_targets(entry: ElementTree.Element) -> list[str]:
     targets = []
     for element in entry.iterfind("lex"):
         target = (element.text or "").strip()
-        # The crowd's verdict on the text; the test split has none.
+        # The corpus marks texts as good or to be fixed; one without a mark is good.
         if target and element.get("comment", "good") == "good":
             targets.append(target)
     return targets

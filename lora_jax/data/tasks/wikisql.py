@@ -51,7 +51,7 @@ OPERATORS = {
     0: "=",
     1: ">",
     2: "<",
-    3: "OP",  # never used in the data
+    3: "OP",
 }
 # Before the target, in the layout of written texts.
 ANSWER = "\nA: "
@@ -117,6 +117,7 @@ def _read_texts(folder: Path) -> tuple[dict[str, Table], str]:
 
 def _read_official(folder: Path) -> tuple[dict[str, Table], str]:
     paths = find_files("wikisql", folder, FILES)
+    # Questions and tables of a split are two files.
     header_paths = find_files("wikisql", folder, TABLES)
     tables = {}
     for split, path in paths.items():
@@ -146,6 +147,7 @@ def _split_texts(table: Table) -> Table:
 def _write_queries(table: Table, headers: Table) -> Table:
     """Sources and targets of the official layout: questions and their tables."""
     header_by_id = _check_official(table, headers)
+    # A wrong query is named by its row, together with all others.
     names = table.columns["table_id"]
     questions = table.columns["question"]
     queries = table.columns["sql"]
