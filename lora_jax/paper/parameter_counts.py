@@ -84,6 +84,7 @@ def _count(
     method = spell_method(line.get("method", "LoRA"))
     # Table 5 prints `18M (=18874368 exactly)`.
     published = line["trainable_params"].partition(" ")[0]
+    # A count without settings follows from its method and model alone.
     known_settings = settings.get((line["model"], method, published), {})
     hyperparameters = known_settings.get("hyperparameters", "-")
     known = known_settings.get("known", "printed")
