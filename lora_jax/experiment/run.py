@@ -6,7 +6,7 @@ Trials share what they have in common: the loaded base, the encoded data, and th
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,9 +191,12 @@ def method(cell: Mapping[str, Any]) -> methods.Method:
     )
 
 
-def settings(cell: Mapping[str, Any]) -> train.Settings:
+def settings(cell: Mapping[str, Any]) -> train.TrainConfig:
     """How the cell is trained."""
-    return train.Settings(**{name: cell[name] for name in train.Settings._fields})
+    names = {field.name for field in fields(train.TrainConfig)} - {"compute_dtype"}
+    return train.TrainConfig(
+        compute_dtype=cell["compute"], **{name: cell[name] for name in names}
+    )
 
 
 def had(setup: Setup) -> Setup:
@@ -358,13 +361,16 @@ def _fit(
     if mask is None:
         return train.Fit(adapted, 1, [score(adapted)], np.zeros(0, np.float32), 0)
     shared = bench(cell)
-    where = {"seed": cell["seed"], "widths": shared.widths, "pad": shared.pad}
+    loss = language_modeling if shared.task.generates else classification
+    objective = train.Objective(
+        loss.loss, shared.encoded["train"], shared.widths, shared.pad
+    )
     return train.fit(
         adapted,
         mask,
-        shared.encoded["train"],
+        objective,
         settings(cell),
-        **where,
+        seed=cell["seed"],
         score=score,
         **options,
     )

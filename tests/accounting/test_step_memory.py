@@ -186,7 +186,7 @@ class TestPredict:
             == 4 * learns
             == sum(leaf.nbytes for leaf in jax.tree.leaves(trainable))
         )
-        state = train.optimizer(train.static(train.Settings())).init(trainable)
+        state = train.optimizer(train.step_config(train.TrainConfig())).init(trainable)
         assert predicted.optimizer == sum(
             leaf.nbytes for leaf in jax.tree.leaves(state)
         )

@@ -12,6 +12,7 @@ import pytest
 from lora_jax import data, download, generation, methods, models, train, tree
 from lora_jax.generation.generate import Decoding
 from lora_jax.models.decoder import Decoder
+from lora_jax.train import language_modeling
 from tests.checkpoints.gguf.test_tokenizer import SMOLLM2
 from tests.generation.test_generate import compiled_quickly  # noqa: F401
 from tests.models import test_gpt2
@@ -129,7 +130,7 @@ NAMES = {
 class TestLoRA:
     """On both sides with the same A and B, the head's too; labels of what the loss is not about are -100."""
 
-    STATIC = train.Static(1, 0.1, 0.5, 0.0, 0.0, "float32")
+    STEP = train.StepConfig(weight_decay=0.1, clip=0.5)
 
     @pytest.fixture
     def pair(self, tmp_path) -> tuple[Any, methods.Method, Any]:
@@ -199,8 +200,9 @@ class TestLoRA:
         model, method, theirs = pair
         trainable, frozen = tree.split(model, methods.mask(model, method))
         key = jax.random.key(0)
-        gradient = compiled(train.gradient, static_argnames="static")
-        value, gradients = gradient(trainable, frozen, batch, key, static=self.STATIC)
+        gradient = compiled(train.gradient, static_argnames=("loss", "config"))
+        step = {"loss": language_modeling.loss, "config": self.STEP}
+        value, gradients = gradient(trainable, frozen, batch, key, **step)
         wanted = self.loss(theirs, batch)
         wanted.backward()
         assert error(value, wanted.detach().numpy()) < 1e-5
@@ -213,13 +215,13 @@ class TestLoRA:
 
         trainable, state = (
             jax.tree.map(jnp.copy, trainable),
-            train.optimizer(self.STATIC).init(trainable),
+            train.optimizer(self.STEP).init(trainable),
         )
         learns = [p for p in theirs.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learns, lr=0.02, weight_decay=0.1)
         plain = train.train_step.__wrapped__  # pyright: ignore[reportAttributeAccessIssue]
-        train_step = compiled(plain, static_argnames="static")
-        for step in range(2):
+        train_step = compiled(plain, static_argnames=("loss", "config"))
+        for number in range(2):
             trainable, state, value = train_step(
                 trainable,
                 state,
@@ -227,14 +229,14 @@ class TestLoRA:
                 batch,
                 jnp.float32(0.02),
                 key,
-                static=self.STATIC,
+                **step,
             )
             optimizer.zero_grad()
             loss = self.loss(theirs, batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learns, 0.5)
             optimizer.step()
-            assert error(value, loss.detach().numpy()) < 1e-4, step
+            assert error(value, loss.detach().numpy()) < 1e-4, number
         for path, parameter in parameters.items():
             assert (
                 error(self.leaf(trainable, *path).T, parameter.detach().numpy()) < 1e-3
