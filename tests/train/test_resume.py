@@ -111,6 +111,6 @@ class TestResume:
         training_state.save(tmp_path / "run", 1, [np.zeros(3)], {})
         with pytest.raises(
             ValueError,
-            match=r"run: cannot go on from here .*delete it to start this training anew",
+            match=r"run: cannot resume from here .*delete it to start this training anew",
         ):
             fit(resume=tmp_path / "run")
