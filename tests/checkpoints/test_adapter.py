@@ -125,7 +125,7 @@ class TestFloats:
         path.write_bytes(safetensors.numpy.save({"a": np.zeros(2)}, metadata=metadata))
         with pytest.raises(
             ValueError,
-            match="expected trained leaves and the training.s row, got another",
+            match=r"expected trained leaves and the training.s row, got another",
         ):
             adapter.load(path, *trained)
 
