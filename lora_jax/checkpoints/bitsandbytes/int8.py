@@ -7,7 +7,6 @@ import numpy as np
 
 from lora_jax import quant
 from lora_jax.checkpoints.bitsandbytes.parts import CODES, Group, find_problems
-from lora_jax.checkpoints.bitsandbytes.quant_state import STATE
 from lora_jax.checkpoints.tensor import Tensor
 
 
@@ -27,7 +26,7 @@ def int8_tensor(weight: str, group: Group) -> Tensor:
     # A scale for each row of torch's matrix.
     out, _ = codes.shape
     expected = {"SCB": ("float32", out)}
-    problems = find_problems(weight, group, expected, ("weight_format", STATE))
+    problems = find_problems(weight, group, expected, ("weight_format",))
 
     # Other layouts are those of old GPU kernels.
     if "weight_format" in group:

@@ -198,6 +198,14 @@ U8, F32 = np.uint8, np.float32
             },
             "w.weight.absmax: expected none beside SCB",
         ),
+        (
+            {
+                "w.weight": np.ones((2, 3), np.int8),
+                "w.SCB": np.ones(2, F32),
+                JSON: group()[JSON],
+            },
+            f"{JSON}: expected none beside SCB",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_group_is_said(arrays, text):
