@@ -136,7 +136,7 @@ def split(cell: schedule.Row) -> tuple[Any, Any]:
         methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"]),
         encoder(cell["model"]),
     )
-    most = plain.config.positions - plain.config.offset
+    most = plain.config.max_positions - plain.config.offset
     if not (1 <= cell["length"] <= most and cell["batch"] >= 1):
         got = f"{cell['batch']} of {cell['length']}"
         raise ValueError(

@@ -117,7 +117,7 @@ def peft(cell: schedule.Row) -> step_time.Step:
             num_hidden_layers=shape.layers,
             num_attention_heads=shape.heads,
             intermediate_size=shape.ffn,
-            max_position_embeddings=shape.positions,
+            max_position_embeddings=shape.max_positions,
             **none,
         )
     )

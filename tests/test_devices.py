@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lora_jax import devices, methods, train
+from lora_jax.train import classification
 
 
 def test_as_many_devices_as_share_the_rows_evenly():
@@ -30,7 +31,7 @@ def test_a_training_on_two_devices_is_that_on_one(
 ):
     method = methods.lora(rank=2, dropout=rate)
     model = method.adapt(jax.random.key(0), tiny())
-    settings = train.Settings(
+    config = train.TrainConfig(
         learning_rate=0.02,
         epochs=1,
         batch=8,
@@ -42,11 +43,9 @@ def test_a_training_on_two_devices_is_that_on_one(
         return train.fit(
             model,
             methods.mask(model, method),
-            examples,
-            settings,
+            train.Objective(classification.loss, examples, (16,), pad=1),
+            config,
             seed=0,
-            widths=(16,),
-            pad=1,
         )
 
     two, one_device = fit(), devices.mesh(1)

@@ -82,7 +82,10 @@ def compare(
     every = accounting.total_parameters(sizes)
     learning = accounting.trainable_parameters(accounting.LoRA(targets, rank), sizes)
     metrics = {
-        "sequence/inputs_of_blocks": 2 * sizes.layers * sizes.positions * sizes.width
+        "sequence/inputs_of_blocks": 2
+        * sizes.layers
+        * sizes.max_positions
+        * sizes.width
     }
     for method, there, learn in (
         ("full", every, every),

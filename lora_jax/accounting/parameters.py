@@ -24,7 +24,7 @@ class Architecture(NamedTuple):
     heads: int
     ffn: int
     vocabulary: int
-    positions: int  # rows of the table of positions; DeBERTa's are relative
+    max_positions: int  # rows of the table of positions; DeBERTa's are relative
     segments: int
 
 
@@ -72,7 +72,7 @@ class FineTune:
         block = 4 * d * d + 2 * d * a.ffn + 9 * d + a.ffn
         if self.blocks is not None:
             return _blocks(self.blocks, a) * block
-        tables = (a.vocabulary + a.positions + a.segments) * d
+        tables = (a.vocabulary + a.max_positions + a.segments) * d
         return tables + a.layers * block + rest.matrices * d * d + rest.vectors * d
 
 
@@ -219,7 +219,7 @@ def tree_parameters(method: Method, architecture: Architecture | str) -> int | N
 @cache
 def _model(a: Architecture) -> Any:
     """The architecture's model, every leaf a shape."""
-    names = ("layers", "width", "heads", "ffn", "vocabulary", "positions")
+    names = ("layers", "width", "heads", "ffn", "vocabulary", "max_positions")
     sizes: dict[str, Any] = {name: getattr(a, name) for name in names} | {
         "epsilon": 1e-5,
         "activation": "gelu",

@@ -16,6 +16,7 @@ from lora_jax import data, methods, train, tree
 from lora_jax.accounting import Architecture
 from lora_jax.models import bert
 from lora_jax.nn.blocks import UNROLL
+from lora_jax.train import classification
 
 
 class Memory(NamedTuple):
@@ -231,8 +232,8 @@ def compiled(
         ValueError: the backend does not say.
     """
     of: Any = jax.ShapeDtypeStruct
-    static = train.static(train.Settings(compute=compute_dtype))
-    state = jax.eval_shape(train.optimizer(static).init, trainable)
+    config = train.step_config(train.TrainConfig(compute_dtype=compute_dtype))
+    state = jax.eval_shape(train.optimizer(config).init, trainable)
     text, row, number = (
         of((batch, length), "int32"),
         of((batch,), "int32"),
@@ -248,7 +249,14 @@ def compiled(
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     lowered = train.train_step.lower(
-        trainable, state, frozen, rows, number, key, static=static
+        trainable,
+        state,
+        frozen,
+        rows,
+        number,
+        key,
+        loss=classification.loss,
+        config=config,
     )
     # Buffers are laid out before there is machine code, which need not be good as it is not run: half the time.
     found: Any = lowered.compile(

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax import data, devices, methods, train, tree
+from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
+from lora_jax.train import classification, language_modeling
 
 
 class Step(NamedTuple):
@@ -27,13 +29,14 @@ def training_step(
     Facts: `optimizer`, `checkpoint`, and of a device as XLA says `temporary` and `peak` (arguments, results, temporaries).
     """
     model = method.adapt(jax.random.key(0), model)
-    static, mesh = (
-        train.static(train.Settings(compute=compute_dtype)),
-        devices.mesh(batch),
-    )
+    config = train.step_config(train.TrainConfig(compute_dtype=compute_dtype))
+    loss = classification.loss
+    if isinstance(model, Decoder):
+        loss = language_modeling.loss
+    mesh = devices.mesh(batch)
     trainable, frozen = tree.split(model, methods.mask(model, method))
     frozen = devices.replicate(precision.cast_kernels(frozen, compute_dtype), mesh)
-    state = train.optimizer(static).init(trainable)
+    state = train.optimizer(config).init(trainable)
     now = list(devices.replicate((jax.tree.map(jnp.copy, trainable), state), mesh))
     rows = devices.shard_rows(
         random_batch(batch, length, model.config.vocabulary), mesh
@@ -43,7 +46,8 @@ def training_step(
         rows,
         *devices.replicate((jnp.float32(1e-3), jax.random.key(1)), mesh),
     )
-    compiled = train.train_step.lower(*now, *rest, static=static).compile()
+    lowered = train.train_step.lower(*now, *rest, loss=loss, config=config)
+    compiled = lowered.compile()
     said: Any = compiled.memory_analysis()
     peak = (
         said.argument_size_in_bytes

@@ -1,7 +1,8 @@
-"""What a training learnt, in one safetensors file: the trainable leaves by path, and the training's row in the header.
+"""The result of a training in one safetensors file: its trainable leaves and its row.
 
-So every method's result is kept alike, one's own included; the base is not in it. LoRA's takes a few hundred kB. To ship it, A and
-B can be stored in 4 or 8 bits; they are floats again when loaded.
+The leaves are stored by path, so that the results of all methods are kept alike, a
+method of your own included. The frozen base is not in the file: LoRA's takes a few
+hundred kB. To ship it, A and B can be stored in 4 or 8 bits; loaded, they are floats.
 """
 
 import json
@@ -16,9 +17,13 @@ from safetensors.numpy import save
 
 from lora_jax import quant, tree
 
-ADAPTERS = (
-    r"(^|/)lora_[ab]$"  # what `dump` stores in few bits unless a Spec says otherwise
-)
+# The leaves that are stored in few bits, unless a Spec says otherwise.
+LORA_MATRICES = r"(^|/)lora_[ab]$"
+
+# Arrays or quantized leaves by path.
+_Leaves = dict[str, Any]
+# By path of a quantized leaf: its format, block and shape, in JSON's terms.
+_Facts = dict[str, Any]
 
 
 def dump(
@@ -28,98 +33,153 @@ def dump(
     *,
     quantize: str | quant.Spec | None = None,
 ) -> bytes:
-    """The file's bytes: the leaves of `model` that `mask` marks, and `row`.
+    """Return the file's bytes: the leaves of `model` that `mask` marks, and `row`.
 
-    With `quantize`, a name of `quant.FORMATS`, A and B are stored in few bits, blocks along their long axes, what else is learnt as
-    it is; a Spec says by its `paths` what is. Zeros (idle adapters, directions that are padding) stay zeros exactly. Of
-    int4_affine that holds for blocks of zeros alone: one of a block with other numbers may come back half a step off.
+    With `quantize`, a name in `quant.FORMATS`, A and B are stored in few bits, in
+    blocks along their long axes, and all other leaves as they are. A Spec chooses by
+    its `paths` which leaves are. Zeros (idle adapters, directions that are padding)
+    stay exact zeros. In int4_affine they do so only in blocks of zeros alone: in a
+    block with other numbers a zero may come back half a step off.
 
     Raises:
-        ValueError: none of the leaves is to be quantised, or one cannot be; names it.
+        ValueError: no leaf is to be quantized, or one cannot be; names it.
     """
-    learnt, said = tree.leaves(tree.split(model, mask)[0]), {"row": json.dumps(row)}
+    leaves = _trainable_leaves(model, mask)
+    # The header of a safetensors file holds texts by name.
+    metadata = {"row": json.dumps(row)}
     if quantize is not None:
-        how = (
-            quantize
-            if isinstance(quantize, quant.Spec)
-            else quant.find_spec(quantize)._replace(paths=ADAPTERS)
-        )
-        learnt, facts = _stored(quant.quantize_model(learnt, how))
-        said["quantized"] = json.dumps(facts)
-    return save(
-        {path: np.asarray(leaf) for path, leaf in learnt.items()}, metadata=said
-    )
+        # The marked leaves alone are a small model: its matrices are A and B.
+        spec = _adapter_spec(quantize)
+        leaves = quant.quantize_model(leaves, spec)
+        leaves, facts = _flatten(leaves)
+        metadata["quantized"] = json.dumps(facts)
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    return save(arrays, metadata=metadata)
 
 
 def load(path: str | Path, model: Any, mask: Any) -> tuple[Any, dict[str, Any]]:
-    """`model` with its marked leaves as they were learnt, or what their bits stand for, and the training's row.
+    """Return `model` with its marked leaves as in the file, and the training's row.
+
+    Leaves that were stored in few bits become the floats that their codes stand for.
 
     Raises:
-        ValueError: the file is not whole or another's, what it says of its bits does not fit them, or its leaves are not those that
-            are marked; lists every one that differs.
+        ValueError: the file is cut short or is no adapter's, its metadata does not fit
+            its arrays, or its leaves are not those that `mask` marks; lists every leaf
+            that differs.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            found, said = (
-                {name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118
-                file.metadata(),
-            )
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path}: not a whole safetensors file ({error}); delete it to train it anew"
-        ) from None
-    try:
-        row, facts = (
-            json.loads(said["row"]),
-            dict(json.loads(said.get("quantized", "{}"))),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{path}: expected what a training learnt and its row, got another safetensors file"
-        ) from None
-    leaves, wrong = _floats(found, facts)
-    if wrong:
-        raise ValueError(
-            f"{path}: what it says of its bits does not fit them:{''.join(wrong)}"
-        )
-    wanted = {
-        name: leaf.shape
-        for name, leaf in tree.leaves(tree.split(model, mask)[0]).items()
-    }
-    got = {name: array.shape for name, array in leaves.items()}
-    if wrong := [name for name in wanted | got if wanted.get(name) != got.get(name)]:
-        lines = [
-            f"\n  {name}: expected {wanted.get(name, 'none')}, got {got.get(name, 'none')}"
-            for name in wrong
-        ]
-        raise ValueError(f"{path} does not fit the model:{''.join(lines)}")
-    return tree.replace(
-        model, {name: jnp.asarray(array) for name, array in leaves.items()}
-    ), row
+    # The file first, then whether it fits the model.
+    arrays, row, facts = _read(path)
+    leaves = _dequantize(path, arrays, facts)
+    trainable = _trainable_leaves(model, mask)
+    _check_shapes(path, leaves, trainable)
+    # numpy's arrays -> jax's
+    new = {name: jnp.asarray(array) for name, array in leaves.items()}
+    return tree.replace(model, new), row
 
 
-def _stored(leaves: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The leaves with the arrays of each quantised one under its path, and by path what else there is to say of those."""
+def _trainable_leaves(model: Any, mask: Any) -> _Leaves:
+    trainable, _ = tree.split(model, mask)
+    return tree.leaves(trainable)
+
+
+def _adapter_spec(quantize: str | quant.Spec) -> quant.Spec:
+    if isinstance(quantize, quant.Spec):
+        return quantize
+    # A name's own paths are a model's matrices, not an adapter's.
+    return quant.find_spec(quantize)._replace(paths=LORA_MATRICES)
+
+
+def _flatten(leaves: _Leaves) -> tuple[_Leaves, _Facts]:
+    """Return plain arrays by path, and the facts of each quantized leaf by path.
+
+    A quantized leaf becomes several arrays under its path, `…/lora_a/codes` and so on.
+    """
     arrays, facts = {}, {}
     for path, leaf in leaves.items():
-        if quant.is_quantized(leaf):
-            parts, facts[path] = quant.to_arrays(leaf)
-            arrays |= {f"{path}/{name}": part for name, part in parts.items()}
-        else:
+        if not quant.is_quantized(leaf):
             arrays[path] = leaf
+            continue
+        parts, facts[path] = quant.to_arrays(leaf)
+        for name, part in parts.items():
+            arrays[f"{path}/{name}"] = part
     return arrays, facts
 
 
-def _floats(
-    arrays: Mapping[str, Any], facts: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
-    """The inverse of `_stored`, with what the bits stand for; and a line for each path whose facts do not fit its arrays."""
-    leaves, wrong = dict(arrays), []
-    for path, said in facts.items():
-        names = [name for name in leaves if name.startswith(f"{path}/")]
-        parts = {name.removeprefix(f"{path}/"): leaves.pop(name) for name in names}
+def _read(path: str | Path) -> tuple[_Leaves, dict[str, Any], _Facts]:
+    """Return a file's arrays, the training's row, and the facts of quantized leaves."""
+    arrays = {}
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata()
+            # The open file is no mapping: `keys` is the only list of its names.
+            for name in file.keys():  # noqa: SIM118
+                arrays[name] = file.get_tensor(name)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: not a whole safetensors file ({error}); delete it to train it "
+            "anew"
+        ) from None
+
+    # Metadata are texts by name. A file without any has None.
+    try:
+        row = json.loads(metadata["row"])
+        facts = dict(json.loads(metadata.get("quantized", "{}")))
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{path}: expected trained leaves and the training's row, got another "
+            "safetensors file"
+        ) from None
+    return arrays, row, facts
+
+
+def _dequantize(
+    path: str | Path,
+    arrays: _Leaves,
+    facts: _Facts,
+) -> _Leaves:
+    """Return the leaves, as floats where they are quantized; the inverse of `_flatten`.
+
+    Raises:
+        ValueError: the facts of a leaf do not fit its arrays; names every such leaf.
+    """
+    leaves = dict(arrays)
+    problems = ""
+    for leaf_path, leaf_facts in facts.items():
+        # The arrays of this leaf: codes, scales and so on.
+        prefix = f"{leaf_path}/"
+        parts = {}
+        for name in list(leaves):
+            if name.startswith(prefix):
+                part = name.removeprefix(prefix)
+                parts[part] = leaves.pop(name)
         try:
-            leaves[path] = quant.from_arrays(parts, said).dequantize()
+            value = quant.from_arrays(parts, leaf_facts)
         except ValueError as error:
-            wrong.append(f"\n  {path}: {error}")
-    return leaves, wrong
+            problems += f"\n  {leaf_path}: {error}"
+        else:
+            leaves[leaf_path] = value.dequantize()
+    # All leaves first: one error names each that is damaged.
+    if problems:
+        raise ValueError(
+            f"{path}: its metadata does not fit its quantized arrays:{problems}"
+        )
+    return leaves
+
+
+def _check_shapes(
+    path: str | Path,
+    leaves: _Leaves,
+    trainable: _Leaves,
+) -> None:
+    """Raise one error for all leaves that are not those of the model."""
+    expected = {name: leaf.shape for name, leaf in trainable.items()}
+    actual = {name: leaf.shape for name, leaf in leaves.items()}
+    problems = ""
+    # The model's leaves first, then those that only the file has.
+    for name in expected | actual:
+        model_shape = expected.get(name, "none")
+        file_shape = actual.get(name, "none")
+        if model_shape != file_shape:
+            problems += f"\n  {name}: expected {model_shape}, got {file_shape}"
+    if problems:
+        raise ValueError(f"{path} does not fit the model:{problems}")

@@ -1,204 +1,223 @@
-"""Where the tensors of a checkpoint go in a model, by rules, strictly.
+"""Where the tensors of a checkpoint go in a model, by rules and strictly.
 
-A model family says by `Rule`s where each tensor goes; anything missing, unexpected or of a wrong shape is an error.
+A model family says by `Rule`s which tensor goes to which path of ours. Tensors of the
+layers are stacked on a leading axis, torch's matrices are transposed, fused ones cut
+apart. Anything missing, unexpected or of a wrong shape is an error, and one error lists
+all of it before any numbers are read.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
-from itertools import accumulate, pairwise
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
+from lora_jax.checkpoints.stacking import Convert, Piece, Pieces, stack
 from lora_jax.checkpoints.tensor import Tensor, list_lines
 
 
 class Rule(NamedTuple):
-    """Where tensors go: a name that `pattern` matches whole is stored at `path`, its groups filled in (``\\1``).
+    """Where the tensors go that have a certain kind of name."""
 
-    `layer` is the number of the group that holds the layer index, for leaves stacked over layers.
-    `transpose` turns a torch ``Linear`` weight (out, in) into a kernel (in, out).
-    Of several paths each gets its share of a fused tensor: so many columns (last axis, once transposed) as its leaf has, in order.
-    """
-
+    # Matches a tensor's name from end to end.
     pattern: str
+    # Our path, with the groups of the match filled in (`\1`). Of several paths each
+    # gets its share of a fused tensor: as many columns (on the last axis, once
+    # transposed) as its leaf has, in this order.
     path: str | tuple[str, ...]
+    # The number of the group that holds the layer index, for leaves that are stacked.
     layer: int | None = None
+    # Turns a torch `Linear` weight (out, in) into a kernel (in, out).
     transpose: bool = False
 
 
-class _Piece(NamedTuple):
-    tensor: Tensor
-    name: str
-    transpose: bool
-    columns: Any  # the index of its share of a fused tensor, else ...
+# The pieces of all leaves by path.
+_Plan = dict[str, Pieces]
+# What does not fit, by kind.
+_Problems = dict[str, list[str]]
+# Our paths, and the shape and dtype that each leaf must have.
+_Expected = Mapping[str, jax.ShapeDtypeStruct]
+_Shape = tuple[int, ...]
 
 
-# path -> layer index (None for a leaf that is not stacked) -> the piece that goes there
-_Plan = dict[str, dict[int | None, _Piece]]
+def _unchanged(path: str, numbers: Any) -> Any:
+    return numbers
 
 
 def load(
     tensors: Mapping[str, Tensor],
     rules: Iterable[Rule],
-    expected: Mapping[str, jax.ShapeDtypeStruct],
+    expected: _Expected,
     *,
     ignore: Iterable[str] = (),
     optional: Iterable[str] = (r"^head/",),
     dtype: DTypeLike | None = None,
-    convert: Callable[[str, Any], Any] = lambda path, numbers: numbers,
+    convert: Convert = _unchanged,
 ) -> dict[str, Any]:
-    """The checkpoint's numbers by our paths, per-layer tensors stacked on a leading axis; shapes as in `expected`.
+    """Return the checkpoint's numbers by our paths, with shapes as in `expected`.
 
-    The first rule that matches a tensor's name decides. Names that no rule takes are left out if one of `ignore`
-    matches them whole. A path in which one of `optional` is found may be absent from the file: it is then absent from
-    the result. Floating-point tensors are converted to `dtype` (None: kept as stored), and each layer's share of a leaf is
-    then what `convert(path, numbers)` makes of it, an array or a tree of arrays. From files, peak memory is the result and one
-    tensor.
+    The first rule that matches a tensor's name decides. A tensor that no rule takes is
+    left out if one of the patterns `ignore` matches its name from end to end. A path
+    that one of the patterns `optional` matches anywhere may be absent from the
+    checkpoint, and then it is absent from the result.
 
-    Raises one ValueError that lists every missing, unexpected, doubly given or wrongly shaped tensor.
+    Floating-point tensors are converted to `dtype` (None keeps them as stored). Then
+    `convert(path, numbers)` makes an array, or a tree of arrays, of each layer's share
+    of a leaf. Peak memory is the result and one tensor, where tensors are files'.
+
+    Raises:
+        ValueError: tensors are missing, unexpected, given twice or of a wrong shape, as
+            one list; or the layers of a leaf cannot be stacked.
     """
-    plan, problems = _plan(tensors, tuple(rules), expected, tuple(ignore))
-    problems["missing"] = _missing(plan, expected, tuple(optional))
-    if any(problems.values()):
-        listed = [
-            f"\n{title} ({len(lines)}):{list_lines(lines)}"
-            for title, lines in problems.items()
-            if lines
-        ]
-        raise ValueError("the checkpoint does not fit the model:" + "".join(listed))
-    return {
-        path: _fill(path, pieces, expected[path].shape, dtype, convert)
-        for path, pieces in plan.items()
-    }
+    # Names and shapes first, so that an error comes before any numbers are read.
+    plan, problems = _plan(tensors, list(rules), expected, list(ignore))
+    problems["missing"] = _missing(plan, expected, list(optional))
+    _raise_problems(problems)
+    # Then the numbers, leaf by leaf.
+    result = {}
+    for path, pieces in plan.items():
+        result[path] = stack(path, pieces, expected[path].shape, dtype, convert)
+    return result
+
+
+def _raise_problems(problems: _Problems) -> None:
+    """Raise one error for all problems, if there are any."""
+    message = ""
+    for kind, lines in problems.items():
+        if not lines:
+            continue
+        message += f"\n{kind} ({len(lines)}):"
+        message += list_lines(lines)
+    if message:
+        raise ValueError(f"the checkpoint does not fit the model:{message}")
 
 
 def _plan(
-    found: Mapping[str, Tensor],
-    rules: tuple[Rule, ...],
-    expected: Mapping[str, Any],
-    ignore: tuple[str, ...],
-) -> tuple[_Plan, dict[str, list[str]]]:
-    """Which piece goes where, by headers alone, and what does not fit."""
+    tensors: Mapping[str, Tensor],
+    rules: list[Rule],
+    expected: _Expected,
+    ignore: list[str],
+) -> tuple[_Plan, _Problems]:
+    """Return which piece goes where, and what does not fit."""
     plan: _Plan = {}
-    problems = {"missing": [], "unexpected": [], "given twice": [], "wrong shape": []}
-    for name, tensor in sorted(found.items()):
-        what = f"{name} {tensor.shape} in {tensor.file}"
-        rule, match = next(
-            ((r, m) for r in rules if (m := re.fullmatch(r.pattern, name))),
-            (None, None),
-        )
-        if rule is None or match is None:
-            if not any(re.fullmatch(pattern, name) for pattern in ignore):
-                problems["unexpected"].append(f"{what}: no rule takes it")
-            continue
-        paths = [
-            match.expand(path)
-            for path in ([rule.path] if isinstance(rule.path, str) else rule.path)
-        ]
-        layer = None if rule.layer is None else int(match[rule.layer])
-        if absent := [path for path in paths if path not in expected]:
-            problems["unexpected"].append(
-                f"{what}: the model has no {', '.join(absent)}"
-            )
-            continue
-        leaves = [expected[path].shape for path in paths]
-        if layer is not None and layer >= leaves[0][0]:
-            problems["unexpected"].append(
-                f"{what}: {paths[0]} has layers 0 to {leaves[0][0] - 1}"
-            )
-        elif twice := [path for path in paths if layer in plan.get(path, {})]:
-            problems["given twice"].append(
-                f"{what}: {twice[0]} has {plan[twice[0]][layer].name} already"
-            )
+    # In the order in which an error lists them. What is missing is known at the end.
+    problems: _Problems = {
+        "missing": [],
+        "unexpected": [],
+        "given twice": [],
+        "wrong shape": [],
+    }
+    # Sorted, so that of a tensor given twice it is always the same that is named.
+    for name, tensor in sorted(tensors.items()):
+        rule = _first_rule(name, rules)
+        if rule:
+            problem = _add_tensor(plan, name, tensor, rule, expected)
+        # Rules come first: `ignore` cannot hide a tensor that the model takes.
+        elif any(re.fullmatch(pattern, name) for pattern in ignore):
+            problem = None
         else:
-            shape, columns = _side_by_side(
-                leaves if layer is None else [leaf[1:] for leaf in leaves]
-            )
-            for path, share in zip(paths, columns, strict=True):
-                plan.setdefault(path, {})[layer] = _Piece(
-                    tensor, name, rule.transpose, share
-                )
-            shape = shape[::-1] if rule.transpose else shape
-            if tensor.shape != shape:
-                problems["wrong shape"].append(
-                    f"{what}: expected {shape} for {', '.join(paths)}"
-                )
+            problem = ("unexpected", "no rule takes it")
+        if problem:
+            kind, text = problem
+            label = f"{name} {tensor.shape} in {tensor.file}"
+            problems[kind].append(f"{label}: {text}")
     return plan, problems
 
 
-def _side_by_side(shapes: list[tuple[int, ...]]) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape of a tensor made of these along the last axis, and the index of each in it."""
+def _first_rule(name: str, rules: list[Rule]) -> Rule | None:
+    for rule in rules:
+        if re.fullmatch(rule.pattern, name):
+            return rule
+    return None
+
+
+def _add_tensor(
+    plan: _Plan,
+    name: str,
+    tensor: Tensor,
+    rule: Rule,
+    expected: _Expected,
+) -> tuple[str, str] | None:
+    """Put a tensor's pieces into the plan; return the kind and text of a problem."""
+    paths, layer = _destination(name, rule)
+    absent = [path for path in paths if path not in expected]
+    if absent:
+        return "unexpected", f"the model has no {', '.join(absent)}"
+
+    # What one layer has of each leaf: its shape without the layer axis.
+    shapes = [expected[path].shape for path in paths]
+    if layer is not None:
+        last = shapes[0][0] - 1
+        if layer > last:
+            return "unexpected", f"{paths[0]} has layers 0 to {last}"
+        shapes = [shape[1:] for shape in shapes]
+
+    # Two tensors for one place, such as one name with a prefix and without.
+    for path in paths:
+        planned = plan.get(path, {})
+        if layer in planned:
+            first = planned[layer].name
+            return "given twice", f"{path} has {first} already"
+
+    # Even a tensor of a wrong shape is planned: its leaf is not missing as well.
+    shape, indices = _fuse(shapes)
+    for path, index in zip(paths, indices, strict=True):
+        piece = Piece(tensor, name, rule.transpose, index)
+        plan.setdefault(path, {})[layer] = piece
+    if rule.transpose:
+        shape = shape[::-1]
+    if tensor.shape != shape:
+        return "wrong shape", f"expected {shape} for {', '.join(paths)}"
+    return None
+
+
+def _destination(name: str, rule: Rule) -> tuple[list[str], int | None]:
+    """Return the paths a rule gives for a name that it matches, and the layer."""
+    match = re.fullmatch(rule.pattern, name)
+    assert match is not None
+    templates = rule.path
+    if isinstance(templates, str):
+        templates = (templates,)
+    paths = [match.expand(template) for template in templates]
+    if rule.layer is None:
+        return paths, None
+    return paths, int(match[rule.layer])
+
+
+def _fuse(shapes: list[_Shape]) -> tuple[_Shape, list[Any]]:
+    """Return the shape of arrays joined on the last axis, and the index of each."""
     if len(shapes) == 1:
         return shapes[0], [...]
-    ends = list(accumulate(shape[-1] for shape in shapes))
-    return (*shapes[0][:-1], ends[-1]), [
-        (..., slice(*edges)) for edges in pairwise([0, *ends])
-    ]
+    indices = []
+    start = 0
+    for shape in shapes:
+        end = start + shape[-1]
+        # [..., start:end]
+        indices.append((..., slice(start, end)))
+        start = end
+    return (*shapes[0][:-1], start), indices
 
 
 def _missing(
-    plan: _Plan, expected: Mapping[str, Any], optional: tuple[str, ...]
+    plan: _Plan,
+    expected: _Expected,
+    optional: list[str],
 ) -> list[str]:
-    missing = []
+    """Return a line for each path without pieces, or without those of some layers."""
+    lines = []
     for path, leaf in expected.items():
-        have = plan.get(path, {})
-        if not have and not any(re.search(pattern, path) for pattern in optional):
-            missing.append(f"{path} {leaf.shape}")
-        elif (
-            have
-            and None not in have
-            and (layers := [i for i in range(leaf.shape[0]) if i not in have])
-        ):
-            missing.append(f"{path} {leaf.shape}: layers {', '.join(map(str, layers))}")
-    return missing
-
-
-def _fill(
-    path: str,
-    pieces: Mapping[int | None, _Piece],
-    shape: tuple[int, ...],
-    dtype: Any,
-    convert: Any,
-) -> Any:
-    stored = reduce(
-        jnp.promote_types, (piece.tensor.dtype for piece in pieces.values())
-    )
-    wanted = (
-        jnp.dtype(dtype)
-        if dtype is not None and jnp.issubdtype(stored, jnp.floating)
-        else stored
-    )
-    stacked: Any = None
-    for layer, piece in pieces.items():
-        numbers = piece.tensor.read()
-        numbers = numbers.T if piece.transpose else numbers
-        if piece.columns is not ... and not isinstance(numbers, np.ndarray):
-            raise ValueError(
-                f"{piece.name} in {piece.tensor.file}: expected an array to cut {path} from, got a quantised one"
-            )
-        numbers = numbers if piece.columns is ... else numbers[piece.columns]
-        made = jax.tree.map(
-            np.asarray,
-            convert(
-                path, numbers if numbers.dtype == wanted else numbers.astype(wanted)
-            ),
-        )
-        if layer is None:
-            return made
-        if stacked is None:
-            stacked = jax.tree.map(
-                lambda part: np.empty((shape[0], *part.shape), part.dtype), made
-            )
-        if jax.tree.structure(stacked) != jax.tree.structure(made):
-            raise ValueError(
-                f"{path}: expected every layer to be stored alike, but {piece.name} is not as those before"
-            )
-        jax.tree.map(
-            lambda whole, part, at=layer: whole.__setitem__(at, part), stacked, made
-        )
-    return stacked
+        pieces = plan.get(path)
+        if pieces is None:
+            if not any(re.search(pattern, path) for pattern in optional):
+                lines.append(f"{path} {leaf.shape}")
+            continue
+        # One piece is the whole of a leaf that is not stacked.
+        if None in pieces:
+            continue
+        absent = sorted(set(range(leaf.shape[0])) - pieces.keys())
+        if absent:
+            layers = ", ".join(map(str, absent))
+            line = f"{path} {leaf.shape}: layers {layers}"
+            lines.append(line)
+    return lines

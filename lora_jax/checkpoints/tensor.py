@@ -1,4 +1,8 @@
-"""A tensor of a checkpoint, whatever the file's format."""
+"""One tensor of a checkpoint, whatever the format of its file.
+
+Readers of a format give `Tensor`s by name, from the file's header alone. `placement`
+decides by their names and shapes where they go, and only then reads their numbers.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,14 +11,23 @@ import numpy as np
 
 
 class Tensor(NamedTuple):
-    """A tensor of a checkpoint, known by its header; `read()` brings the numbers."""
+    """A tensor known by its file's header; `read()` brings the numbers."""
 
-    file: str
+    file: str  # the file's name, for errors
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[], Any]  # an array, or a quantised value where the file has one
+    # Gives an array, or a quantized value where the file has one.
+    read: Callable[[], Any]
 
 
-def list_lines(lines: list[str], most: int = 10) -> str:
-    more = [f"... and {len(lines) - most} more"] if len(lines) > most else []
-    return "".join(f"\n  {line}" for line in [*lines[:most], *more])
+def list_lines(lines: list[str], limit: int = 10) -> str:
+    """Return the lines indented for an error, and how many there are past `limit`."""
+    # The first are enough to see a pattern, such as a prefix too many.
+    shortened = lines[:limit]
+    hidden = len(lines) - limit
+    if hidden > 0:
+        shortened.append(f"... and {hidden} more")
+    text = ""
+    for line in shortened:
+        text += f"\n  {line}"
+    return text

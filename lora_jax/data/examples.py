@@ -8,7 +8,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from lora_jax.data.task import Examples
 
 # Half of a surrogate pair, which JSON can spell ("\ud83d"): no character, and no
 # tokenizer takes it.
+# Two halves of a pair are joined by the JSON reader.
 SURROGATE = re.compile("[\ud800-\udfff]")
+# Decimal, in ASCII: float() would take "1_000", "١" and "infinity" too.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+# What is written where there is no finite number.
 NO_LABEL = frozenset(["", "nan", "inf", "infinity"])
 
 
@@ -32,7 +35,9 @@ class Columns(NamedTuple):
     @property
     def texts(self) -> tuple[str, ...]:
         """The columns that hold text."""
-        return (self.text,) if self.pair is None else (self.text, self.pair)
+        if self.pair is None:
+            return (self.text,)
+        return (self.text, self.pair)
 
 
 def make_examples(
@@ -52,7 +57,10 @@ def make_examples(
             missing, or else splits are empty, texts are no text, labels are outside
             `classes`, or scores are no finite numbers.
     """
-    require_columns(splits.values(), (*columns.texts, columns.label))
+    # Columns first: without them there are no rows to check.
+    names = (*columns.texts, columns.label)
+    require_columns(splits.values(), names)
+    # Then what the rows hold, in all splits.
     problems = []
     for name, table in splits.items():
         if not table.rows:
@@ -63,6 +71,7 @@ def make_examples(
     for table in splits.values():
         problems += _row_problems(table, columns, classes, blank)
     raise_problems(problems)
+    # No split has a problem: all are converted.
     examples = {}
     for name, table in splits.items():
         examples[name] = _table_examples(table, columns, classes)
@@ -98,7 +107,8 @@ def label_text(label: object) -> str | None:
     if label is None:
         return None
     text = str(label).strip()
-    return None if text.lower().lstrip("+-") in NO_LABEL else text
+    word = text.lower().lstrip("+-")
+    return None if word in NO_LABEL else text
 
 
 def is_number(label: object) -> bool:
@@ -112,6 +122,7 @@ def is_number(label: object) -> bool:
 def _row_problems(
     table: Table, columns: Columns, classes: Mapping[str, int] | None, blank: bool
 ) -> list[str]:
+    # GLUE's real pairs have some empty sides; a user's blank text is a mistake.
     is_text = is_clean_text if blank else is_nonblank_text
     problems = []
     for name in columns.texts:
@@ -134,30 +145,41 @@ def _label_check(
     return is_class, _listed(classes)
 
 
-def is_clean_text(value: object) -> bool:
+def is_clean_text(value: object) -> TypeGuard[str]:
     """Return whether a value is a string of whole characters, maybe empty."""
-    return isinstance(value, str) and SURROGATE.search(value) is None
+    if not isinstance(value, str):
+        return False
+    return SURROGATE.search(value) is None
 
 
 def is_nonblank_text(value: object) -> bool:
     """Return whether a value is a string with more than white space in it."""
-    return isinstance(value, str) and bool(value.strip()) and is_clean_text(value)
+    if not is_clean_text(value):
+        return False
+    return bool(value.strip())
 
 
 def _listed(names: Collection[str], limit: int = 10) -> str:
-    first = ", ".join(list(names)[:limit])
-    more = f", ... ({len(names):,} in all)" if len(names) > limit else ""
-    return f"one of {first}{more}"
+    first = list(names)[:limit]
+    text = f"one of {', '.join(first)}"
+    if len(names) > limit:
+        text += f", ... ({len(names):,} in all)"
+    return text
 
 
 def _table_examples(
     table: Table, columns: Columns, classes: Mapping[str, int] | None
 ) -> Examples:
+    text = table.columns[columns.text]
+    pair = None
+    if columns.pair is not None:
+        pair = table.columns[columns.pair]
+    # Checked above: every label is text, and a class or a number.
     labels = [str(label_text(label)) for label in table.columns[columns.label]]
     if classes is None:
-        # By way of float64, as a number is read from its text.
+        # By way of float64, as Python reads a number from its text.
         label = np.array(labels, float).astype(np.float32)
     else:
-        label = np.array([classes[text] for text in labels], np.int32)
-    pair = None if columns.pair is None else table.columns[columns.pair]
-    return Examples(table.columns[columns.text], pair, label)
+        indices = [classes[name] for name in labels]
+        label = np.array(indices, np.int32)
+    return Examples(text, pair, label)

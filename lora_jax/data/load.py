@@ -24,6 +24,7 @@ from lora_jax.data.text_pairs import classification_as_text
 TEXT_SUFFIX = "-text"
 """After the name of a classification: its classes become words to be written."""
 
+# Families of tasks, for checks of settings before anything is loaded.
 GLUE_TASKS = tuple(glue.SPECS)
 GENERATION_TASKS = ("e2e", "webnlg", "dart", "wikisql", "samsum")
 """Tasks that generate text from official files."""
@@ -34,6 +35,7 @@ DATA_DIR_TASKS = (*GLUE_TASKS, *GENERATION_TASKS)
 LABELED_TASKS = frozenset(["rotten-tomatoes", "tiny", *GLUE_TASKS])
 """Classifications and regressions."""
 
+# One line a task: adding one is a module of `tasks/` and a line here.
 TASKS: dict[str, Callable[..., Task]] = {
     "rotten-tomatoes": rotten_tomatoes.load,
     **{name: partial(glue.load, name) for name in GLUE_TASKS},
@@ -64,7 +66,9 @@ def load(name_or_path: str | Path, *, data_dir: str | Path | None = None) -> Tas
     """
     name = str(name_or_path)
     path = Path(name_or_path).expanduser()
+    # Names come before files: a file called `e2e` is read as `./e2e`.
     if name in DATA_DIR_TASKS:
+        # An empty string, as from a shell, is no folder.
         return TASKS[name](data_dir=data_dir or None)
     if data_dir and (name in TASKS or path.exists()):
         raise ValueError(
@@ -73,8 +77,12 @@ def load(name_or_path: str | Path, *, data_dir: str | Path | None = None) -> Tas
         )
     if name in TASKS:
         return TASKS[name]()
-    if base_name(name) != name and base_name(name) in TASKS:
-        return classification_as_text(load(base_name(name), data_dir=data_dir))
+    # `mnli-text` is `mnli`, its classes written as words.
+    base = base_name(name)
+    if base != name and base in TASKS:
+        classification = load(base, data_dir=data_dir)
+        return classification_as_text(classification)
+    # A file or folder of the user's own.
     if path.exists():
         return user_files.load(path)
     _raise_unknown(name, is_path=isinstance(name_or_path, Path))
@@ -89,6 +97,7 @@ def _raise_unknown(name: str, *, is_path: bool) -> NoReturn:
     # What looks like a path was meant as one, so the names of tasks would not help.
     if is_path or "/" in name or Path(name).suffix.lower() in FORMATS:
         raise FileNotFoundError(f"the data file {name!r} does not exist")
+    # Anything else was meant as a name.
     close = difflib.get_close_matches(name.lower(), TASKS, 2)
     hint = f"; is {' or '.join(close)} meant?" if close else ""
     raise ValueError(

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple, cast
 from lora_jax.data.examples import require_columns
 from lora_jax.data.read_table import Table, objects_as_table, raise_problems
 
-LISTED = 10  # names of files that an error lists at most
+# Names of files that an error lists at most.
+LISTED = 10
 
 
 class Field(NamedTuple):
     """What a field of a JSON object holds: in words, and as a test."""
 
-    expected: str
+    expected: str  # in words, for errors
     fits: Callable[[Any], bool]
 
 
@@ -44,6 +45,7 @@ def task_folder(
             f"{name} is read from its official files: "
             f"pass data_dir, a folder with {expected}"
         )
+    # A folder or an archive, and nothing else.
     root = Path(data_dir).expanduser()
     if not root.exists():
         raise FileNotFoundError(
@@ -52,6 +54,7 @@ def task_folder(
         )
     if not root.is_dir():
         root = _open_archive(name, root, expected)
+    # The files may lie one folder deeper, as in the official archive.
     for folder in (name, *folders):
         if (root / folder).is_dir():
             return root / folder
@@ -64,8 +67,13 @@ def find_files(name: str, folder: Path, files: Mapping[str, str]) -> dict[str, P
     Raises:
         FileNotFoundError: files are missing; it names all of them, and those there are.
     """
-    paths = {split: folder / file for split, file in files.items()}
-    missing = [file for split, file in files.items() if not paths[split].exists()]
+    # All that is missing in one error.
+    paths = {}
+    missing = []
+    for split, file in files.items():
+        paths[split] = folder / file
+        if not paths[split].exists():
+            missing.append(file)
     if missing:
         raise FileNotFoundError(
             f"{name} in {folder.name}: expected {', '.join(missing)}, "
@@ -76,8 +84,9 @@ def find_files(name: str, folder: Path, files: Mapping[str, str]) -> dict[str, P
 
 def list_folder(folder: Path) -> str:
     """Return the first names in a folder, for an error, or `nothing`."""
-    names = sorted(file.name for file in folder.iterdir())
-    return ", ".join(names[:LISTED]) or "nothing"
+    names = [file.name for file in folder.iterdir()]
+    first_names = sorted(names)[:LISTED]
+    return ", ".join(first_names) or "nothing"
 
 
 def read_json_objects(path: Path, fields: Mapping[str, Field]) -> Table:
@@ -89,6 +98,7 @@ def read_json_objects(path: Path, fields: Mapping[str, Field]) -> Table:
         ValueError: the file is no such list, or values do not fit; it names the file
             and its entries.
     """
+    # Bytes rather than text: JSON finds out its own encoding.
     try:
         objects = json.loads(path.read_bytes())
     except ValueError as error:
@@ -99,9 +109,11 @@ def read_json_objects(path: Path, fields: Mapping[str, Field]) -> Table:
         raise ValueError(
             f"{path.name}: expected a JSON list of objects, with {', '.join(fields)}"
         )
+    # Fields first: without them there are no values to check.
     rows = range(1, len(objects) + 1)
     table = objects_as_table(path.name, "entry", rows, objects)
     require_columns([table], tuple(fields))
+    # Then all misfits of all fields at once.
     problems = []
     for name, field in fields.items():
         problems += table.misfits(name, field.fits, field.expected)
@@ -115,6 +127,7 @@ def _open_archive(name: str, path: Path, expected: str) -> Path:
             f"{name}: expected a folder or a zip archive with {expected}, "
             f"got the file {path.name}"
         )
+    # Members are read one by one, so nothing of the archive is unpacked.
     # A path into the archive has everything of Path that is used here.
     return cast(Path, zipfile.Path(path))
 

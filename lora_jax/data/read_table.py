@@ -9,12 +9,13 @@ import hashlib
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
-from itertools import compress
+from itertools import compress, zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
 
 import pandas as pd
 
+# By suffix. A folder is searched for files of these formats too.
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -35,19 +36,22 @@ class Table(NamedTuple):
         columns = {}
         for name, values in self.columns.items():
             columns[name] = list(compress(values, keep))
-        return self._replace(rows=list(compress(self.rows, keep)), columns=columns)
+        rows = list(compress(self.rows, keep))
+        return self._replace(rows=rows, columns=columns)
 
     def misfits(
         self, column: str, fits: Callable[[Any], bool], expected: str
     ) -> list[str]:
         """Return a problem for each value of a column that does not fit."""
         problems = []
-        for row, value in zip(self.rows, self.columns[column], strict=True):
-            if not fits(value):
-                problems.append(
-                    f"{self.file}, {self.unit} {row}: {column}: "
-                    f"expected {expected}, got {reprlib.repr(value)}"
-                )
+        values = self.columns[column]
+        for row, value in zip(self.rows, values, strict=True):
+            if fits(value):
+                continue
+            problems.append(
+                f"{self.file}, {self.unit} {row}: {column}: "
+                f"expected {expected}, got {reprlib.repr(value)}"
+            )
         return problems
 
 
@@ -63,6 +67,7 @@ def read(path: Path, *, headerless: Sequence[str] = ()) -> Table:
         ValueError: another suffix, bytes that are not UTF-8, text that is not of the
             format, or no rows.
     """
+    # By the suffix alone: the bytes of a format are not guessed.
     match path.suffix.lower():
         case ".csv":
             table = _read_separated(path, ",", csv.QUOTE_MINIMAL, headerless)
@@ -77,6 +82,7 @@ def read(path: Path, *, headerless: Sequence[str] = ()) -> Table:
                 f"{path.name}: expected a file of {', '.join(FORMATS)}, "
                 f"got {suffix or 'no suffix'}"
             )
+    # A header alone is no table.
     if not table.rows:
         raise ValueError(f"{path.name}: expected rows, got none")
     return table
@@ -87,16 +93,19 @@ def objects_as_table(
 ) -> Table:
     """Return the table of JSON objects: a column for each key that any of them has."""
     columns: dict[str, list[Any]] = {}
+    # In the order in which the keys first appear.
     for entry in objects:
         for name in entry:
             columns.setdefault(name, [])
     for name, values in columns.items():
-        values.extend(entry.get(name) for entry in objects)
+        for entry in objects:
+            values.append(entry.get(name))
     return Table(file, unit, rows, columns)
 
 
 def describe_file(path: Path) -> str:
     """Return the file's name and the sha256 of its bytes."""
+    # Read in parts: a data set may be larger than memory.
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return f"{path.name} sha256:{digest}"
@@ -104,7 +113,8 @@ def describe_file(path: Path) -> str:
 
 def describe_files(paths: Iterable[Path]) -> str:
     """Return the names and sha256 of several files, separated by commas."""
-    return ", ".join(describe_file(path) for path in paths)
+    descriptions = [describe_file(path) for path in paths]
+    return ", ".join(descriptions)
 
 
 def raise_problems(problems: Sequence[str], *, limit: int = 5) -> None:
@@ -114,20 +124,24 @@ def raise_problems(problems: Sequence[str], *, limit: int = 5) -> None:
     """
     if not problems:
         return
-    plural = "" if len(problems) == 1 else "s"
-    lines = [f"{len(problems):,} problem{plural} in the data:", *problems[:limit]]
-    if len(problems) > limit:
-        lines.append(f"... and {len(problems) - limit:,} more")
+    count = len(problems)
+    plural = "" if count == 1 else "s"
+    lines = [f"{count:,} problem{plural} in the data:"]
+    lines += problems[:limit]
+    if count > limit:
+        lines.append(f"... and {count - limit:,} more")
     raise ValueError("\n  ".join(lines))
 
 
 def _open_text(path: Path, newline: str) -> TextIO:
-    # Bytes first: an error of decoding while rows are read could not name its line.
+    # All bytes first: an error of decoding while rows are read could not name its line.
     try:
         path.read_bytes().decode()
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = error.object[error.start]
+        # The error knows all bytes and the position of the first bad one.
+        content = error.object
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
         raise ValueError(
             f"{path.name}, line {line}: expected UTF-8, got the byte 0x{byte:02x}; "
             "save the file as UTF-8"
@@ -140,17 +154,22 @@ def _read_separated(
     path: Path, delimiter: str, quoting: Literal[0, 3], headerless: Sequence[str]
 ) -> Table:
     lines, rows = _separated_rows(path, delimiter, quoting)
-    header = [name.strip() for name in rows[0]] if rows else []
+    first_row = rows[0] if rows else []
+    header = [name.strip() for name in first_row]
     if headerless and set(header).isdisjoint(headerless):
         header = list(headerless)
     else:
+        # The first row is the header and holds no values.
         lines = lines[1:]
         rows = rows[1:]
     raise_problems(_shape_problems(path, header, lines, rows))
     columns: dict[str, list[str | None]] = {}
-    for position, name in enumerate(header):
-        # A short row lacks its last fields.
-        columns[name] = [row[position] if position < len(row) else None for row in rows]
+    for name in header:
+        columns[name] = []
+    for row in rows:
+        # A short row lacks its last fields: its values there are None.
+        for name, value in zip_longest(header, row):
+            columns[name].append(value)
     return Table(path.name, "line", lines, columns)
 
 
@@ -183,6 +202,7 @@ def _shape_problems(
 ) -> list[str]:
     """Names that are repeated, and rows with more fields than the header."""
     problems = []
+    # Two columns of one name would be one column of the table.
     for name in sorted(set(header)):
         if header.count(name) > 1:
             problems.append(f"{path.name}: the column {name!r} is there more than once")
@@ -202,6 +222,7 @@ def _read_json_lines(path: Path) -> Table:
     # Only "\n" ends a line: JSON strings may hold other separators, as U+2028.
     with _open_text(path, newline="\n") as file:
         for line, text in enumerate(file, 1):
+            # A blank line, as at the end of many files, is skipped but counted.
             if not text.strip():
                 continue
             try:
@@ -209,7 +230,8 @@ def _read_json_lines(path: Path) -> Table:
                 description = reprlib.repr(entry)
             except json.JSONDecodeError as error:
                 entry = None
-                position = f"{error.msg}, character {error.pos + 1}"
+                character = error.pos + 1
+                position = f"{error.msg}, character {character}"
                 description = f"what is not JSON ({position})"
             if isinstance(entry, dict):
                 lines.append(line)
@@ -230,9 +252,10 @@ def _read_parquet(path: Path) -> Table:
         frame = pd.read_parquet(path, dtype_backend="pyarrow")
     except (ValueError, OSError) as error:
         raise ValueError(f"{path.name}: not a readable Parquet file: {error}") from None
+    # A name need not be text in Parquet.
     columns = {}
     for name in frame:
-        columns[str(name)] = [
-            None if value is pd.NA else value for value in frame[name]
-        ]
+        # An absent value is None here, whatever the format has for it.
+        values = [None if value is pd.NA else value for value in frame[name]]
+        columns[str(name)] = values
     return Table(path.name, "row", range(1, len(frame) + 1), columns)

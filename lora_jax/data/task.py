@@ -19,9 +19,9 @@ class Examples(NamedTuple):
     source with several targets has a row for each of them.
     """
 
-    text: list[str]
-    pair: list[str] | None
-    label: np.ndarray
+    text: list[str]  # [N]
+    pair: list[str] | None  # [N], or None where an example is one text
+    label: np.ndarray  # [N]
 
 
 class Task(NamedTuple):
@@ -41,7 +41,7 @@ class Task(NamedTuple):
     metrics: tuple[str, ...]
     splits: dict[str, Examples]
     source: str
-    generates: bool = False
+    generates: bool = False  # text is written for a source, not classified
 
 
 def hashed_split(key: str) -> str:
@@ -52,7 +52,9 @@ def hashed_split(key: str) -> str:
     """
     # A lone surrogate, which JSON can spell, has no UTF-8 of its own.
     key_bytes = key.encode(errors="surrogatepass")
-    first_digits = hashlib.sha256(key_bytes).hexdigest()[:8]
+    digest = hashlib.sha256(key_bytes).hexdigest()
+    first_digits = digest[:8]
+    # Ten buckets of about equal size: eight of them are train.
     bucket = int(first_digits, 16) % 10
     if bucket == 0:
         return "test"
@@ -74,7 +76,8 @@ def subset(examples: Examples, rows: int, *, seed: int = 0) -> Examples:
         raise ValueError(f"expected at least 1 row in a subset, got {rows}")
     order = list(range(len(examples.text)))
     # Python's own shuffle, so that another framework can draw the same rows.
-    random.Random(seed).shuffle(order)
+    rng = random.Random(seed)
+    rng.shuffle(order)
     return _select(examples, order[:rows])
 
 
@@ -89,12 +92,18 @@ def subset_of_sources(examples: Examples, sources: int, *, seed: int = 0) -> Exa
     """
     if sources < 0:
         raise ValueError(f"expected 0 (all) or more sources, got {sources}")
+    # The very same object: nothing is copied.
     if sources == 0:
         return examples
+    # In the order of the rows, so that a shuffle depends on the seed alone.
     distinct = list(dict.fromkeys(examples.text))
-    random.Random(seed).shuffle(distinct)
+    rng = random.Random(seed)
+    rng.shuffle(distinct)
     selected = set(distinct[:sources])
-    rows = [row for row, text in enumerate(examples.text) if text in selected]
+    rows = []
+    for row, text in enumerate(examples.text):
+        if text in selected:
+            rows.append(row)
     return _select(examples, rows)
 
 
@@ -105,8 +114,11 @@ def references(examples: Examples) -> dict[str, list[str]]:
         ValueError: the examples have no targets.
     """
     targets_by_source: dict[str, list[str]] = {}
-    for source, target in zip(examples.text, targets(examples), strict=True):
-        targets_by_source.setdefault(source, []).append(target)
+    pairs = zip(examples.text, targets(examples), strict=True)
+    for source, target in pairs:
+        # A source meets its other targets wherever they stand.
+        source_targets = targets_by_source.setdefault(source, [])
+        source_targets.append(target)
     return targets_by_source
 
 
@@ -125,6 +137,7 @@ def targets(examples: Examples) -> list[str]:
 
 
 def _select(examples: Examples, rows: list[int]) -> Examples:
+    # Rows stay together: text, pair and label of one example.
     text = [examples.text[row] for row in rows]
     pair = None
     if examples.pair is not None:

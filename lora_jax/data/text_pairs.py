@@ -11,6 +11,7 @@ from lora_jax.data.examples import Columns, make_examples, require_columns
 from lora_jax.data.read_table import Table
 from lora_jax.data.task import Examples, Task
 
+# Those of the E2E challenge, as in LoRA's Table 3.
 DATA_TO_TEXT_METRICS = ("bleu", "nist", "meteor", "rouge_l", "cider")
 
 
@@ -30,10 +31,22 @@ def generation_task(
     # of texts is.
     labeled = {}
     for split, table in tables.items():
-        columns = table.columns | {"label": ["0"] * len(table.rows)}
+        labels = ["0"] * len(table.rows)
+        columns = table.columns | {"label": labels}
         labeled[split] = table._replace(columns=columns)
-    splits = make_examples(labeled, Columns("source", "target"), {"0": 0})
-    return Task(name, (), metrics, splits, origin, generates=True)
+    splits = make_examples(
+        labeled,
+        columns=Columns("source", "target"),
+        classes={"0": 0},
+    )
+    return Task(
+        name=name,
+        labels=(),
+        metrics=metrics,
+        splits=splits,
+        source=origin,
+        generates=True,
+    )
 
 
 def classification_as_text(task: Task) -> Task:
@@ -50,10 +63,12 @@ def classification_as_text(task: Task) -> Task:
             "whose names are words to be written"
         )
     splits = {}
+    # Classes first: the name of each becomes the target of its texts.
     for name, examples in task.splits.items():
         splits[name] = _labels_as_targets(examples, task.labels)
     # GLUE's test labels are not public: the validation rows are written and scored.
     splits.setdefault("test", splits["validation"])
+    # What is written is compared with the name, but for case and spacing.
     return Task(
         name=f"{task.name}-text",
         labels=(),
@@ -72,15 +87,21 @@ def rows_of_targets(
     Sources and targets lose their outer white space; rows with a blank side are left
     out. A row keeps the number of its entry.
     """
-    numbers = []
-    columns: dict[str, list[str]] = {"source": [], "target": []}
-    for number, source, entry_targets in zip(table.rows, sources, targets, strict=True):
+    rows = []
+    kept_sources = []
+    kept_targets = []
+    entries = zip(table.rows, sources, targets, strict=True)
+    for row, source, entry_targets in entries:
+        source = source.strip()
         for target in entry_targets:
-            if source.strip() and target.strip():
-                numbers.append(number)
-                columns["source"].append(source.strip())
-                columns["target"].append(target.strip())
-    return Table(table.file, table.unit, numbers, columns)
+            target = target.strip()
+            # A few entries of the official files lack a side.
+            if source and target:
+                rows.append(row)
+                kept_sources.append(source)
+                kept_targets.append(target)
+    columns = {"source": kept_sources, "target": kept_targets}
+    return Table(table.file, table.unit, rows, columns)
 
 
 def join_triples(triples: Iterable[Sequence[str]]) -> str:
@@ -88,14 +109,21 @@ def join_triples(triples: Iterable[Sequence[str]]) -> str:
 
     That is "subject : relation : object | subject : relation : object | ...".
     """
-    return " | ".join(" : ".join(triple) for triple in triples)
+    # The bar separates triples, the colon their parts, each with spaces around.
+    parts = [" : ".join(triple) for triple in triples]
+    return " | ".join(parts)
 
 
 def _labels_as_targets(examples: Examples, labels: Sequence[str]) -> Examples:
     sources = examples.text
     if examples.pair is not None:
+        # Two texts become one source, a line each.
         sources = []
-        for first, second in zip(examples.text, examples.pair, strict=True):
+        pairs = zip(examples.text, examples.pair, strict=True)
+        for first, second in pairs:
             sources.append(f"{first}\n{second}")
-    targets = [labels[int(label)] for label in examples.label]
-    return Examples(sources, targets, np.zeros_like(examples.label))
+    targets = []
+    for index in examples.label:
+        targets.append(labels[int(index)])
+    no_labels = np.zeros_like(examples.label)
+    return Examples(sources, targets, no_labels)

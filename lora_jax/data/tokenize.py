@@ -30,15 +30,15 @@ SEPARATOR = "\n"
 class Encoded(NamedTuple):
     """N rows end to end: row i is `tokens[offsets[i]:offsets[i + 1]]`.
 
-    `tokens` and `segments` are int32 [S], `offsets` int64 [N + 1], and `label` [N] is
-    as in `Examples`. `segments` are what the tokenizer calls type ids: for BERT 1 in
-    the second text. Those of `encode_pairs` are 1 in the target.
+    S counts the tokens of all rows. `segments` are what the tokenizer calls type ids:
+    for BERT 1 in the second text. Those of `encode_pairs` are 1 in the target. `label`
+    is as in `Examples`.
     """
 
-    tokens: np.ndarray
-    segments: np.ndarray
-    offsets: np.ndarray
-    label: np.ndarray
+    tokens: np.ndarray  # [S] int32
+    segments: np.ndarray  # [S] int32
+    offsets: np.ndarray  # [N + 1] int64
+    label: np.ndarray  # [N]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -58,6 +58,7 @@ def encode(tokenizer: Tokenizer, examples: Examples, *, max_length: int) -> Enco
             tokens.
     """
     _check_room(tokenizer, examples, max_length)
+    # A copy, since a tokenizer keeps such settings and may be shared.
     own_tokenizer = copy.deepcopy(tokenizer)
     own_tokenizer.no_padding()
     own_tokenizer.enable_truncation(max_length, strategy="longest_first")
@@ -72,6 +73,7 @@ def encode(tokenizer: Tokenizer, examples: Examples, *, max_length: int) -> Enco
         tokens.append(_join([row.ids for row in rows]))
         segments.append(_join([row.type_ids for row in rows]))
         lengths += [len(row) for row in rows]
+    # A masked softmax over a row without tokens would divide 0 by 0.
     if 0 in lengths[1:]:
         row = lengths.index(0, 1) - 1
         raise ValueError(
@@ -105,6 +107,7 @@ def encode_pairs(
         ValueError: texts are blank (it names the rows), or rows are longer than
             `max_length`.
     """
+    # Both sides are tokenized apart, so that a row begins exactly as its prompt.
     sources = _prompt_ids(tokenizer, examples.text, start, separator)
     target_ids = _token_ids(tokenizer, targets(examples), "target")
     # Source and target of each row in turn: parts 0, 2, 4, ... are the sources.
@@ -113,6 +116,7 @@ def encode_pairs(
         parts += [source, [*target, end]]
     sizes = np.array([len(part) for part in parts], np.int64)
     _check_lengths(examples.text, sizes[::2] + sizes[1::2], max_length)
+    # [S]: 0 over the tokens of a source, 1 over those of a target.
     is_target = np.arange(len(parts), dtype=np.int32) % 2
     row_ends = sizes.cumsum()[1::2]
     return Encoded(
@@ -168,11 +172,13 @@ def _token_ids(
     tokenizer: Tokenizer, texts: Sequence[str], role: str, suffix: str = ""
 ) -> list[list[int]]:
     """The tokens of each text with the suffix; `role` names the texts for errors."""
+    # Blank texts are told by row, before the tokenizer is asked.
     problems = []
     for row, text in enumerate(texts):
         if not text.strip():
             problems.append(f"row {row}: expected a {role}, got {text!r}")
     raise_problems(problems)
+    # A text of characters that the vocabulary lacks may have no tokens either.
     ids_by_text = _ids_by_text(tokenizer, texts, suffix)
     for row, text in enumerate(texts):
         if not ids_by_text[text]:
@@ -213,7 +219,8 @@ def _check_lengths(texts: Sequence[str], lengths: np.ndarray, max_length: int) -
 
 def _chunks(texts: list) -> Iterator[list]:
     for start in range(0, len(texts), CHUNK):
-        yield texts[start : start + CHUNK]
+        chunk = texts[start : start + CHUNK]
+        yield chunk
 
 
 def _join(parts: Sequence[ArrayLike]) -> np.ndarray:

@@ -22,27 +22,25 @@ NEVER = -1e9  # the score of what is no hypothesis: finite, so that sums stay nu
 
 
 class Decoding(NamedTuple):
-    """How tokens are chosen. LoRA's Table 11 has a beam of 10, a length penalty of 0.9
-    (E2E) or 0.8, and no_repeat 4."""
+    """How tokens are chosen. LoRA's Table 11 has beam 10, length_penalty 0.9 (E2E) or 0.8, no_repeat 4."""
 
-    new_tokens: int = 64
-    """Tokens generated at most, the end token included."""
+    new_tokens: int = 64  # tokens at most, the end's included
     beam: int = 1
-    """Beams of the search. 1 takes the likeliest token."""
     length_penalty: float = 1.0
-    """A text's score is its log-probability divided by its length to this power."""
-    no_repeat: int = 0
-    """No n-gram of this size occurs twice in prompt and text. 0 allows all."""
-    temperature: float = 0.0
-    """Temperature of sampling. 0 takes the likeliest token."""
-    top_p: float = 1.0
-    """Sampling is among the likeliest tokens that together have this probability."""
+    no_repeat: int = 0  # no n-gram of that size twice, the prompt's included; 0: any
+    temperature: float = 0.0  # 0: the likeliest token; else tokens are drawn
+    top_p: float = (
+        1.0  # drawn from the likeliest tokens that together have this probability
+    )
 
 
 def check(how: Decoding) -> None:
     """Raises one ValueError that lists every setting outside its range."""
     bounds = {
-        "new_tokens": (is_whole(how.new_tokens) and how.new_tokens >= 1, "a whole number, 1 or more tokens"),
+        "new_tokens": (
+            is_whole(how.new_tokens) and how.new_tokens >= 1,
+            "a whole number, 1 or more tokens",
+        ),
         "beam": (is_whole(how.beam) and how.beam >= 1, "a whole number, 1 or more"),
         "no_repeat": (
             is_whole(how.no_repeat) and how.no_repeat >= 0,

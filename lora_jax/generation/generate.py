@@ -22,7 +22,7 @@ class Generated(NamedTuple):
     """What followed each prompt, without the end token, and how long it took, compilation included."""
 
     tokens: list[list[int]]
-    ended: int  # of the texts; the others were cut at `Decoding.new`
+    ended: int  # of the texts; the others were cut at `Decoding.new_tokens`
     steps: int
     seconds: float
 
@@ -46,7 +46,7 @@ def _checked(
     )
     wrong = []
     if not ends or not all(is_whole(token) and 0 <= token < known for token in ends):
-        wrong.append(f"end: expected token ids in 0 … {known - 1}, got {end!r}")
+        wrong.append(f"eos_ids: expected token ids in 0 … {known - 1}, got {end!r}")
     if not is_whole(batch) or batch < 1:
         wrong.append(f"batch: expected 1 or more prompts, got {batch!r}")
     if compute_dtype not in ("float32", "bfloat16"):
@@ -63,13 +63,13 @@ def generate(
     prompts: Sequence[Sequence[int]],
     how: Decoding = Decoding(),  # noqa: B008
     *,
-    end: int | Sequence[int],
+    eos_ids: int | Sequence[int],
     batch: int = 16,
     compute_dtype: str = "float32",
     seed: int = 0,
     report: Callable[[int], None] = lambda done: None,
 ) -> Generated:
-    """What the model writes after each prompt, until the token `end` (or one of several) or `how.new_tokens` tokens.
+    """What the model writes after each prompt, until one of the tokens `eos_ids` (or one of several) or `how.new_tokens` tokens.
 
     Prompts of like length go together, `batch` at a time, padded on the left. Quantised matrices are dequantised once: each new
     token reads all of them. `report` is told how many prompts are done.
@@ -79,7 +79,7 @@ def generate(
             `how.new_tokens` tokens is longer than the model's positions; names the first prompts of each kind.
     """
     check(how)
-    ends = _checked(model, end, batch, compute_dtype)
+    ends = _checked(model, eos_ids, batch, compute_dtype)
     check_prompts(model.config, prompts, how.new_tokens)
     began, steps = time.monotonic(), 0
     mesh = devices.mesh(batch)
@@ -89,7 +89,9 @@ def generate(
     for at in range(0, len(order), batch):
         rows = order[at : at + batch]
         tokens, start = _padded(
-            [prompts[i] for i in rows], batch, model.config.positions - how.new_tokens
+            [prompts[i] for i in rows],
+            batch,
+            model.config.max_positions - how.new_tokens,
         )
         key = jax.random.fold_in(jax.random.key(seed), at) if how.temperature else None
         tokens, start = devices.shard_rows((tokens, start), mesh)
@@ -144,10 +146,10 @@ def check_prompts(config: Any, prompts: Sequence[Sequence[int]], new: int) -> No
         raise ValueError(
             f"expected prompts that are lists of token ids, one list each, got {first!r} for one"
         )
-    room, known = config.positions - new, config.vocabulary
+    room, known = config.max_positions - new, config.vocabulary
     if room < 1:
         raise ValueError(
-            f"new: expected fewer new tokens than the model's {config.positions} positions, got {new}"
+            f"new_tokens: expected fewer new tokens than the model's {config.max_positions} positions, got {new}"
         )
     kinds = {
         "empty": [i for i, prompt in enumerate(prompts) if not len(prompt)],
@@ -156,7 +158,7 @@ def check_prompts(config: Any, prompts: Sequence[Sequence[int]], new: int) -> No
             for i, prompt in enumerate(prompts)
             if len(prompt) and not 0 <= min(prompt) <= max(prompt) < known
         ],
-        f"longer than {room} tokens ({config.positions} positions less {new} new tokens)": [
+        f"longer than {room} tokens ({config.max_positions} positions less {new} new tokens)": [
             i for i, prompt in enumerate(prompts) if len(prompt) > room
         ],
     }

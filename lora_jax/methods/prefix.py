@@ -76,7 +76,7 @@ def prefix(prefix_length: int = 10) -> base.Method:
             raise ValueError(
                 f"prefix: expected a model whose {PATH} is this library's Attention, got {got}"
             )
-        if prefix_length > (most := model.config.positions):
+        if prefix_length > (most := model.config.max_positions):
             raise ValueError(
                 f"prefix_length: expected at most {most}, the model's positions, got {prefix_length}"
             )

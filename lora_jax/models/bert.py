@@ -35,7 +35,7 @@ class Config(NamedTuple):
     heads: int
     ffn: int
     vocabulary: int
-    positions: int
+    max_positions: int
     segments: int
     epsilon: float
     activation: str
@@ -54,7 +54,7 @@ class Config(NamedTuple):
             heads="num_attention_heads",
             ffn="intermediate_size",
             vocabulary="vocab_size",
-            positions="max_position_embeddings",
+            max_positions="max_position_embeddings",
             segments="type_vocab_size",
             epsilon="layer_norm_eps",
             activation="hidden_act",
@@ -189,7 +189,7 @@ class Encoder(nnx.Module):
         Raises:
             ValueError: the rows are longer than there are positions (indexing would repeat the last one in silence).
         """
-        if tokens.shape[1] > (most := self.config.positions - self.config.offset):
+        if tokens.shape[1] > (most := self.config.max_positions - self.config.offset):
             raise ValueError(
                 f"expected rows of at most {most} tokens, the model's positions; got {tokens.shape[1]}"
             )
@@ -242,7 +242,7 @@ def init(key: Key[Array, ""], config: Config, *, labels: int) -> Encoder:
 
     n = config.layers
     roberta = config.kind == "roberta"
-    sizes = config.vocabulary, config.positions, config.segments
+    sizes = config.vocabulary, config.max_positions, config.segments
     tokens, positions, segments = (Embedding(matrix(rows, d)) for rows in sizes)
     embed = Embed(tokens, positions, segments, norm(), offset=config.offset)
     blocks = Block(

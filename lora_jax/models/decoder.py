@@ -23,14 +23,14 @@ def end_tokens(config: dict[str, Any]) -> tuple[int, ...]:
     It may be one that the model does not have: small random models often keep the end token of a large vocabulary.
     """
     found = config.get("eos_token_id")
-    ends = (
+    eos_ids = (
         tuple(found) if isinstance(found, list) else () if found is None else (found,)
     )
-    if any(type(token) is not int for token in ends):
+    if any(type(token) is not int for token in eos_ids):
         raise ValueError(
             f"eos_token_id: expected a token id or a list of them, got {found!r}"
         )
-    return ends
+    return eos_ids
 
 
 class Block(nnx.Module):
@@ -67,11 +67,14 @@ class Block(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """`model(tokens, length)` gives logits [B, T, V] of each next token; `model.hidden(...)` the hidden states [B, T, D].
+    """A language model: blocks between an embedding and a head.
 
-    `embed(tokens, positions)` gives [B, T, D]. Without `lm_head` the head is tied to the token embedding. `config` says `layers`,
-    `vocabulary`, `positions`, `groups` (heads of keys), `head_width`, and `angles`: rotary embedding's step of each pair of
-    numbers, or None.
+    `model(tokens, length)` returns the logits [B, T, V] of each next token,
+    `model.hidden(...)` the hidden states [B, T, D].
+
+    `embed(tokens, positions)` returns [B, T, D]. Without `lm_head` the head is tied to
+    the token embedding. `config` has the fields `layers`, `vocabulary`, `max_positions`,
+    `kv_heads`, `head_dim` and `rope_frequencies` (None without rotary embedding).
     """
 
     def __init__(
@@ -97,9 +100,9 @@ class Decoder(nnx.Module):
         Raises:
             ValueError: the rows are longer than there are positions (indexing would repeat the last one in silence).
         """
-        if tokens.shape[1] > self.config.positions:
+        if tokens.shape[1] > self.config.max_positions:
             raise ValueError(
-                f"expected rows of at most {self.config.positions} tokens, the model's positions; got {tokens.shape[1]}"
+                f"expected rows of at most {self.config.max_positions} tokens, the model's positions; got {tokens.shape[1]}"
             )
         length = (
             jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
@@ -127,7 +130,7 @@ class Decoder(nnx.Module):
 
     def cache(self, rows: int, size: int, dtype: Any = jnp.float32) -> Any:
         """An empty cache for so many rows of so many tokens, in the shape `blocks` has."""
-        shape = (rows, self.config.groups, size, self.config.head_width)
+        shape = (rows, self.config.kv_heads, size, self.config.head_dim)
         count = layer_count(self.blocks)
         if isinstance(self.blocks, tuple):
             return tuple(
@@ -160,10 +163,10 @@ class Decoder(nnx.Module):
         return self.norm(x), cache
 
     def _rotation(self, positions):
-        if self.config.angles is None:
+        if self.config.rope_frequencies is None:
             return None
         turned = positions[:, None, :, None] * jnp.asarray(
-            self.config.angles, jnp.float32
+            self.config.rope_frequencies, jnp.float32
         )
         return jnp.cos(turned), jnp.sin(turned)
 

@@ -28,15 +28,15 @@ class Config(NamedTuple):
     heads: int
     ffn: int
     vocabulary: int
-    positions: int
+    max_positions: int
     epsilon: float
     activation: str
-    ends: tuple[
+    eos_ids: tuple[
         int, ...
     ] = ()  # the tokens that end a text; what is trained on ends with the first
 
     pad, offset = 0, 0  # padding is never seen; the first position's index
-    angles = None  # positions are embedded, not rotated
+    rope_frequencies = None  # positions are embedded, not rotated
 
     @classmethod
     def from_hf(cls, config: dict[str, Any]) -> "Config":
@@ -50,13 +50,13 @@ class Config(NamedTuple):
             width="n_embd",
             heads="n_head",
             vocabulary="vocab_size",
-            positions="n_positions",
+            max_positions="n_positions",
             epsilon="layer_norm_epsilon",
             activation="activation_function",
         )
         inner = {"ffn": "n_inner"} if config.get("n_inner") else {}
         found = fields(config, names | inner)
-        made = cls(**{"ffn": 4 * found["width"], **found}, ends=end_tokens(config))
+        made = cls(**{"ffn": 4 * found["width"], **found}, eos_ids=end_tokens(config))
         wrong = [
             f"{name} is {config[name]!r}, expected {only}"
             for name, only in FIXED.items()
@@ -73,12 +73,12 @@ class Config(NamedTuple):
         return made
 
     @property
-    def groups(self) -> int:
+    def kv_heads(self) -> int:
         """Heads of keys: every head of queries has its own."""
         return self.heads
 
     @property
-    def head_width(self) -> int:
+    def head_dim(self) -> int:
         """Numbers of a head."""
         return self.width // self.heads
 
@@ -130,7 +130,7 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
     embed = Embed(
         *(
             Embedding(matrix(rows, d, std=std))
-            for rows in (config.vocabulary, config.positions)
+            for rows in (config.vocabulary, config.max_positions)
         )
     )
     return Decoder(embed, blocks, norm(), config=config)

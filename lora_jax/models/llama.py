@@ -27,19 +27,19 @@ class Config(NamedTuple):
     layers: int
     width: int
     heads: int
-    groups: int  # heads of keys and values
-    head_width: int
+    kv_heads: int  # heads of keys and values
+    head_dim: int
     ffn: int
     vocabulary: int
-    positions: int
+    max_positions: int
     epsilon: float
     activation: str
-    angles: tuple[
+    rope_frequencies: tuple[
         float, ...
     ]  # of rotary embedding: what each pair of numbers is turned by from a position to the next
     biases: tuple[bool, bool, bool]  # has query, key, value; has output; has the MLP
-    tied: bool
-    ends: tuple[
+    tie_embeddings: bool
+    eos_ids: tuple[
         int, ...
     ] = ()  # the tokens that end a text; what is trained on ends with the first
 
@@ -58,34 +58,34 @@ class Config(NamedTuple):
             heads="num_attention_heads",
             ffn="intermediate_size",
             vocabulary="vocab_size",
-            positions="max_position_embeddings",
+            max_positions="max_position_embeddings",
             epsilon="rms_norm_eps",
             activation="hidden_act",
         )
         if strange := _strange(config):
             raise ValueError(f"config.json: {'; '.join(strange)}")
-        optional = {"groups": "num_key_value_heads", "head_width": "head_dim"}
+        optional = {"kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
         found = fields(
             config,
             names | {ours: name for ours, name in optional.items() if config.get(name)},
         )
-        found["positions"] = min(found["positions"], _window(config))
+        found["max_positions"] = min(found["max_positions"], _window(config))
         heads, width = found["heads"], found["width"]
-        groups, head_width = (
-            found.setdefault("groups", heads),
-            found.setdefault("head_width", width // heads),
+        kv_heads, head_dim = (
+            found.setdefault("kv_heads", heads),
+            found.setdefault("head_dim", width // heads),
         )
         qwen = config.get("model_type") == "qwen2"
         attention = config.get("attention_bias", qwen)
-        wrong = _wrong(config, heads, groups, head_width, width)
+        wrong = _wrong(config, heads, kv_heads, head_dim, width)
         if wrong:
             raise ValueError(f"config.json: {'; '.join(wrong)}")
         return cls(
             **found,
-            angles=_angles(config, head_width),
+            rope_frequencies=_angles(config, head_dim),
             biases=(attention, attention and not qwen, config.get("mlp_bias", False)),
-            tied=config.get("tie_word_embeddings", False),
-            ends=end_tokens(config),
+            tie_embeddings=config.get("tie_word_embeddings", False),
+            eos_ids=end_tokens(config),
         )
 
 
@@ -119,23 +119,23 @@ def _strange(config: dict[str, Any]) -> list[str]:
 
 
 def _wrong(
-    config: dict[str, Any], heads: int, groups: int, head_width: int, width: int
+    config: dict[str, Any], heads: int, kv_heads: int, head_dim: int, width: int
 ) -> list[str]:
     wrong = []
     if config["hidden_act"] not in ACTIVATIONS:
         wrong.append(
             f"hidden_act is {config['hidden_act']!r}, expected one of {', '.join(ACTIVATIONS)}"
         )
-    if heads % groups:
+    if heads % kv_heads:
         wrong.append(
-            f"num_attention_heads {heads} is no multiple of num_key_value_heads {groups}"
+            f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}"
         )
     if not config.get("head_dim") and width % heads:
         wrong.append(
             f"hidden_size {width} is no multiple of num_attention_heads {heads}"
         )
-    if head_width % 2:
-        wrong.append(f"head_dim {head_width} is odd, and rotary embedding turns pairs")
+    if head_dim % 2:
+        wrong.append(f"head_dim {head_dim} is odd, and rotary embedding turns pairs")
     scaling = _scaling(config)
     if (
         share := scaling.get(
@@ -182,11 +182,11 @@ def _scaling(config: dict[str, Any]) -> dict[str, Any]:
     return {"rope_type": found.get("type", "default"), **found}
 
 
-def _angles(config: dict[str, Any], head_width: int) -> tuple[float, ...]:
+def _angles(config: dict[str, Any], head_dim: int) -> tuple[float, ...]:
     """Base ** (-2 j / K), scaled as config.json asks (Llama 3.1: low frequencies slower by a factor, a ramp between)."""
     scaling = _scaling(config)
     base = config.get("rope_theta") or scaling.get("rope_theta") or 10_000.0
-    plain = [base ** (-2 * j / head_width) for j in range(head_width // 2)]
+    plain = [base ** (-2 * j / head_dim) for j in range(head_dim // 2)]
     if given := config.get("rope_factors"):  # GGUF has the outcome of the scaling alone
         return tuple(angle / factor for angle, factor in zip(plain, given, strict=True))
     if scaling["rope_type"] == "linear":
@@ -233,7 +233,7 @@ class MLP(nnx.Module):
 def init(key: Key[Array, ""], config: Config) -> Decoder:
     """A model with random weights: N(0, 0.02²), as transformers draws them."""
     d, f, n, count = config.width, config.ffn, config.layers, itertools.count()
-    inner, outer = config.heads * config.head_width, config.groups * config.head_width
+    inner, outer = config.heads * config.head_dim, config.kv_heads * config.head_dim
 
     def matrix(*shape):
         return 0.02 * jax.random.normal(jax.random.fold_in(key, next(count)), shape)
@@ -251,7 +251,7 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
         linear(d, outer, into),
         linear(inner, d, out),
         heads=config.heads,
-        kv_heads=config.groups,
+        kv_heads=config.kv_heads,
     )
     gated = MLP(
         linear(d, f, mlp),
@@ -260,7 +260,7 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
         activation=config.activation,
     )
     embed = Embed(Embedding(matrix(config.vocabulary, d)))
-    head = None if config.tied else Linear(matrix(d, config.vocabulary))
+    head = None if config.tie_embeddings else Linear(matrix(d, config.vocabulary))
     return Decoder(
         embed, Block(attention, norm(n), gated, norm(n)), norm(), head, config=config
     )
@@ -295,7 +295,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
         Rule(r"model\.norm\.weight", "norm/scale"),
         *(
             ()
-            if config.tied
+            if config.tie_embeddings
             else (Rule(r"lm_head\.weight", "lm_head/kernel", None, True),)
         ),
     )

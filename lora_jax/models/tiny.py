@@ -1,4 +1,7 @@
-"""Tiny random models with tokenizers of letters and of bytes, for smoke runs and tests: nothing is read or fetched."""
+"""Tiny random models with tokenizers of letters and of bytes, for smoke runs and tests.
+
+Nothing is read or downloaded.
+"""
 
 import string
 
@@ -14,61 +17,77 @@ from tokenizers import (
 from lora_jax.models import bert, llama
 from lora_jax.models.decoder import Decoder
 
-CONFIG = bert.Config(
+BERT_CONFIG = bert.Config(
     kind="bert",
     layers=2,
     width=16,
     heads=2,
     ffn=32,
     vocabulary=80,
-    positions=64,
+    max_positions=64,
     segments=2,
     epsilon=1e-12,
     activation="gelu",
     pad=0,
 )
-LLAMA = llama.Config(
+LLAMA_CONFIG = llama.Config(
     layers=2,
     width=32,
     heads=4,
-    groups=2,
-    head_width=8,
+    kv_heads=2,
+    head_dim=8,
     ffn=48,
-    vocabulary=257,
-    positions=1024,
+    vocabulary=257,  # the bytes and the end token
+    max_positions=1024,
     epsilon=1e-6,
     activation="silu",
-    angles=(1.0, 0.1, 0.01, 0.001),
+    rope_frequencies=(1.0, 0.1, 0.01, 0.001),
     biases=(False, False, False),
-    tied=True,
-    ends=(256,),
+    tie_embeddings=True,
+    eos_ids=(256,),
 )
+END_OF_TEXT = "<|endoftext|>"
 
 
-def load(
+def load_bert(
     *, labels: int = 2, key: jax.Array | None = None
 ) -> tuple[bert.Encoder, Tokenizer]:
-    """BERT with random weights (seed 0 without a key) and a tokenizer of letters, digits and special tokens."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    letters = string.ascii_lowercase + string.digits
-    vocabulary = [*special, *letters, *(f"##{letter}" for letter in letters)]
-    tokenizer = BertWordPieceTokenizer(
-        {token: index for index, token in enumerate(vocabulary)}
-    )
+    """Return BERT with random weights and a tokenizer of letters and digits.
+
+    The weights are drawn from `key`, seed 0 by default.
+    """
     key = jax.random.key(0) if key is None else key
-    return bert.init(key, CONFIG, labels=labels), Tokenizer.from_str(tokenizer.to_str())
+    model = bert.init(key, BERT_CONFIG, labels=labels)
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    first_letters = [*string.ascii_lowercase, *string.digits]
+    inner_letters = [f"##{letter}" for letter in first_letters]
+    ids = _number([*special, *first_letters, *inner_letters])
+    return model, Tokenizer.from_str(BertWordPieceTokenizer(ids).to_str())
 
 
-def load_llama(*, key: jax.Array | None = None) -> tuple[Decoder, Tokenizer]:
-    """Llama with random weights (seed 0 without a key) and a tokenizer of bytes and an end token."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(
-        models.BPE(
-            {token: index for index, token in enumerate([*letters, "<|endoftext|>"])},
-            [],
-        )
-    )
+def load_llama(
+    *, labels: int = 0, key: jax.Array | None = None
+) -> tuple[Decoder, Tokenizer]:
+    """Return Llama with random weights and a tokenizer of bytes and an end token.
+
+    The weights are drawn from `key`, seed 0 by default. `labels` is ignored: a language
+    model has no classification head.
+    """
+    key = jax.random.key(0) if key is None else key
+    model = llama.init(key, LLAMA_CONFIG)
+
+    byte_letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = _number([*byte_letters, END_OF_TEXT])
+    tokenizer = Tokenizer(models.BPE(ids, []))  # no merges: one token is one byte
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|endoftext|>"])
-    return llama.init(jax.random.key(0) if key is None else key, LLAMA), tokenizer
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return model, tokenizer
+
+
+MODELS = {"tiny": load_bert, "tiny-llama": load_llama}
+
+
+def _number(tokens: list[str]) -> dict[str, int]:
+    return {token: index for index, token in enumerate(tokens)}

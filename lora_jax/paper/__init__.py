@@ -7,18 +7,18 @@
 from lora_jax.paper import lora, qlora
 from lora_jax.paper.tables import (
     FOLDER,
-    TABLES,
     claims,
+    schema,
     table,
     validate,
 )
 
 __all__ = [
     "FOLDER",
-    "TABLES",
     "claims",
     "lora",
     "qlora",
+    "schema",
     "table",
     "validate",
 ]

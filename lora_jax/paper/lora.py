@@ -4,8 +4,8 @@ The CSV files of `paper_tables/` hold the paper's own notation: `Wq,Wv`, `AdptH`
 `MNLI`. The functions here translate it once, so that a published table joins a table
 of ours by its columns: `targets` as the flag `--targets` spells them, `rank`, `method`
 in one spelling, `value` and `std` in the paper's unit (accuracies in per cent).
-The figures are in `lora_figures`, the counts of trainable parameters in
-`parameter_counts`.
+The figures are in `lora_figures`, Tables 9 and 11 in `lora_hyperparameters`, the counts
+of trainable parameters in `parameter_counts`; all have their names here too.
 """
 
 from typing import Any
@@ -23,6 +23,7 @@ from lora_jax.paper.lora_figures import (
     figure8,
     figure8_range,
 )
+from lora_jax.paper.lora_hyperparameters import GLUE, table9_epochs, table11
 from lora_jax.paper.parameter_counts import ParameterCount, parameter_counts
 from lora_jax.paper.spelling import METHODS, TARGETS, spell_method
 from lora_jax.paper.tables import table
@@ -61,20 +62,9 @@ __all__ = [
     "table18",
 ]
 
+# WikiSQL's validation set, and MultiNLI's matched one.
 DATASETS = ("WikiSQL", "MultiNLI")
 """The data sets of Tables 5 and 6, as printed."""
-
-GLUE = {
-    "mnli": "MNLI",
-    "sst2": "SST-2",
-    "mrpc": "MRPC",
-    "cola": "CoLA",
-    "qnli": "QNLI",
-    "qqp": "QQP",
-    "rte": "RTE",
-    "stsb": "STS-B",
-}
-"""The paper's name of each GLUE task of ours."""
 
 # Our metric, then Table 7's quantity and the subspace it is taken in.
 AMPLIFICATION = {
@@ -87,21 +77,7 @@ AMPLIFICATION = {
 }
 """The quantities of Table 7 by the name of our metric."""
 
-# Table 11's name of a hyperparameter, then ours and its type.
-_TABLE11_FIELDS = {
-    "weight_decay": ("weight_decay", float),
-    "dropout_prob": ("dropout", float),
-    "batch_size": ("batch", int),
-    "epochs": ("epochs", int),
-    "warmup_steps": ("warmup_steps", int),
-    "label_smooth": ("label_smoothing", float),
-    "learning_rate": ("learning_rate", float),
-    "lora_alpha": ("alpha", float),
-    "beam_size": ("beam", int),
-    "length_penalty": ("length_penalty", float),
-    "no_repeat_ngram_size": ("no_repeat", int),
-}
-
+# METEOR and ROUGE-L are fractions in the table, and BLEU is in per cent.
 # Table 18's metric, then ours and the factor from the paper's unit to per cent.
 _TABLE18_METRICS = {
     "val_loss": ("validation/loss", 1),
@@ -112,6 +88,7 @@ _TABLE18_METRICS = {
     "CIDEr": ("test/cider", 1),
 }
 
+# Accuracy in per cent, and ROUGE-1, 2 and L of the summaries.
 TABLE4_COLUMNS = {
     "wikisql": ["WikiSQL"],
     "mnli-text": ["MNLI-m"],
@@ -126,6 +103,7 @@ def table2() -> pd.DataFrame:
     `dataset` is our name of the task, or `average` for the mean of all eight.
     """
     published = _spelled("lora_table2_glue")
+    # Their mean is a column of the table, beside the tasks.
     names = {"Avg": "average"}
     for task, printed in GLUE.items():
         names[printed] = task
@@ -143,6 +121,7 @@ def table4() -> pd.DataFrame:
     `TABLE4_COLUMNS` says which columns belong to a task of ours.
     """
     published = _spelled("lora_table4_gpt3")
+    # A line for each method and size, as in the paper.
     lines = ["method", "trainable_params"]
     wide = published.pivot_table(
         index=lines, columns="task", values="value", sort=False
@@ -151,7 +130,7 @@ def table4() -> pd.DataFrame:
 
 
 def table5() -> pd.DataFrame:
-    """Return Table 5, weight types at one budget: targets, rank, dataset, value, std."""
+    """Return Table 5, types of weights: targets, rank, dataset, value, std."""
     return _by_targets("lora_table5_weight_types")
 
 
@@ -167,54 +146,17 @@ def table7() -> pd.DataFrame:
     """
     published = table("lora_table7_amplification")
     lines = []
+    # The table has both ranks side by side.
     for rank in (4, 64):
         # The norm of W itself does not depend on the rank: its cell for it is empty.
         of_rank = published[(published.r == rank) | published.r.isna()]
         value = of_rank.set_index(["quantity", "subspace_from"]).value
         line: dict[str, Any] = {"matrix": "query", "rank": rank, "layer": MIDDLE_LAYER}
+        # One cell for each quantity.
         for name, quantity in AMPLIFICATION.items():
             line[name] = value[quantity]
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def table9_epochs(task: str) -> int:
-    """Return Table 9's epochs for RoBERTa-base with LoRA on a GLUE task.
-
-    Raises:
-        ValueError: Table 9 does not have the task.
-    """
-    published = table("lora_table9_roberta_hparams")
-    is_lora = (published.model == "RoBERTa-base") & (published.method == "LoRA")
-    epochs = published[is_lora & (published.hparam == "epochs")]
-    matches = epochs[epochs.dataset == GLUE.get(task)]
-    if matches.empty:
-        raise ValueError(
-            "epochs: expected 1 or more; 0 takes Table 9's, which has "
-            f"{', '.join(GLUE)} but not {task!r}"
-        )
-    return int(matches.value.iloc[0])
-
-
-def table11(task: str) -> dict[str, Any]:
-    """Return Table 11's hyperparameters for GPT-2 on a task, by the names of our flags.
-
-    `warmup_steps` is in steps, where our flag `warmup` is a share of all steps. The
-    rank is 4 on query and value for every task.
-
-    Raises:
-        ValueError: the task is none of e2e, webnlg and dart.
-    """
-    published = table("lora_table11_gpt2_hparams")
-    of_task = published[published.dataset.str.lower() == task]
-    if of_task.empty:
-        tasks = ", ".join(published.dataset.str.lower().unique())
-        raise ValueError(f"task: expected one of Table 11, {tasks}, got {task!r}")
-    value = of_task.set_index("hparam").value
-    settings: dict[str, Any] = {"targets": "query,value", "rank": 4}
-    for printed, (name, number) in _TABLE11_FIELDS.items():
-        settings[name] = number(value[printed])
-    return settings
 
 
 def table13() -> pd.DataFrame:
@@ -238,16 +180,19 @@ def table18() -> pd.DataFrame:
     The metrics have our names and units: `test/meteor` and `test/rouge_l` are in per
     cent here, as fractions in the paper.
     """
+    # Query and value throughout, r from 1 to 1,024.
     published = _by_targets("lora_table18_gpt2_rank")
     wide = published.pivot_table(
         index=["targets", "rank"], columns="metric", values="value", sort=False
     )
+    # In the order of our metrics, in our units.
     columns = {}
     for printed, (name, factor) in _TABLE18_METRICS.items():
         columns[name] = factor * wide[printed]
     return pd.DataFrame(columns).reset_index()
 
 
+# Each has BLEU and METEOR; the rest differ as the tasks' official scorers do.
 TEXT_TABLES = {"e2e": table3, "dart": table13, "webnlg": table14}
 """The table of scores of generated text for a task of ours."""
 
@@ -257,6 +202,7 @@ def scores_by_metric(published: pd.DataFrame) -> pd.DataFrame:
 
     It takes what `table3`, `table13` and `table14` return.
     """
+    # AdapterL stands twice for each model, with counts apart.
     lines = ["model", "method", "trainable_params"]
     wide = published.pivot_table(
         index=lines, columns="metric", values="value", sort=False
@@ -272,6 +218,7 @@ def beside(
     They are `paper DATASET` and `paper DATASET std`, empty where the paper has no line
     with the same values of the columns `on`.
     """
+    # One join a data set, so that its columns stand together.
     joined = scores
     for dataset, part in published.groupby("dataset", sort=False):
         names = {"value": f"paper {dataset}", "std": f"paper {dataset} std"}
@@ -282,10 +229,13 @@ def beside(
 
 def _spelled(name: str) -> pd.DataFrame:
     published = table(name)
-    return published.assign(method=published.method.map(spell_method))
+    # The tables shorten some methods as space allows.
+    methods = published.method.map(spell_method)
+    return published.assign(method=methods)
 
 
 def _by_targets(name: str) -> pd.DataFrame:
     published = table(name)
+    # Ranks are read as floats, as all numbers of these files.
     targets = published.weight_type.map(TARGETS)
     return published.assign(targets=targets, rank=published.r.astype(int))

@@ -11,13 +11,25 @@ import pandas as pd
 
 from lora_jax.paper.tables import table
 
+# The sizes of GPT-3 175B (Brown et al. 2020, Table 2.1).
 WIDTH = 12288
 LAYERS = 96
 MIDDLE_LAYER = 48
 FIGURE8_ROWS = (400, 1273)  # the directions i of W that Figure 8 shows
 
-_MATRICES = {"dW_q": "ΔWq", "dW_v": "ΔWv", "random_gaussian": "random"}
-_RANKS = {"A_r=4": "r = 4", "A_r=8": "r = 8", "A_r=64": "r = 64", "A_rand": "random"}
+# The name of a matrix in the files, then as the figures print it.
+_MATRICES = {
+    "dW_q": "ΔWq",
+    "dW_v": "ΔWv",
+    "random_gaussian": "random",
+}
+# What Figure 8 compares W's directions with, from left to right.
+_RANKS = {
+    "A_r=4": "r = 4",
+    "A_r=8": "r = 8",
+    "A_r=64": "r = 64",
+    "A_rand": "random",
+}
 
 
 def figure3_and_6() -> dict[str, dict[int, np.ndarray]]:
@@ -60,6 +72,7 @@ def figure8() -> dict[str, np.ndarray]:
     published = table("figures/lora_fig8_phi_Wq_vs_dWq_layer48")
     maps = {}
     for printed, title in _RANKS.items():
+        # The file has a row for each cell of each map.
         cells = published[published.dWq_from == printed]
         phi = cells.pivot(index="i_Wq", columns="j_dWq", values="phi")
         maps[title] = phi.to_numpy()
@@ -76,10 +89,17 @@ def figure8_range(width: int) -> tuple[int, int]:
 
 
 def _maps(*names: str) -> dict[str, dict[int, np.ndarray]]:
-    tables = [table(name) for name in names]
-    published = pd.concat(tables).rename(columns={"i_r8": "i", "j_r64": "j"})
+    """The maps of several files by matrix and layer, layers in order."""
+    published = pd.concat([table(name) for name in names])
+    # One long table: a row for each cell of each map.
+    # The files between two ranks say which axis is which rank.
+    published = published.rename(columns={"i_r8": "i", "j_r64": "j"})
     maps: dict[str, dict[int, np.ndarray]] = {}
-    for (printed, layer), cells in published.groupby(["matrix", "layer"]):
+    groups = published.groupby(["matrix", "layer"])
+    for (printed, layer), cells in groups:
+        # [i, j]; a cell that is not in the figure is NaN.
         phi = cells.pivot(index="i", columns="j", values="phi")
-        maps.setdefault(_MATRICES[printed], {})[layer] = phi.to_numpy()
+        name = _MATRICES[printed]
+        layers = maps.setdefault(name, {})
+        layers[layer] = phi.to_numpy()
     return maps

@@ -52,6 +52,7 @@ def parameter_counts(numbers: Sequence[int] = tuple(TABLES)) -> list[ParameterCo
     Raises:
         ValueError: no number, or one of a table without counts.
     """
+    # All numbers first, so that an error comes before any file is read.
     unknown = [str(number) for number in numbers if number not in TABLES]
     if unknown or not numbers:
         raise ValueError(
@@ -59,7 +60,8 @@ def parameter_counts(numbers: Sequence[int] = tuple(TABLES)) -> list[ParameterCo
             f"got {', '.join(unknown) or 'none'}"
         )
     settings = _settings()
-    counts: dict[ParameterCount, None] = {}  # as an ordered set
+    # A count stands at several tasks: a dict keeps each once, in order.
+    counts: dict[ParameterCount, None] = {}
     for number, name in TABLES.items():
         if number in numbers:
             for line in table(name).to_dict("records"):
@@ -68,6 +70,7 @@ def parameter_counts(numbers: Sequence[int] = tuple(TABLES)) -> list[ParameterCo
 
 
 def _settings() -> dict[tuple[str, str, str], Any]:
+    # By model, method and count as printed: a method has several of one model.
     settings = {}
     for line in table("trainable_params_settings").to_dict("records"):
         settings[line["model"], line["method"], line["published"]] = line
@@ -81,9 +84,11 @@ def _count(
     method = spell_method(line.get("method", "LoRA"))
     # Table 5 prints `18M (=18874368 exactly)`.
     published = line["trainable_params"].partition(" ")[0]
+    # A count without settings follows from its method and model alone.
     known_settings = settings.get((line["model"], method, published), {})
     hyperparameters = known_settings.get("hyperparameters", "-")
     known = known_settings.get("known", "printed")
+    # What the table itself prints comes first.
     if "weight_type" in line:
         hyperparameters = _ranks(line["weight_type"], line["r"])
         known = "printed"

@@ -28,6 +28,7 @@ _TABLE4_FORMATS = {
     "Float4": "fp4",
     "NFloat4 + DQ": "nf4_double",
 }
+# NF4 without double quantization has no number in these tables.
 FORMATS = ("bf16", "int8", "int4", "fp4", "nf4_double")
 """The formats the tables have values of, the largest first."""
 
@@ -44,15 +45,17 @@ def table2() -> pd.Series:
 
 
 def table3() -> pd.Series:
-    """Return Table 3 by format: GLUE accuracy of RoBERTa-large with LoRA, in per cent."""
+    """Return Table 3 by format: GLUE accuracy of RoBERTa-large with LoRA, in %."""
     published = table("qlora_table3_glue_sni")
+    # The other models of the table are T5, which we do not have.
     roberta = published[published.model == "RoBERTa-large"]
     return _by_format(roberta, "method", _TABLE3_FORMATS)
 
 
 def table4() -> pd.Series:
-    """Return Table 4 by format: 5-shot MMLU in per cent, the mean over models and data."""
+    """Return Table 4 by format: 5-shot MMLU in %, the mean over models and data."""
     published = table("qlora_table4_mmlu_datatypes")
+    # The table prints this mean too, and each model and data set apart.
     means = published[published.dataset == "Mean"]
     return _by_format(means, "data_type", _TABLE4_FORMATS)
 
@@ -67,6 +70,7 @@ def scores_by_format() -> pd.DataFrame:
         "Table 3: GLUE, RoBERTa-large": table3(),
         "Table 4: MMLU, mean": table4(),
     }
+    # Joined by format.
     joined = pd.DataFrame(columns).reindex(list(FORMATS))
     return joined.rename_axis("format").reset_index()
 
@@ -80,7 +84,8 @@ def table9() -> pd.DataFrame:
 
 
 def hyperparameters() -> dict[str, Any]:
-    """Return the settings that all of QLoRA's trainings share, by the paper's name."""
+    """Return QLoRA's general settings by the paper's name, those of T5 apart."""
+    # From pages 5, 22 and 23; a value may be words.
     published = table("qlora_general_hparams")
     return dict(zip(published.hparam, published.value, strict=True))
 
@@ -96,10 +101,14 @@ def figure6() -> dict[tuple[str, str], float]:
     The model is `LLaMA 7B` and so on. The part is model, adapters, weight gradient,
     optimizer, input gradient, or total: the label of the bar, a thousand for each GB.
     """
+    # A row a part; the totals are labels, and need not be the sums of the parts.
     sizes = {}
     for line in table("qlora_fig6_memory_breakdown").to_dict("records"):
-        unit = 1000 if line["unit"] == "GB" else 1
-        sizes[line["model"], line["component"]] = line["value"] * unit
+        # The parts are printed in MB, the labels of the bars in GB.
+        factor = 1000 if line["unit"] == "GB" else 1
+        model = line["model"]
+        part = line["component"]
+        sizes[model, part] = line["value"] * factor
     return sizes
 
 
@@ -107,6 +116,7 @@ def _by_format(
     published: pd.DataFrame, column: str, names: dict[str, str]
 ) -> pd.Series:
     """The values by our name of the format; lines of other formats are dropped."""
+    # A name that is not ours becomes NaN.
     formats = published[column].map(names)
     known = published.assign(format=formats).dropna(subset="format")
     return known.set_index("format").value

@@ -1,5 +1,6 @@
 """The papers' names of matrices and methods, and the one spelling used here."""
 
+# The seven sets of Table 5; Tables 6 and 18 have some of them.
 TARGETS = {
     "Wq": "query",
     "Wk": "key",
@@ -11,6 +12,7 @@ TARGETS = {
 }
 """The paper's set of adapted matrices, then ours as `--targets` takes it."""
 
+# Tables 2 and 4 shorten names, Tables 3, 13 and 14 differ in the prefix's.
 METHODS = {
     "FT": "Fine-Tune",
     "PreEmbed": "PrefixEmbed",
@@ -26,4 +28,5 @@ METHODS = {
 
 def spell_method(printed: str) -> str:
     """Return the one spelling of a method that LoRA's tables print."""
+    # Most are spelled alike everywhere.
     return METHODS.get(printed, printed)

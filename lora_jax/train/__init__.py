@@ -1,37 +1,33 @@
-"""Training: the settings, one jitted step, the loop over epochs, and the two losses."""
+"""Training: the configuration, one compiled step, the loop over epochs, and two losses.
 
-from lora_jax.train.config import TrainConfig
-from lora_jax.train.fit import (
-    LOWER,
-    Diverged,
-    Fit,
-    Progress,
-    Static,
+The losses are `classification.loss` and `language_modeling.loss`. They are handed to
+`fit` as part of its `Objective`, so that another loss is an ordinary function.
+"""
+
+from lora_jax.train.config import (
+    StepConfig,
+    TrainConfig,
     check,
-    decayed,
-    fit,
-    gradient,
-    objective,
-    optimizer,
-    rate,
-    static,
-    train_step,
+    learning_rate,
+    step_config,
 )
+from lora_jax.train.fit import Diverged, Fit, Objective, Progress, fit
+from lora_jax.train.step import Loss, decay_mask, gradient, optimizer, train_step
 
 __all__ = [
-    "LOWER",
     "Diverged",
     "Fit",
+    "Loss",
+    "Objective",
     "Progress",
-    "Static",
+    "StepConfig",
     "TrainConfig",
     "check",
-    "decayed",
+    "decay_mask",
     "fit",
     "gradient",
-    "objective",
+    "learning_rate",
     "optimizer",
-    "rate",
-    "static",
+    "step_config",
     "train_step",
 ]

@@ -7,35 +7,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from lora_jax import data, devices
 from lora_jax.nn import precision
+from lora_jax.train.config import StepConfig
 
 
 def loss(
     model: Any,
-    batch: Any,
-    *,
-    smoothing: float = 0.0,
-    rate: float = 0.0,
+    batch: data.Batch,
+    config: StepConfig,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The losses of a batch's rows, summed, and their number."""
-    logits = model(batch.tokens, batch.segments, batch.length, rate=rate, key=key)
-    return jnp.sum(losses(logits, batch.label, smoothing) * batch.weight), jnp.sum(
-        batch.weight
+    """Return the losses of a batch's rows, summed, and the number of rows."""
+    logits = model(
+        batch.tokens,
+        batch.segments,
+        batch.length,
+        rate=config.hidden_dropout,
+        key=key,
     )
+    by_row = losses(logits, batch.label, config.label_smoothing)
+    # Rows of weight 0 only fill the batch up.
+    return jnp.sum(by_row * batch.weight), jnp.sum(batch.weight)
 
 
 def losses(
-    logits: Float[Array, "B C"], label: Array, smoothing: float
+    logits: Float[Array, "B C"], label: Shaped[Array, " B"], smoothing: float
 ) -> Float[Array, " B"]:
-    """Each row's loss: squared error for one output, cross-entropy with smoothed labels for more."""
-    if logits.shape[-1] == 1:
+    """Return the loss of each row.
+
+    It is the squared error where the model has one output (regression), and the
+    cross-entropy with smoothed labels where it has more.
+    """
+    classes = logits.shape[-1]
+    if classes == 1:
         return (logits[:, 0] - label) ** 2
-    wanted = optax.smooth_labels(jax.nn.one_hot(label, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, wanted)
+    target = optax.smooth_labels(jax.nn.one_hot(label, classes), smoothing)
+    return optax.softmax_cross_entropy(logits, target)
 
 
 @jax.jit

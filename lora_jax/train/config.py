@@ -1,7 +1,10 @@
-"""How a run is trained."""
+"""How a run is trained: the settings, their check, and the learning rate of each step."""
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from lora_jax import devices
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,84 @@ class TrainConfig:
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Dtype of matrix products. auto is bfloat16 where the machine has such products,
     else float32."""
+
+
+class StepConfig(NamedTuple):
+    """The part of a `TrainConfig` that is compiled into the step.
+
+    The rest of it (learning rate, warm-up, epochs) is data to the step or belongs to
+    the loop, so that it can vary without another compilation. The defaults are those of
+    the plainest step, which neither decays nor clips.
+    """
+
+    accumulate: int = 1
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    label_smoothing: float = 0.0
+    hidden_dropout: float = 0.0
+    compute_dtype: str = "float32"
+    offload: bool = False
+
+
+def step_config(config: TrainConfig) -> StepConfig:
+    """Return the part of the configuration that is compiled into the step."""
+    return StepConfig(
+        accumulate=config.accumulate,
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+        label_smoothing=config.label_smoothing,
+        hidden_dropout=config.hidden_dropout,
+        compute_dtype=config.compute_dtype,
+        offload=config.offload,
+    )
+
+
+def check(config: TrainConfig) -> None:
+    """Check the range of every setting.
+
+    The compute dtype "auto" has to be resolved before (see `nn.precision.fast_dtype`).
+
+    Raises:
+        ValueError: one or more settings are outside their range; lists them all.
+    """
+    problems = []
+
+    def expect(holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            value = getattr(config, name)
+            problems.append(f"{name}: expected {expected}, got {value}")
+
+    expect(config.learning_rate > 0, "learning_rate", "> 0")
+    expect(config.epochs >= 1, "epochs", ">= 1")
+    expect(config.batch >= 1, "batch", ">= 1")
+    # In this order, as there is no remainder of a division by zero.
+    divides = config.accumulate >= 1 and config.batch % config.accumulate == 0
+    expect(divides, "accumulate", ">= 1 and a divisor of batch")
+    expect(config.weight_decay >= 0, "weight_decay", ">= 0")
+    expect(0 <= config.warmup < 1, "warmup", "a share in [0, 1)")
+    expect(config.clip >= 0, "clip", ">= 0 (0: none)")
+    expect(0 <= config.label_smoothing < 1, "label_smoothing", "in [0, 1)")
+    expect(0 <= config.hidden_dropout < 1, "hidden_dropout", "in [0, 1)")
+    is_concrete = config.compute_dtype in ("float32", "bfloat16")
+    expect(is_concrete, "compute_dtype", "float32 or bfloat16")
+    memory_kinds = devices.memory_kinds()
+    can_offload = devices.HOST in memory_kinds
+    expect(
+        can_offload or not config.offload,
+        "offload",
+        f"a backend that can also keep arrays in {devices.HOST} memory, as GPUs and "
+        f"TPUs can (this one: {', '.join(memory_kinds)})",
+    )
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
+    """Return the learning rate of a step, of those numbered 0 to `steps` - 1.
+
+    It rises linearly during the warm-up, beginning above zero, and then falls linearly.
+    """
+    warmup_steps = math.ceil(config.warmup * steps)
+    rise = (step + 1) / max(1, warmup_steps)
+    fall = (steps - step) / max(1, steps - warmup_steps)
+    return config.learning_rate * min(rise, fall)

@@ -6,7 +6,6 @@ A batch's `segments` are 1 at the tokens that the loss is about: those of the ta
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,36 +16,35 @@ from lora_jax import data, devices, quant
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
 from lora_jax.nn.dense import dense, materialize_in_order
+from lora_jax.train.config import StepConfig
 
 CHUNK = 256  # tokens whose logits there are at a time
 
 
 def loss(
     model: Decoder,
-    batch: Any,
-    *,
-    compute_dtype: str,
-    smoothing: float = 0.0,
-    rate: float = 0.0,
+    batch: data.Batch,
+    config: StepConfig,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The cross-entropy of the tokens that `segments` marks, summed, and their number. `smoothing` is the share of the wanted
-    probability spread over the vocabulary; products are taken in `compute_dtype`."""
-    x = model.hidden(batch.tokens, batch.length, rate=rate, key=key)
-    real = (jnp.arange(batch.tokens.shape[1]) < batch.length[:, None]) & (
-        batch.segments == 1
-    )
-    weight = jnp.pad(real * batch.weight[:, None], [(0, 0), (0, 1)])[
-        :, 1:
-    ]  # of each token's prediction of the next
+    """Return the cross-entropy of the target tokens, summed, and their number.
+
+    Label smoothing spreads its share of the target's probability over the vocabulary.
+    The product with the head is computed in the configured dtype.
+    """
+    # [B, T, D]
+    x = model.hidden(batch.tokens, batch.length, rate=config.hidden_dropout, key=key)
+    is_text = jnp.arange(batch.tokens.shape[1]) < batch.length[:, None]
+    is_target = is_text & (batch.segments == 1)
+    target_weight = is_target * batch.weight[:, None]
+    # Position t predicts the token at t + 1, and the last position nothing.
+    weight = jnp.pad(target_weight, [(0, 0), (0, 1)])[:, 1:]
     labels = jnp.pad(batch.tokens, [(0, 0), (0, 1)])[:, 1:]
-    kernel = model.head()
-    kernel = (
-        kernel.astype(compute_dtype).dequantize()
-        if quant.is_quantized(kernel)
-        else kernel.astype(compute_dtype)
-    )
-    return cross_entropy(x, kernel, labels, weight, smoothing), weight.sum()
+    kernel = model.head().astype(config.compute_dtype)
+    if quant.is_quantized(kernel):
+        kernel = kernel.dequantize()
+    total = cross_entropy(x, kernel, labels, weight, config.label_smoothing)
+    return total, weight.sum()
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -160,7 +158,7 @@ def _chunks(x, kernel, labels, weight, smoothing, *, of_x: bool, of_kernel: bool
 
 @partial(jax.jit, static_argnames="compute_dtype")
 def _loss(model, batch, compute_dtype):
-    return loss(model, batch, compute_dtype=compute_dtype)
+    return loss(model, batch, StepConfig(compute_dtype=compute_dtype))
 
 
 def evaluate(

@@ -25,7 +25,7 @@ TINY = Architecture(
     heads=2,
     ffn=10,
     vocabulary=7,
-    positions=5,
+    max_positions=5,
     segments=0,
 )
 EVERY = pytest.mark.parametrize("name", accounting.ARCHITECTURES)
@@ -106,12 +106,12 @@ def theirs():
             num_attention_heads=a.heads,
             intermediate_size=a.ffn,
             vocab_size=a.vocabulary,
-            max_position_embeddings=a.positions,
+            max_position_embeddings=a.max_positions,
             type_vocab_size=a.segments,
         )
         xxl = dict(
             relative_attention=True,
-            position_buckets=a.positions // 2,
+            position_buckets=a.max_positions // 2,
             norm_rel_ebd="layer_norm",
             share_att_key=True,
             pos_att_type="p2c|c2p",
@@ -125,7 +125,7 @@ def theirs():
             n_head=a.heads,
             n_inner=a.ffn,
             vocab_size=a.vocabulary,
-            n_positions=a.positions,
+            n_positions=a.max_positions,
         )
         family, given = {
             "bert": ("Bert", shape),
@@ -179,7 +179,7 @@ SIZES = st.builds(
     layers=st.integers(2, 5),
     ffn=st.integers(4, 40),
     vocabulary=st.integers(1, 99),
-    positions=st.integers(4, 40),
+    max_positions=st.integers(4, 40),
     segments=st.integers(1, 2),
 ).map(lambda a: a._replace(segments=0) if a.family == "gpt2" else a)
 NAMES = ("query", "key", "value", "output", "up", "down")

@@ -50,7 +50,7 @@ def config(layers: int = 2, **changes: Any) -> bert.Config:
         heads=4,
         ffn=256,
         vocabulary=500,
-        positions=64,
+        max_positions=64,
         segments=2,
     )
     return bert.Config(**sizes | changes, epsilon=1e-6, activation="gelu", pad=0)
@@ -186,7 +186,7 @@ class TestPredict:
             == 4 * learns
             == sum(leaf.nbytes for leaf in jax.tree.leaves(trainable))
         )
-        state = train.optimizer(train.static(train.Settings())).init(trainable)
+        state = train.optimizer(train.step_config(train.TrainConfig())).init(trainable)
         assert predicted.optimizer == sum(
             leaf.nbytes for leaf in jax.tree.leaves(state)
         )

@@ -125,7 +125,7 @@ class TestFloats:
         path.write_bytes(safetensors.numpy.save({"a": np.zeros(2)}, metadata=metadata))
         with pytest.raises(
             ValueError,
-            match="expected what a training learnt and its row, got another safetensors file",
+            match=r"expected trained leaves and the training.s row, got another",
         ):
             adapter.load(path, *trained)
 
@@ -167,7 +167,7 @@ class TestFewBits:
             ("q/lora_a", a * strength, -2),
             ("q/lora_b", b * strength[:, None], -1),
         ):
-            value = quant.FORMATS["nf4"]._replace(paths=adapter.ADAPTERS)(
+            value = quant.FORMATS["nf4"]._replace(paths=adapter.LORA_MATRICES)(
                 name, jnp.float32(w)
             )
             assert value.shape == w.shape
@@ -318,7 +318,7 @@ class TestFewBits:
         path.write_bytes(edited(adapter.dump(*trained, row={}, quantize="nf4"), change))
         with pytest.raises(ValueError) as error:
             adapter.load(path, *trained)
-        assert "what it says of its bits does not fit them:\n" in str(
+        assert "its metadata does not fit its quantized arrays:\n" in str(
             error.value
         ) and text in str(error.value)
 

@@ -99,10 +99,11 @@ class TestKept:
         def killed(*args, resume, **options):
             run.run = real
             fit = train.fit
+            monkeypatch.setattr("lora_jax.train.state.SECONDS_BETWEEN_SAVES", 0.0)
             monkeypatch.setattr(
                 train,
                 "fit",
-                lambda *a, **o: fit(*a, **{**o, "every": 0.0, "report": stop}),
+                lambda *a, **o: fit(*a, **{**o, "report": stop}),
             )
             real(*args, resume=resume, **options)
 

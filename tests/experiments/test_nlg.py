@@ -282,7 +282,7 @@ class TestBench:
             of.blocks,
             of.norm,
             of.lm_head,
-            config=of.config._replace(ends=ends),
+            config=of.config._replace(eos_ids=ends),
         )
         monkeypatch.setattr(run, "_network", lambda *_: (model, tokenizer))
         with pytest.raises(

@@ -44,7 +44,7 @@ def compiled_quickly():
 
 def model() -> Decoder:
     """Of 40 positions, so that the longest prompt and what follows fill them."""
-    return tiny(vocabulary=24, positions=40)
+    return tiny(vocabulary=24, max_positions=40)
 
 
 def texts(
@@ -53,7 +53,7 @@ def texts(
     **options: Any,
 ) -> list[list[int]]:
     return generation.generate(
-        model, PROMPTS, how, **dict[str, Any](end=END, batch=2) | options
+        model, PROMPTS, how, **dict[str, Any](eos_ids=END, batch=2) | options
     ).tokens
 
 
@@ -72,8 +72,8 @@ def written(
 ) -> list[int]:
     """The likeliest token after each whole text."""
     tokens = list(prompt)
-    for at in range(len(prompt), len(prompt) + how.new):
-        row = np.zeros((1, model.config.positions), np.int32)
+    for at in range(len(prompt), len(prompt) + how.new_tokens):
+        row = np.zeros((1, model.config.max_positions), np.int32)
         row[0, :at] = tokens
         scores = np.array(logits(model, row, np.array([at]))[0, at - 1])
         if how.no_repeat:
@@ -219,7 +219,7 @@ class TestGreedy:
         whole = texts(model())[0]
         end = whole[2]
         found = generation.generate(
-            model(), PROMPTS[:1], Decoding(NEW), end=end, batch=2
+            model(), PROMPTS[:1], Decoding(NEW), eos_ids=end, batch=2
         )
         stop = whole.index(end)
         assert (
@@ -228,7 +228,7 @@ class TestGreedy:
             and found.ended == 1
         )
         assert generation.generate(
-            model(), PROMPTS[:1], Decoding(NEW), end=END, batch=2
+            model(), PROMPTS[:1], Decoding(NEW), eos_ids=END, batch=2
         ).ended == (len(whole) < NEW)
 
     def test_layers_in_two_stacks(self):
@@ -275,7 +275,7 @@ class TestSampled:
 
     def test_rows_alike_are_drawn_apart(self):
         found = generation.generate(
-            model(), [[1, 2, 3]] * 4, self.HOW, end=END, batch=2
+            model(), [[1, 2, 3]] * 4, self.HOW, eos_ids=END, batch=2
         ).tokens
         assert len({tuple(text) for text in found}) > 2
 
@@ -286,13 +286,14 @@ class TestBeam:
     @pytest.mark.parametrize("penalty", [0.0, 2.0])
     def test_the_best_of_all_texts(self, penalty):
         model, prompts = (
-            tiny(vocabulary=5, positions=40),
+            tiny(vocabulary=5, max_positions=40),
             [[1, 2], [3, 3], [4, 1], [2, 4]],
         )
         how = Decoding(3, beam=30, length_penalty=penalty)
         wanted = [self.best(model, prompt, penalty) for prompt in prompts]
         assert (
-            generation.generate(model, prompts, how, end=END, batch=4).tokens == wanted
+            generation.generate(model, prompts, how, eos_ids=END, batch=4).tokens
+            == wanted
         )
         assert wanted != [written(model, prompt, how) for prompt in prompts], (
             "greedy finds them too: this shows nothing"
@@ -320,7 +321,7 @@ class TestBeam:
 class TestErrors:
     def test_all_wrong_settings_are_told_at_once(self):
         wrong = Decoding(
-            new=0,
+            new_tokens=0,
             beam=2.0,
             no_repeat=-1,
             length_penalty=math.nan,
@@ -328,11 +329,14 @@ class TestErrors:
             top_p=0.0,
         )  # pyright: ignore
         with pytest.raises(ValueError) as caught:
-            generation.generate(model(), PROMPTS, wrong, end=END)
+            generation.generate(model(), PROMPTS, wrong, eos_ids=END)
         assert str(caught.value) == (
-            "new: expected a whole number, 1 or more tokens, got 0; beam: expected a whole number, 1 or more, got 2.0; no_repeat: "
-            "expected a whole number, 0 (none) or more, got -1; length_penalty: expected a finite number, got nan; temperature: "
-            "expected 0 (the likeliest token) or more, got a; top_p: expected in (0, 1], got 0.0"
+            "new_tokens: expected a whole number, 1 or more tokens, got 0; "
+            "beam: expected a whole number, 1 or more, got 2.0; "
+            "no_repeat: expected a whole number, 0 (none) or more, got -1; "
+            "length_penalty: expected a finite number, got nan; "
+            "temperature: expected 0 (the likeliest token) or more, got a; "
+            "top_p: expected in (0, 1], got 0.0"
         )
         with pytest.raises(ValueError, match=r"top_p: expected in \(0, 1\], got 1.5"):
             generation.check(Decoding(top_p=1.5))
@@ -347,7 +351,7 @@ class TestErrors:
     def test_all_wrong_prompts_are_told_at_once(self):
         prompts = [[1], [], [24], [1, -1], [1] * 33, []]
         with pytest.raises(ValueError) as caught:
-            generation.generate(model(), prompts, Decoding(NEW), end=END)
+            generation.generate(model(), prompts, Decoding(NEW), eos_ids=END)
         assert str(caught.value) == (
             "expected prompts of 1 to 32 tokens that the model has, got 2 empty (the first: prompt 1); 2 with token ids outside "
             "0 … 23 (the first: prompt 2); 1 longer than 32 tokens (40 positions less 8 new tokens) (the first: prompt 4)"
@@ -361,9 +365,9 @@ class TestErrors:
             generation.check(Decoding(top_p=0.5))
         with pytest.raises(
             ValueError,
-            match=r"^new: expected a whole number, 1 or more tokens, got 4.5$",
+            match=r"^new_tokens: expected a whole number, 1 or more tokens, got 4.5$",
         ):
-            generation.check(Decoding(new=4.5))
+            generation.check(Decoding(new_tokens=4.5))
 
     @pytest.mark.parametrize(
         "prompts", [[5, 6], "hello", ["hello"], [[5.5, 6.0]], [[[1], [2]]], [[1, [2]]]]
@@ -373,25 +377,26 @@ class TestErrors:
             ValueError,
             match="expected prompts that are lists of token ids, one list each, got ",
         ):
-            generation.generate(model(), prompts, Decoding(NEW), end=END)
+            generation.generate(model(), prompts, Decoding(NEW), eos_ids=END)
 
     def test_more_new_tokens_than_positions(self):
         with pytest.raises(
             ValueError,
-            match=r"^new: expected fewer new tokens than the model's 40 positions, got 40$",
+            match=r"^new_tokens: expected fewer new tokens than the model's 40 positions, got 40$",
         ):
-            generation.generate(model(), PROMPTS, Decoding(40), end=END)
+            generation.generate(model(), PROMPTS, Decoding(40), eos_ids=END)
 
     @pytest.mark.parametrize("ends", [np.array([END, 3]), {END, 3}, np.int32(END)])
     def test_ends_of_any_kind(self, ends):
-        assert texts(model(), end=ends) == texts(
-            model(), end=[END, 3] if np.size(ends) > 1 or isinstance(ends, set) else END
+        assert texts(model(), eos_ids=ends) == texts(
+            model(),
+            eos_ids=[END, 3] if np.size(ends) > 1 or isinstance(ends, set) else END,
         )
 
     def test_rows_of_an_array_are_prompts(self):
         rows = np.array([[1, 2, 3], [4, 5, 6]])
         made = [
-            generation.generate(model(), each, Decoding(NEW), end=END, batch=2)
+            generation.generate(model(), each, Decoding(NEW), eos_ids=END, batch=2)
             for each in (rows, rows.tolist())
         ]
         assert made[0].tokens == made[1].tokens
@@ -399,9 +404,9 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "text"),
         [
-            ({"end": 999}, "end: expected token ids in 0 … 23, got 999"),
-            ({"end": None}, "end: expected token ids in 0 … 23, got None"),
-            ({"end": []}, "end: expected token ids in 0 … 23, got []"),
+            ({"eos_ids": 999}, "eos_ids: expected token ids in 0 … 23, got 999"),
+            ({"eos_ids": None}, "eos_ids: expected token ids in 0 … 23, got None"),
+            ({"eos_ids": []}, "eos_ids: expected token ids in 0 … 23, got []"),
             ({"batch": 0}, "batch: expected 1 or more prompts, got 0"),
             (
                 {"compute_dtype": "float3"},
@@ -412,7 +417,7 @@ class TestErrors:
     def test_what_does_not_go_with_the_model(self, options, text):
         with pytest.raises(ValueError) as caught:
             generation.generate(
-                model(), PROMPTS, Decoding(NEW), **{"end": END, **options}
+                model(), PROMPTS, Decoding(NEW), **{"eos_ids": END, **options}
             )
         assert str(caught.value) == text
 
@@ -420,8 +425,10 @@ class TestErrors:
         with pytest.raises(
             ValueError, match=r"expected a language model \(gpt2, llama\), got Encoder"
         ):
-            generation.generate(models.load("tiny")[0], PROMPTS, Decoding(NEW), end=END)
+            generation.generate(
+                models.load("tiny")[0], PROMPTS, Decoding(NEW), eos_ids=END
+            )
 
     def test_no_prompts(self):
         with pytest.raises(ValueError, match=r"that the model has, got none$"):
-            generation.generate(model(), [], Decoding(NEW), end=END)
+            generation.generate(model(), [], Decoding(NEW), eos_ids=END)

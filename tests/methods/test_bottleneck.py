@@ -94,7 +94,7 @@ def test_where_they_are_and_what_is_in_them(method, places, activation, norm, ti
     trainable = tree.split(model, methods.mask(model, method, head=False))[0]
     assert all("/adapter_" in path for path in tree.leaves(trainable))
     decayed = {
-        path for path, leaf in tree.leaves(train.decayed(trainable)).items() if leaf
+        path for path, leaf in tree.leaves(train.decay_mask(trainable)).items() if leaf
     }
     assert decayed == {
         f"{place}/adapter_{side}/matrix" for place in places for side in ("down", "up")

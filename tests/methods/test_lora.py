@@ -10,6 +10,7 @@ from scipy import stats
 from lora_jax import methods, train, tree
 from lora_jax.methods.lora import LoRA, LoRAEmbedding, lora
 from lora_jax.nn.layers import Embedding, Linear
+from lora_jax.train import classification
 
 KEY = jax.random.key(0)
 
@@ -73,7 +74,7 @@ class TestDefinition:
         assert not np.array_equal(layer(x, KEY), layer(x, jax.random.key(1)))
 
     def test_dropout_reaches_the_model_s_layers_in_training(self, tiny, batch):
-        static = train.Static(1, 0.0, 0.0, 0.0, 0.0, "float32")
+        step = {"loss": classification.loss, "config": train.StepConfig()}
         model = lora(rank=2, dropout=0.5).adapt(KEY, tiny())
         model = tree.replace(
             model,
@@ -82,10 +83,10 @@ class TestDefinition:
         parts = tree.split(model, methods.mask(model, lora()))
         options = {"xla_backend_optimization_level": 0}  # half the time to compile
         gradient = jax.jit(
-            train.gradient, static_argnames="static", compiler_options=options
+            train.gradient, static_argnames=tuple(step), compiler_options=options
         )
         losses = [
-            float(gradient(*parts, batch, jax.random.key(seed), static=static)[0])
+            float(gradient(*parts, batch, jax.random.key(seed), **step)[0])
             for seed in (0, 0, 1)
         ]
         assert losses[0] == losses[1] != losses[2]
@@ -261,7 +262,7 @@ class TestPadding:
         assert not idle.delta().any()
 
     def test_a_padded_rank_learns_as_the_native_one(self, tiny, examples):
-        settings = train.Settings(
+        config = train.TrainConfig(
             learning_rate=0.02, epochs=2, batch=8, weight_decay=0.1, clip=0.5
         )
 
@@ -271,11 +272,9 @@ class TestPadding:
             return train.fit(
                 model,
                 methods.mask(model, method),
-                examples,
-                settings,
+                train.Objective(classification.loss, examples, (16,), pad=1),
+                config,
                 seed=0,
-                widths=(16,),
-                pad=1,
             )
 
         native, padded = run(1), run(8)

@@ -14,6 +14,7 @@ from lora_jax import data, methods, models, quant, train, tree
 from lora_jax.checkpoints import adapter
 from lora_jax.models import gpt2, llama
 from lora_jax.nn.blocks import stacks
+from lora_jax.train import classification
 
 CASES: dict[str, methods.Method] = {
     **{name: make() for name, make in methods.METHODS.items()},
@@ -32,7 +33,7 @@ NONLINEAR = {
     "adapter_l",
     "prefix",
 }  # no matrix, so that merging leaves them where they are
-STATIC = train.Static(1, 0.0, 0.0, 0.0, 0.0, "float32")
+STEP = {"loss": classification.loss, "config": train.StepConfig()}
 UNMOVED = r"attention/key/(base/)?bias$"  # a key's bias adds the same to all scores of a query: softmax forgets it
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -58,7 +59,7 @@ logits = compiled(forward)
 
 @compiled
 def gradient(trainable: Any, frozen: Any, batch: data.Batch) -> Any:
-    return train.gradient(trainable, frozen, batch, jax.random.key(0), STATIC)[1]
+    return train.gradient(trainable, frozen, batch, jax.random.key(0), **STEP)[1]
 
 
 class Trained(NamedTuple):
@@ -304,7 +305,7 @@ def test_a_model_that_was_not_adapted_has_nothing_to_learn(base):
 
 
 SIZES: dict[str, Any] = dict(
-    layers=3, width=16, heads=2, ffn=24, vocabulary=50, positions=16, epsilon=1e-5
+    layers=3, width=16, heads=2, ffn=24, vocabulary=50, max_positions=16, epsilon=1e-5
 )
 DECODERS = {
     "gpt2": (gpt2, gpt2.Config(**SIZES, activation="gelu_new")),
@@ -312,12 +313,12 @@ DECODERS = {
         llama,
         llama.Config(
             **SIZES,
-            groups=1,
-            head_width=8,
+            kv_heads=1,
+            head_dim=8,
             activation="silu",
-            angles=(1.0, 0.3, 0.1, 0.03),
+            rope_frequencies=(1.0, 0.3, 0.1, 0.03),
             biases=(True, False, False),
-            tied=False,
+            tie_embeddings=False,
         ),
     ),
 }

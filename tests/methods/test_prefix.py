@@ -14,7 +14,7 @@ from lora_jax.models import gpt2, llama
 
 KEY = jax.random.key(0)
 SIZES: dict[str, Any] = dict(
-    layers=3, width=16, heads=2, ffn=24, vocabulary=50, positions=16, epsilon=1e-5
+    layers=3, width=16, heads=2, ffn=24, vocabulary=50, max_positions=16, epsilon=1e-5
 )
 GPT2 = gpt2.Config(**SIZES, activation="gelu_new")
 compiled = partial(
@@ -22,12 +22,12 @@ compiled = partial(
 )  # half the time to compile
 LLAMA = llama.Config(
     **SIZES,
-    groups=1,
-    head_width=8,
+    kv_heads=1,
+    head_dim=8,
     activation="silu",
-    angles=(1.0, 0.3, 0.1, 0.03),
+    rope_frequencies=(1.0, 0.3, 0.1, 0.03),
     biases=(True, False, False),
-    tied=False,
+    tie_embeddings=False,
 )
 
 

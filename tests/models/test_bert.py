@@ -166,7 +166,7 @@ class TestInit:
             heads=12,
             ffn=3072,
             vocabulary=50265,
-            positions=514,
+            max_positions=514,
             segments=1,
         )
         base = jax.eval_shape(

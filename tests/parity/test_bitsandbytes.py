@@ -10,7 +10,13 @@ from lora_jax import quant
 from lora_jax.checkpoints import bitsandbytes, safetensors
 from lora_jax.quant import Scales, quantize
 from lora_jax.quant.formats import DYNAMIC, FP4, NF4
-from tests.checkpoints.test_bitsandbytes import FIXTURE, WRITTEN, collected, plain
+from tests.checkpoints.bitsandbytes.files import (
+    FIXTURE,
+    WRITTEN,
+    collect,
+    plain,
+    write_weight,
+)
 
 torch = pytest.importorskip("torch")
 bnb = pytest.importorskip("bitsandbytes")
@@ -173,11 +179,11 @@ def test_double_quantisation(shape):
 
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
-def test_what_is_spread_here_is_loaded_by_bitsandbytes(kind, double):
+def test_what_is_written_here_is_loaded_by_bitsandbytes(kind, double):
     value = quantize(normal(130, 128), kind, double=double)
     arrays = {
         name: torch.tensor(array)
-        for name, array in bitsandbytes.spread("m.weight", value).items()
+        for name, array in write_weight("m.weight", value).items()
     }
     packed = arrays.pop("m.weight")
     state = functional.QuantState.from_dict(arrays, device=torch.device("cpu"))
@@ -192,7 +198,7 @@ def test_what_is_spread_here_is_loaded_by_bitsandbytes(kind, double):
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_what_bitsandbytes_saves_is_collected(kind, double, dtype):
+def test_what_bitsandbytes_saves_is_collect(kind, double, dtype):
     w = torch.tensor(normal(130, 128)).to(getattr(torch, dtype))
     packed, state = functional.quantize_4bit(
         w, quant_type=kind, compress_statistics=double
@@ -201,7 +207,7 @@ def test_what_bitsandbytes_saves_is_collected(kind, double, dtype):
         f"m.weight.{name}": array.numpy()
         for name, array in state.as_dict(packed=True).items()
     }
-    tensor = collected(arrays | {"m.weight": packed.numpy()})["m.weight"]
+    tensor = collect(arrays | {"m.weight": packed.numpy()})["m.weight"]
     value: Any = tensor.read()
     assert tensor.shape == value.shape == (
         130,
@@ -214,7 +220,7 @@ def test_llm_int8():
     codes, scales, _ = functional.int8_vectorwise_quant(
         torch.tensor(normal(6, 70)).half()
     )
-    value: Any = collected({"m.weight": codes.numpy(), "m.SCB": scales.numpy()})[
+    value: Any = collect({"m.weight": codes.numpy(), "m.SCB": scales.numpy()})[
         "m.weight"
     ].read()
     np.testing.assert_allclose(

@@ -12,6 +12,7 @@ import pytest
 from lora_jax import data, download, generation, methods, models, train, tree
 from lora_jax.generation.generate import Decoding
 from lora_jax.models.decoder import Decoder
+from lora_jax.train import language_modeling
 from tests.checkpoints.gguf.test_tokenizer import SMOLLM2
 from tests.generation.test_generate import compiled_quickly  # noqa: F401
 from tests.models import test_gpt2
@@ -42,7 +43,7 @@ def theirs_writes(
     given = padded(prompts)
     out = model.generate(
         **given,
-        max_new_tokens=how.new,
+        max_new_tokens=how.new_tokens,
         num_beams=how.beam,
         do_sample=False,
         length_penalty=how.length_penalty,
@@ -91,7 +92,7 @@ def pair(request, tmp_path_factory) -> tuple[Any, Decoder, int]:
 def test_every_token_is_theirs(pair, how):
     theirs, ours, end = pair
     wanted = theirs_writes(theirs, PROMPTS, how, end)
-    found = generation.generate(ours, PROMPTS, how, end=end, batch=2)
+    found = generation.generate(ours, PROMPTS, how, eos_ids=end, batch=2)
     assert found.tokens == wanted
     assert sum(len(text) < NEW for text in wanted) > 0, (
         "none ends: this does not show what an end does"
@@ -112,7 +113,9 @@ def test_each_of_several_tokens_ends_a_text(pair, how):
         *sorted(once - {48, 49})[:2],
     ]  # the first ends nothing here, the others do
     wanted = theirs_writes(theirs, PROMPTS, how, ends)
-    assert generation.generate(ours, PROMPTS, how, end=ends, batch=2).tokens == wanted
+    assert (
+        generation.generate(ours, PROMPTS, how, eos_ids=ends, batch=2).tokens == wanted
+    )
     assert wanted != theirs_writes(theirs, PROMPTS, how, ends[:2])
 
 
@@ -127,7 +130,7 @@ NAMES = {
 class TestLoRA:
     """On both sides with the same A and B, the head's too; labels of what the loss is not about are -100."""
 
-    STATIC = train.Static(1, 0.1, 0.5, 0.0, 0.0, "float32")
+    STEP = train.StepConfig(weight_decay=0.1, clip=0.5)
 
     @pytest.fixture
     def pair(self, tmp_path) -> tuple[Any, methods.Method, Any]:
@@ -197,8 +200,9 @@ class TestLoRA:
         model, method, theirs = pair
         trainable, frozen = tree.split(model, methods.mask(model, method))
         key = jax.random.key(0)
-        gradient = compiled(train.gradient, static_argnames="static")
-        value, gradients = gradient(trainable, frozen, batch, key, static=self.STATIC)
+        gradient = compiled(train.gradient, static_argnames=("loss", "config"))
+        step = {"loss": language_modeling.loss, "config": self.STEP}
+        value, gradients = gradient(trainable, frozen, batch, key, **step)
         wanted = self.loss(theirs, batch)
         wanted.backward()
         assert error(value, wanted.detach().numpy()) < 1e-5
@@ -211,13 +215,13 @@ class TestLoRA:
 
         trainable, state = (
             jax.tree.map(jnp.copy, trainable),
-            train.optimizer(self.STATIC).init(trainable),
+            train.optimizer(self.STEP).init(trainable),
         )
         learns = [p for p in theirs.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learns, lr=0.02, weight_decay=0.1)
         plain = train.train_step.__wrapped__  # pyright: ignore[reportAttributeAccessIssue]
-        train_step = compiled(plain, static_argnames="static")
-        for step in range(2):
+        train_step = compiled(plain, static_argnames=("loss", "config"))
+        for number in range(2):
             trainable, state, value = train_step(
                 trainable,
                 state,
@@ -225,14 +229,14 @@ class TestLoRA:
                 batch,
                 jnp.float32(0.02),
                 key,
-                static=self.STATIC,
+                **step,
             )
             optimizer.zero_grad()
             loss = self.loss(theirs, batch)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learns, 0.5)
             optimizer.step()
-            assert error(value, loss.detach().numpy()) < 1e-4, step
+            assert error(value, loss.detach().numpy()) < 1e-4, number
         for path, parameter in parameters.items():
             assert (
                 error(self.leaf(trainable, *path).T, parameter.detach().numpy()) < 1e-3
@@ -266,6 +270,8 @@ def test_smollm2_has_the_logits_and_the_text_of_transformers(tmp_path):
                 < 1e-4
             )
     how = Decoding(6, beam=2, no_repeat=4)
-    found = generation.generate(model, prompts, how, end=model.config.ends, batch=2)
-    assert found.tokens == theirs_writes(theirs, prompts, how, model.config.ends[0])
+    found = generation.generate(
+        model, prompts, how, eos_ids=model.config.eos_ids, batch=2
+    )
+    assert found.tokens == theirs_writes(theirs, prompts, how, model.config.eos_ids[0])
     assert "Paris" in tokenizer.decode(found.tokens[0])

@@ -83,4 +83,4 @@ def test_angles_of_llama_3_1():
     ours = llama.Config.from_hf(
         {**HF, "head_dim": 128, "rope_theta": 500_000.0, "rope_scaling": scaling}
     )
-    np.testing.assert_allclose(ours.angles, wanted, rtol=1e-6)
+    np.testing.assert_allclose(ours.rope_frequencies, wanted, rtol=1e-6)

@@ -1,6 +1,5 @@
 """The same numbers as transformers' models and peft's LoRA, from the same files, weights and batches."""
 
-import importlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import pytest
 from tokenizers import BertWordPieceTokenizer
 
 from lora_jax import data, methods, models, train, tree
-from lora_jax.models import bert
-
-load = importlib.import_module("lora_jax.models.load")  # `models.load` is the function
+from lora_jax.models import bert, sources
+from lora_jax.train import classification
 
 compiled = partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
@@ -138,7 +136,7 @@ def test_sharded_and_headless_checkpoints_load(kind, batch, tmp_path, same):
 
 @pytest.mark.real
 def test_minilm_has_the_hidden_states_of_transformers(tmp_path):
-    files = load.files("minilm-l6")
+    files = sources.find_files("minilm-l6")
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes(files.read(name))
     (tmp_path / "model.safetensors").write_bytes(files.read("model.safetensors"))
@@ -165,7 +163,10 @@ def test_minilm_has_the_hidden_states_of_transformers(tmp_path):
         )
 
 
-STATIC = train.Static(1, 0.1, 0.5, 0.0, 0.0, "float32")
+STEP = {
+    "loss": classification.loss,
+    "config": train.StepConfig(weight_decay=0.1, clip=0.5),
+}
 
 
 class TestPeft:
@@ -206,8 +207,8 @@ class TestPeft:
     def test_first_loss_and_gradients(self, pair, batch):
         model, method, theirs = pair
         trainable, frozen = tree.split(model, methods.mask(model, method))
-        value, gradients = compiled(train.gradient, static_argnames="static")(
-            trainable, frozen, batch, jax.random.key(0), static=STATIC
+        value, gradients = compiled(train.gradient, static_argnames=("loss", "config"))(
+            trainable, frozen, batch, jax.random.key(0), **STEP
         )
         wanted = theirs(
             **inputs(batch), labels=torch.tensor(batch.label.astype(np.int64))
@@ -230,9 +231,9 @@ class TestPeft:
         trainable, frozen = tree.split(model, methods.mask(model, method))
         trainable, state = (
             jax.tree.map(jnp.copy, trainable),
-            train.optimizer(STATIC).init(trainable),
+            train.optimizer(STEP["config"]).init(trainable),
         )
-        settings = train.Settings(learning_rate=0.02, warmup=0.4)
+        config = train.TrainConfig(learning_rate=0.02, warmup=0.4)
         learns = [p for p in theirs.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in learns if p.ndim > 1], "weight_decay": 0.1},
@@ -240,12 +241,12 @@ class TestPeft:
         ]
         optimizer = torch.optim.AdamW(groups, lr=0.02)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: train.rate(settings, step, 5) / 0.02
+            optimizer, lambda step: train.learning_rate(config, step, 5) / 0.02
         )
         for step in range(5):
-            now = jnp.float32(train.rate(settings, step, 5))
+            now = jnp.float32(train.learning_rate(config, step, 5))
             trainable, state, value = train.train_step(
-                trainable, state, frozen, batch, now, jax.random.key(0), static=STATIC
+                trainable, state, frozen, batch, now, jax.random.key(0), **STEP
             )
             optimizer.zero_grad()
             loss = theirs(

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,12 @@ from lora_jax import data, devices, methods, train, tree
 from lora_jax.train import classification
 
 LORA = methods.lora(rank=4)
-SETTINGS = train.Settings(learning_rate=0.02, epochs=2, batch=8, weight_decay=0.1)
+CONFIG = train.TrainConfig(learning_rate=0.02, epochs=2, batch=8, weight_decay=0.1)
 compiled = partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )  # half the time to compile
-STATIC = train.Static(1, 0.1, 1.0, 0.0, 0.0, "float32")
+STEP = train.StepConfig(weight_decay=0.1, clip=1.0)
+LOSS = classification.loss
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +30,28 @@ def model(tiny):
 
 
 def fit(
-    model: Any, examples: data.Encoded, method=LORA, settings=SETTINGS, **changes: Any
+    model: Any,
+    examples: data.Encoded,
+    method=LORA,
+    config=CONFIG,
+    *,
+    widths=(16,),
+    seed=0,
+    **options: Any,
 ) -> train.Fit:
-    options = {"seed": 0, "widths": (16,), "pad": 1, **changes}
-    return train.fit(model, methods.mask(model, method), examples, settings, **options)
+    objective = train.Objective(LOSS, examples, widths, pad=1)
+    mask = methods.mask(model, method)
+    return train.fit(model, mask, objective, config, seed=seed, **options)
 
 
 def arguments(
-    model: Any, method: methods.Method, batch: data.Batch, static: train.Static = STATIC
+    model: Any, method: methods.Method, batch: data.Batch, step: train.StepConfig = STEP
 ) -> tuple:
     trainable, frozen = tree.split(model, methods.mask(model, method))
     trainable = jax.tree.map(jnp.copy, trainable)  # the step donates it
     return (
         trainable,
-        train.optimizer(static).init(trainable),
+        train.optimizer(step).init(trainable),
         frozen,
         batch,
         jnp.float32(0.01),
@@ -54,7 +64,7 @@ def weight_gradients(
 ) -> set[tuple[int, ...]]:
     """Shapes of frozen or learning matrices that a product of the whole step has, as a gradient of one would."""
     step = train.train_step.trace(
-        *arguments(model, method, batch), static=STATIC
+        *arguments(model, method, batch), loss=LOSS, config=STEP
     ).jaxpr.jaxpr
     kernels = {
         leaf.shape[-2:]
@@ -89,7 +99,9 @@ class TestFreeze:
         self, model, batch
     ):
         trainable, state, frozen, *rest = arguments(model, LORA, batch)
-        lowered = train.train_step.lower(trainable, state, frozen, *rest, static=STATIC)
+        lowered = train.train_step.lower(
+            trainable, state, frozen, *rest, loss=LOSS, config=STEP
+        )
         out, out_state, loss = lowered.out_info
         shapes = {path: leaf.shape for path, leaf in tree.leaves(trainable).items()}
         assert {path: leaf.shape for path, leaf in tree.leaves(out).items()} == shapes
@@ -124,7 +136,7 @@ class TestFreeze:
         self, model, examples, same
     ):
         before = jax.tree.map(lambda leaf: np.array(leaf), model)
-        done = fit(model, examples, settings=SETTINGS._replace(learning_rate=0.5))
+        done = fit(model, examples, config=replace(CONFIG, learning_rate=0.5))
         assert same(model, before)
         mask = methods.mask(model, LORA)
         assert same(tree.split(done.model, mask)[1], tree.split(model, mask)[1])
@@ -133,15 +145,15 @@ class TestFreeze:
 
 class TestStep:
     def test_the_learning_rate_warms_up_and_decays(self):
-        settings = train.Settings(learning_rate=6.0, warmup=0.25)
-        assert [train.rate(settings, step, 8) for step in range(8)] == pytest.approx(
-            [3.0, 6, 6, 5, 4, 3, 2, 1]
-        )
-        settings = train.Settings(learning_rate=4.0, warmup=0.0)
-        assert [train.rate(settings, step, 4) for step in range(4)] == pytest.approx(
-            [4, 3, 2, 1]
-        )
-        assert train.rate(settings, 0, 1) == 4
+        config = train.TrainConfig(learning_rate=6.0, warmup=0.25)
+        assert [
+            train.learning_rate(config, step, 8) for step in range(8)
+        ] == pytest.approx([3.0, 6, 6, 5, 4, 3, 2, 1])
+        config = train.TrainConfig(learning_rate=4.0, warmup=0.0)
+        assert [
+            train.learning_rate(config, step, 4) for step in range(4)
+        ] == pytest.approx([4, 3, 2, 1])
+        assert train.learning_rate(config, 0, 1) == 4
 
     def test_cross_entropy_of_smoothed_labels(self):
         logits = jnp.array([[0.0, math.log(3)]])  # probabilities 1/4, 3/4
@@ -161,7 +173,7 @@ class TestStep:
 
     def test_weight_decay_spares_biases_and_norms(self, tiny):
         full = tree.leaves(
-            train.decayed(methods.lora(bias="all").adapt(jax.random.key(0), tiny()))
+            train.decay_mask(methods.lora(bias="all").adapt(jax.random.key(0), tiny()))
         )
         spared = {path.split("/")[-1] for path, decays in full.items() if not decays}
         assert spared == {"bias", "scale"}
@@ -170,13 +182,13 @@ class TestStep:
         }
 
     def test_clipping_is_by_the_norm_of_the_gradient_given(self):
-        gradient, static = {"kernel": jnp.array([3.0, 4.0])}, STATIC._replace(clip=1.0)
+        gradient, static = {"kernel": jnp.array([3.0, 4.0])}, STEP._replace(clip=1.0)
         _, state = train.optimizer(static).update(
             gradient, train.optimizer(static).init(gradient), gradient
         )
         moment = optax.tree.get(state, "mu")["kernel"]
         np.testing.assert_allclose(moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-6)
-        static = STATIC._replace(clip=0.0)
+        static = STEP._replace(clip=0.0)
         _, state = train.optimizer(static).update(
             gradient, train.optimizer(static).init(gradient), gradient
         )
@@ -193,8 +205,10 @@ class TestStep:
             batch.weight.tolist() == [1] * 6 + [0] * 2
         )  # the last micro-batch has no row of its own
         one, four = (
-            train.train_step(*arguments(model, LORA, batch, static), static=static)
-            for static in (STATIC, STATIC._replace(accumulate=4))
+            train.train_step(
+                *arguments(model, LORA, batch, static), loss=LOSS, config=static
+            )
+            for static in (STEP, STEP._replace(accumulate=4))
         )
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -206,10 +220,14 @@ class TestStep:
         filled = half._replace(
             tokens=np.where(half.weight[:, None] > 0, half.tokens, 7)
         )
-        gradient = compiled(train.gradient, static_argnames="static")
+        gradient = compiled(train.gradient, static_argnames=("loss", "config"))
         for a, b in zip(
-            jax.tree.leaves(gradient(learnt, frozen, half, key, static=STATIC)),
-            jax.tree.leaves(gradient(learnt, frozen, filled, key, static=STATIC)),
+            jax.tree.leaves(
+                gradient(learnt, frozen, half, key, loss=LOSS, config=STEP)
+            ),
+            jax.tree.leaves(
+                gradient(learnt, frozen, filled, key, loss=LOSS, config=STEP)
+            ),
             strict=True,
         ):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -224,17 +242,17 @@ class TestOffload:
         kinds = []
         real = train.train_step
 
-        def watched(trainable, state, *rest, static):
-            made = real(trainable, state, *rest, static=static)
+        def watched(trainable, state, *rest, **step):
+            made = real(trainable, state, *rest, **step)
             kinds.extend(leaf.sharding.memory_kind for leaf in jax.tree.leaves(made[1]))
             return made
 
-        settings = SETTINGS._replace(epochs=1)
+        config = replace(CONFIG, epochs=1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys.modules["lora_jax.train.fit"], "train_step", watched)
-            away = fit(model, examples, settings=settings._replace(offload=True))
+            away = fit(model, examples, config=replace(config, offload=True))
         assert set(kinds) == {"pinned_host"}
-        assert same(away.model, fit(model, examples, settings=settings).model)
+        assert same(away.model, fit(model, examples, config=config).model)
 
     def test_a_backend_without_such_memory_is_told_apart(self, monkeypatch):
         monkeypatch.setattr(devices, "memory_kinds", lambda: ["device"])
@@ -242,12 +260,12 @@ class TestOffload:
             ValueError,
             match=r"offload: expected a backend .*pinned_host memory.* \(this one: device\), got",
         ):
-            train.check(SETTINGS._replace(offload=True))
+            train.check(replace(CONFIG, offload=True))
 
 
 class TestFit:
     def test_learns_32_examples_by_heart(self, model, examples):
-        done = fit(model, examples, settings=SETTINGS._replace(epochs=30))
+        done = fit(model, examples, config=replace(CONFIG, epochs=30))
         assert done.losses[:4].mean() > 1 and done.losses[-4:].mean() < 0.1
         logits = classification.predict(
             done.model, examples, size=8, widths=(16,), pad=1, compute_dtype="float32"
@@ -274,15 +292,15 @@ class TestFit:
         assert said[-1].tokens == done.tokens == 2 * examples.lengths.sum()
 
     def test_one_compilation_for_each_width_serves_a_whole_sweep(self, tiny, examples):
-        static = SETTINGS._replace(
-            weight_decay=0.3
+        decayed = replace(
+            CONFIG, weight_decay=0.3
         )  # no other test's, so that nothing is compiled before
 
         def run(seed=0, learning_rate=0.02, **options):
             method = methods.lora(pad=8, **options)
             model = method.adapt(jax.random.key(seed), tiny())
-            settings = static._replace(learning_rate=learning_rate)
-            fit(model, examples, method, settings, seed=seed, widths=(8, 16))
+            config = replace(decayed, learning_rate=learning_rate)
+            fit(model, examples, method, config, seed=seed, widths=(8, 16))
 
         def compilations() -> int:
             return train.train_step._cache_size()  # pyright: ignore[reportAttributeAccessIssue] # jax has no public one
@@ -305,7 +323,7 @@ class TestFit:
             models.append(jax.tree.map(lambda leaf: np.array(leaf), model))
             return {"accuracy": next(script), "loss": 0.0}
 
-        done = fit(model, examples, settings=SETTINGS._replace(epochs=3), score=score)
+        done = fit(model, examples, config=replace(CONFIG, epochs=3), score=score)
         assert done.best_epoch == best and same(done.model, models[best - 1])
         assert [epoch["accuracy"] for epoch in done.validation] == scores
 
@@ -316,10 +334,10 @@ class TestFit:
     def test_divergence_says_step_and_learning_rate(self, model, examples):
         text = r"the loss is (nan|inf) at step \d of 8, learning rate \d\S+: expected a finite one\. Try a lower"
         with pytest.raises(train.Diverged, match=text):
-            fit(model, examples, settings=SETTINGS._replace(learning_rate=1e30))
+            fit(model, examples, config=replace(CONFIG, learning_rate=1e30))
 
     def test_all_wrong_settings_are_told_at_once(self, model, examples):
-        wrong = train.Settings(
+        wrong = train.TrainConfig(
             learning_rate=0,
             epochs=0,
             batch=6,
@@ -329,18 +347,18 @@ class TestFit:
             clip=-1,
             label_smoothing=1,
             hidden_dropout=1,
-            compute="float16",
+            compute_dtype="float16",
         )
         with pytest.raises(ValueError) as caught:
-            fit(model, examples, settings=wrong)
+            fit(model, examples, config=wrong)
         told = str(caught.value)
         assert "learning_rate: expected > 0, got 0" in told
         assert "accumulate: expected >= 1 and a divisor of batch, got 4" in told
-        assert "compute: expected float32 or bfloat16, got float16" in told
+        assert "compute_dtype: expected float32 or bfloat16, got float16" in told
         fine = {"batch", "seed", "offload"}  # offload is wrong on other backends only
         assert all(
             f"{name}: expected" in told
-            for name in train.Settings._fields
+            for name in (field.name for field in fields(train.TrainConfig))
             if name not in fine
         )
 

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_jax import data, methods, quant, train, tree
+from lora_jax import data, methods, metrics, quant, train, tree
 from lora_jax.models.decoder import Decoder
+from lora_jax.nn import precision
 from lora_jax.train import language_modeling
 from tests.models.test_gpt2 import compiled
 from tests.models.test_llama import tiny
 
 LORA = methods.lora("query,value", 4)
-STATIC = train.Static(1, 0.0, 0.0, 0.0, 0.0, "float32")
-SETTINGS = train.Settings(learning_rate=0.02, epochs=3, batch=4)
+CONFIG = train.TrainConfig(learning_rate=0.02, epochs=3, batch=4)
 
 
 @compiled
@@ -188,13 +188,14 @@ def nats(encoded) -> list[list[float]]:
     ]
 
 
-loss = compiled(language_modeling.loss, static_argnames=("compute_dtype", "smoothing"))
-gradient = compiled(train.gradient, static_argnames="static")
+PLAIN = train.StepConfig()
+loss = compiled(language_modeling.loss, static_argnames="config")
+gradient = compiled(train.gradient, static_argnames=("loss", "config"))
 
 
 class TestLoss:
     def test_is_that_of_the_target_s_tokens(self, encoded, batch, nats):
-        total, count = loss(tiny(), batch, compute_dtype="float32")
+        total, count = loss(tiny(), batch, PLAIN)
         assert (
             float(count)
             == len(nats[0] + nats[1])
@@ -211,14 +212,14 @@ class TestLoss:
             other.tokens != batch.tokens
         ).any()
         for got, wanted in zip(
-            *(loss(tiny(), each, compute_dtype="float32") for each in (other, batch)),
+            *(loss(tiny(), each, PLAIN) for each in (other, batch)),
             strict=True,
         ):
             assert float(got) == pytest.approx(float(wanted), rel=1e-6)
 
     def test_bfloat16_is_close(self, batch):
         exact, rounded = (
-            float(loss(tiny(), batch, compute_dtype=kind)[0])
+            float(loss(tiny(), batch, PLAIN._replace(compute_dtype=kind))[0])
             for kind in ("float32", "bfloat16")
         )
         assert 0 < abs(exact - rounded) < 0.02 * exact
@@ -227,7 +228,7 @@ class TestLoss:
         """Every token marked, the first too: it has nothing before it."""
         every = batch._replace(segments=np.ones_like(batch.segments))
         assert (
-            float(loss(tiny(), every, compute_dtype="float32")[1])
+            float(loss(tiny(), every, PLAIN)[1])
             == (batch.length - 1)[batch.weight > 0].sum()
         )
 
@@ -258,17 +259,16 @@ def model() -> Any:
 
 
 class TestTraining:
-    def test_the_objective_is_the_loss_with_the_settings(self, batch):
-        static = STATIC._replace(label_smoothing=0.2, compute="bfloat16")
-        found = compiled(train.objective, static_argnums=3)(
-            tiny(), batch, jax.random.key(0), static
-        )
-        wanted = loss(tiny(), batch, compute_dtype="bfloat16", smoothing=0.2)
-        np.testing.assert_allclose(found, wanted, rtol=1e-5)
-        assert (
-            abs(float(wanted[0] - loss(tiny(), batch, compute_dtype="bfloat16")[0]))
-            > 0.1
-        )
+    def test_the_step_passes_its_configuration_to_the_loss(self, batch):
+        config = PLAIN._replace(label_smoothing=0.2, compute_dtype="bfloat16")
+        cast = precision.cast_kernels(tiny(), "bfloat16")
+        total, count = loss(cast, batch, config)
+        plain_total, _ = loss(cast, batch, config._replace(label_smoothing=0.0))
+        assert abs(float(total - plain_total)) > 0.1
+        parts = tree.split(tiny(), methods.mask(tiny(), methods.full()))
+        step = {"loss": language_modeling.loss, "config": config}
+        value, _ = gradient(*parts, batch, jax.random.key(0), **step)
+        np.testing.assert_allclose(value, total / count, rtol=1e-5)
 
     def test_two_micro_batches_make_the_gradient_of_one(self, model, encoded):
         """Weighted by their tokens, which are not as many."""
@@ -276,7 +276,11 @@ class TestTraining:
         parts = tree.split(model, methods.mask(model, LORA))
         one, two = (
             gradient(
-                *parts, batch, jax.random.key(0), static=STATIC._replace(accumulate=n)
+                *parts,
+                batch,
+                jax.random.key(0),
+                loss=language_modeling.loss,
+                config=PLAIN._replace(accumulate=n),
             )
             for n in (1, 2)
         )
@@ -289,10 +293,11 @@ class TestTraining:
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
     def fit(self, model: Any, encoded: data.Encoded, **changes: Any) -> train.Fit:
-        options = {"seed": 0, "widths": (16,), "pad": 0} | changes
-        return train.fit(model, methods.mask(model, LORA), encoded, SETTINGS, **options)
+        objective = train.Objective(language_modeling.loss, encoded, (16,), pad=0)
+        options = {"seed": 0} | changes
+        return train.fit(model, methods.mask(model, LORA), objective, CONFIG, **options)
 
-    @pytest.mark.parametrize("name", train.LOWER)
+    @pytest.mark.parametrize("name", metrics.LOWER_IS_BETTER)
     def test_keeps_the_epoch_of_the_lowest_loss(self, name, model, encoded, same):
         scores, kept = iter([3.0, 1.0, 2.0]), []
 

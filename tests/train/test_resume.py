@@ -7,9 +7,10 @@ import pytest
 
 from lora_jax import methods, train, tree
 from lora_jax.checkpoints import training_state
+from lora_jax.train import classification, state
 
 LORA = methods.lora(rank=4)
-SETTINGS = train.Settings(learning_rate=0.02, epochs=3, batch=8)  # 4 steps an epoch
+CONFIG = train.TrainConfig(learning_rate=0.02, epochs=3, batch=8)  # 4 steps an epoch
 
 
 class Killed(BaseException):
@@ -23,7 +24,7 @@ def model(tiny):
 
 @pytest.fixture(scope="module")
 def fit(model, examples):
-    def fit(settings=SETTINGS, **options):
+    def fit(config=CONFIG, **options):
         def score(
             candidate,
         ):  # highest after the first epoch, so that the best is not the last
@@ -33,10 +34,9 @@ def fit(model, examples):
             )
             return {"closeness": -float(jnp.abs(change).sum())}
 
-        options = {"seed": 0, "widths": (16,), "pad": 1, "score": score, **options}
-        return train.fit(
-            model, methods.mask(model, LORA), examples, settings, **options
-        )
+        objective = train.Objective(classification.loss, examples, (16,), pad=1)
+        options = {"seed": 0, "score": score, **options}
+        return train.fit(model, methods.mask(model, LORA), objective, config, **options)
 
     return fit
 
@@ -54,20 +54,24 @@ def killed_at(step):
     return report
 
 
+@pytest.fixture
+def save_always(monkeypatch):
+    monkeypatch.setattr(state, "SECONDS_BETWEEN_SAVES", 0.0)
+
+
 class TestResume:
     @pytest.mark.parametrize(
         "step", [2, 5, 12]
     )  # in the first epoch, just after it, at the last step
     def test_killed_and_started_again_it_ends_as_if_never_stopped(
-        self, step, fit, whole, same, tmp_path
+        self, step, fit, whole, same, tmp_path, save_always
     ):
         with pytest.raises(Killed):
-            fit(report=killed_at(step), resume=tmp_path / "run", every=0.0)
+            fit(report=killed_at(step), resume=tmp_path / "run")
         steps = []
         again = fit(
             report=lambda at: steps.append((at.step, at.tokens)),
             resume=tmp_path / "run",
-            every=0.0,
         )
         assert steps[0][0] == step, "it goes on before the step it was killed in"
         assert steps[-1] == (12, whole.tokens)
@@ -79,14 +83,14 @@ class TestResume:
             and again.validation == whole.validation
         )
 
-    def test_twice_killed_too(self, fit, whole, same, tmp_path):
+    def test_twice_killed_too(self, fit, whole, same, tmp_path, save_always):
         for step in (3, 7):
             with pytest.raises(Killed):
-                fit(report=killed_at(step), resume=tmp_path / "run", every=0.0)
+                fit(report=killed_at(step), resume=tmp_path / "run")
         assert same(fit(resume=tmp_path / "run").model, whole.model)
 
     def test_a_short_training_saves_nothing(self, fit, tmp_path):
-        fit(resume=tmp_path / "run", every=60.0)
+        fit(resume=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_one_save_is_kept_and_half_a_save_is_none(self, tmp_path):
@@ -107,6 +111,6 @@ class TestResume:
         training_state.save(tmp_path / "run", 1, [np.zeros(3)], {})
         with pytest.raises(
             ValueError,
-            match=r"run: cannot go on from here .*delete it to start this training anew",
+            match=r"run: cannot resume from here .*delete it to start this training anew",
         ):
             fit(resume=tmp_path / "run")

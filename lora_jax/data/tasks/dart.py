@@ -17,13 +17,15 @@ from lora_jax.data.read_table import Table, describe_files
 from lora_jax.data.task import Task
 from lora_jax.data.text_pairs import generation_task, join_triples, rows_of_targets
 
+# Those of the full set, with the parts from WebNLG, E2E and Wikipedia tables.
 FILES = {
     "train": "dart-v1.1.1-full-train.json",
     "validation": "dart-v1.1.1-full-dev.json",
     "test": "dart-v1.1.1-full-test.json",
 }
 EXPECTED = f"{', '.join(FILES.values())} (github.com/Yale-LILY/dart)"
-METRICS = ("bleu", "meteor", "ter")  # of LoRA's Table 13
+# Of LoRA's Table 13.
+METRICS = ("bleu", "meteor", "ter")
 
 
 def load(*, data_dir: str | Path | None = None) -> Task:
@@ -33,10 +35,14 @@ def load(*, data_dir: str | Path | None = None) -> Task:
         ValueError: there is no `data_dir`, or entries do not fit; it names them.
         FileNotFoundError: files are missing.
     """
+    # v1.1.1 is the folder of this version in the repository.
     folder = task_folder("dart", data_dir, EXPECTED, folders=("v1.1.1",))
     paths = find_files("dart", folder, FILES)
-    tables = {split: _read(path) for split, path in paths.items()}
-    return generation_task("dart", METRICS, tables, describe_files(paths.values()))
+    tables = {}
+    for split, path in paths.items():
+        tables[split] = _read(path)
+    origin = describe_files(paths.values())
+    return generation_task("dart", METRICS, tables, origin)
 
 
 def _read(path: Path) -> Table:
@@ -45,8 +51,13 @@ def _read(path: Path) -> Table:
         "annotations": Field("a list of {'text': ...}", _are_texts),
     }
     table = read_json_objects(path, fields)
-    sources = [_source(triples) for triples in table.columns["tripleset"]]
-    targets = [_targets(notes) for notes in table.columns["annotations"]]
+    sources = []
+    for triples in table.columns["tripleset"]:
+        sources.append(_source(triples))
+    # An entry has a target for each annotator.
+    targets = []
+    for annotations in table.columns["annotations"]:
+        targets.append([annotation["text"] for annotation in annotations])
     return rows_of_targets(table, sources, targets)
 
 
@@ -58,10 +69,6 @@ def _source(triples: list[list[str]]) -> str:
     return join_triples(lowered)
 
 
-def _targets(annotations: list[dict[str, str]]) -> list[str]:
-    return [annotation["text"] for annotation in annotations]
-
-
 def _are_triples(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
@@ -69,13 +76,17 @@ def _are_triples(value: Any) -> bool:
 
 
 def _is_triple(value: Any) -> bool:
+    # Subject, relation and object.
     if not isinstance(value, list) or len(value) != 3:
         return False
     return all(isinstance(part, str) for part in value)
 
 
 def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(_is_annotation(entry) for entry in value)
+    if not isinstance(value, list):
+        return False
+    # Maybe none: such an entry has no rows.
+    return all(_is_annotation(entry) for entry in value)
 
 
 def _is_annotation(value: Any) -> bool:

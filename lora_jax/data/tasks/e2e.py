@@ -64,12 +64,14 @@ def linear(meaning: str) -> str:
     attributes = []
     for name, value in re.findall(ATTRIBUTE, meaning):
         title = NAMES.get(name.strip(), name.strip())
+        # With spaces around the colon, as around the bar.
         attributes.append(f"{title} : {value}")
     return " | ".join(attributes)
 
 
 def _check_rows(tables: dict[str, Table]) -> None:
     expected = "attributes such as name[Blue Spice], food[Thai]"
+    # Meanings of all splits, then targets of all splits.
     problems = []
     for table in tables.values():
         problems += table.misfits("mr", _is_meaning, expected)
@@ -81,22 +83,28 @@ def _check_rows(tables: dict[str, Table]) -> None:
 def _is_meaning(value: object) -> bool:
     if not isinstance(value, str):
         return False
-    return re.fullmatch(f"{ATTRIBUTE}(,{ATTRIBUTE})*", value.strip()) is not None
+    # Attributes separated by commas, and nothing between them.
+    pattern = f"{ATTRIBUTE}(,{ATTRIBUTE})*"
+    return re.fullmatch(pattern, value.strip()) is not None
 
 
 def _pairs(table: Table) -> Table:
-    sources = [linear(meaning) for meaning in table.columns["mr"]]
+    meanings = table.columns["mr"]
+    sources = [linear(meaning) for meaning in meanings]
     # A row of the files has one target; equal sources meet in `references`.
     targets = [[target] for target in table.columns["ref"]]
     return rows_of_targets(table, sources, targets)
 
 
 def _from_folder(root: Path) -> tuple[dict[str, Table], str]:
+    # The archive itself, a folder with it, or a folder with what it holds.
     archive = root / ARCHIVE
     place = archive if archive.is_file() else root
     folder = task_folder("e2e", place, EXPECTED, folders=("e2e-dataset",))
     paths = find_files("e2e", folder, FILES)
-    tables = {split: read(path) for split, path in paths.items()}
+    tables = {}
+    for split, path in paths.items():
+        tables[split] = read(path)
     require_columns(tables.values(), ("mr", "ref"))
     return tables, describe_files(paths.values())
 
@@ -113,11 +121,13 @@ def _from_hub() -> tuple[dict[str, Table], str]:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise ConnectionError(
             f"e2e could not be loaded from the hub ({HUB}): {reason}. Without network, "
-            f"pass data_dir, a folder with {EXPECTED} (github.com/tuetschek/e2e-dataset)"
+            f"pass data_dir, a folder with {EXPECTED} "
+            "(github.com/tuetschek/e2e-dataset)"
         ) from None
     tables = {}
     for split in FILES:
         rows = splits[split]
+        # The hub's names of the columns, then those of the official files.
         columns = {
             "mr": rows["meaning_representation"][:],
             "ref": rows["human_reference"][:],

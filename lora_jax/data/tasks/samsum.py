@@ -17,7 +17,8 @@ from lora_jax.data.text_pairs import generation_task, rows_of_targets
 
 FILES = {"train": "train.json", "validation": "val.json", "test": "test.json"}
 EXPECTED = f"{', '.join(FILES.values())} (corpus.7z beside arXiv:1911.12237)"
-METRICS = ("rouge_1", "rouge_2", "rouge_l")  # of LoRA's Table 4
+# Of LoRA's Table 4.
+METRICS = ("rouge_1", "rouge_2", "rouge_l")
 
 
 def load(*, data_dir: str | Path | None = None) -> Task:
@@ -29,10 +30,14 @@ def load(*, data_dir: str | Path | None = None) -> Task:
         ValueError: there is no `data_dir`, or entries do not fit; it names them.
         FileNotFoundError: files are missing.
     """
+    # The official archive unpacks into a folder `corpus`.
     folder = task_folder("samsum", data_dir, EXPECTED, folders=("corpus",))
     paths = find_files("samsum", folder, FILES)
-    tables = {split: _read(path) for split, path in paths.items()}
-    return generation_task("samsum", METRICS, tables, describe_files(paths.values()))
+    tables = {}
+    for split, path in paths.items():
+        tables[split] = _read(path)
+    origin = describe_files(paths.values())
+    return generation_task("samsum", METRICS, tables, origin)
 
 
 def _read(path: Path) -> Table:
@@ -40,8 +45,9 @@ def _read(path: Path) -> Table:
     table = read_json_objects(path, {"dialogue": text, "summary": text})
     sources = []
     for dialogue in table.columns["dialogue"]:
-        # The official files mix both ends of lines.
+        # Lines of the official files end in "\r\n".
         sources.append(dialogue.replace("\r\n", "\n"))
+    # One summary a dialogue.
     targets = [[summary] for summary in table.columns["summary"]]
     return rows_of_targets(table, sources, targets)
 

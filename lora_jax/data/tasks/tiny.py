@@ -15,9 +15,32 @@ from lora_jax.data.task import Examples, Task
 from lora_jax.data.text_pairs import generation_task
 
 LABELS = ("unkind", "kind")
-WORDS = (("awful", "dull", "weak", "bad"), ("great", "sharp", "warm", "good"))
-FILLER = ("a", "film", "with", "some", "odd", "ideas", "and", "one", "scene")
-NAMES = ("Blue Pot", "Red Hen", "Old Inn", "Big Wok", "Sea View", "Two Figs")
+# By label: the one word of a sentence that decides.
+WORDS = (
+    ("awful", "dull", "weak", "bad"),
+    ("great", "sharp", "warm", "good"),
+)
+FILLER = (
+    "a",
+    "film",
+    "with",
+    "some",
+    "odd",
+    "ideas",
+    "and",
+    "one",
+    "scene",
+)
+
+# The facts of tiny-nlg: 6 x 4 x 2 = 48 sources.
+NAMES = (
+    "Blue Pot",
+    "Red Hen",
+    "Old Inn",
+    "Big Wok",
+    "Sea View",
+    "Two Figs",
+)
 FOODS = ("thai", "greek", "indian", "french")
 AREAS = ("centre", "riverside")
 ORIGIN = "made up, seed 0"
@@ -41,7 +64,9 @@ def load_nlg() -> Task:
     They are 32, 8 and 8 sources with two targets each; no source is in two splits.
     """
     facts = list(itertools.product(NAMES, FOODS, AREAS))
-    random.Random(0).shuffle(facts)
+    rng = random.Random(0)
+    rng.shuffle(facts)
+    # Split by facts: 32 for training, 8 and 8 for the others.
     tables = {
         "train": _sentences("train", facts[:32]),
         "validation": _sentences("validation", facts[32:40]),
@@ -51,23 +76,34 @@ def load_nlg() -> Task:
 
 
 def _draw(rng: random.Random, rows: int) -> Examples:
-    labels = [row % 2 for row in range(rows)]
+    labels = []
     text = []
-    for label in labels:
+    for row in range(rows):
+        # Both labels in turn, so that they are as frequent.
+        label = row % 2
+        labels.append(label)
         # One word decides, anywhere among four that do not.
-        words = [*rng.choices(FILLER, k=4), rng.choice(WORDS[label])]
-        text.append(" ".join(rng.sample(words, k=5)))
+        words = rng.choices(FILLER, k=4)
+        words.append(rng.choice(WORDS[label]))
+        shuffled = rng.sample(words, k=5)
+        text.append(" ".join(shuffled))
     return Examples(text, None, np.array(labels, np.int32))
 
 
 def _sentences(split: str, facts: Sequence[tuple[str, str, str]]) -> Table:
-    columns: dict[str, list[str]] = {"source": [], "target": []}
+    sources = []
+    targets = []
     for name, food, area in facts:
+        # Two sentences of each source, so that scores have two references.
+        # Written as E2E's sources are.
         source = f"name : {name} | food : {food} | area : {area}"
-        columns["source"] += [source, source]
-        columns["target"] += [
-            f"{name} serves {food} food in the {area}",
-            f"in the {area} is {name} with {food} food",
-        ]
-    numbers = range(1, len(columns["source"]) + 1)
-    return Table(f"tiny-nlg {split}", "row", numbers, columns)
+        sources.append(source)
+        targets.append(f"{name} serves {food} food in the {area}")
+        sources.append(source)
+        targets.append(f"in the {area} is {name} with {food} food")
+    return Table(
+        file=f"tiny-nlg {split}",
+        unit="row",
+        rows=range(1, len(sources) + 1),
+        columns={"source": sources, "target": targets},
+    )

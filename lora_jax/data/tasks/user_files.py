@@ -19,6 +19,7 @@ from lora_jax.data.official_files import list_folder
 from lora_jax.data.read_table import (
     FORMATS,
     Table,
+    describe_file,
     describe_files,
     raise_problems,
     read,
@@ -27,11 +28,13 @@ from lora_jax.data.task import Task, hashed_split
 from lora_jax.data.text_pairs import generation_task
 
 SPLITS = ("train", "validation", "test")
+# The columns of the two kinds of task.
 LABELED = ("text", "label")
 GENERATED = ("source", "target")
 
 # More are almost surely whole-numbered scores, or texts in the wrong column.
 MAX_CLASSES = 1000
+WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 def load(path: Path) -> Task:
@@ -48,10 +51,14 @@ def load(path: Path) -> Task:
         ValueError: rows do not fit; it names them and their files.
         FileNotFoundError: a folder has no train.* or validation.*.
     """
-    tables = _read_folder(path) if path.is_dir() else _read_file(path)
-    names = sorted({table.file for table in tables.values()})
-    files = [path / name for name in names] if path.is_dir() else [path]
-    origin = describe_files(files)
+    if path.is_dir():
+        tables = _read_folder(path)
+        names = sorted(table.file for table in tables.values())
+        origin = describe_files(path / name for name in names)
+    else:
+        tables = _read_file(path)
+        origin = describe_file(path)
+    # The absolute path has a name even where "." is given.
     name = path.resolve().stem
     if _required_columns(tables.values()) == GENERATED:
         return generation_task(name, ("bleu", "rouge_l"), tables, origin)
@@ -69,18 +76,23 @@ def class_names(table: Table, column: str) -> tuple[str, ...]:
     for label in table.columns[column]:
         if (text := label_text(label)) is not None:
             labels.append(text)
+    # Words or numbers, but not both: a typing error would make a class of its own.
     numbers = sum(is_number(label) for label in labels)
     if 0 < numbers < len(labels):
-        raise_problems(_minority_problems(table, column, numbers >= len(labels) / 2))
+        are_mostly_numbers = numbers >= len(labels) / 2
+        raise_problems(_minority_problems(table, column, are_mostly_numbers))
     names = set(labels)
-    are_whole = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
+    are_whole = all(WHOLE_NUMBER.fullmatch(name) for name in names)
+    # One decimal point makes all labels scores.
     if numbers and not are_whole:
         return ()
     if len(names) > MAX_CLASSES:
-        hint = "; write scores with a decimal point (3.0) for regression"
+        hint = ""
+        if are_whole:
+            hint = "; write scores with a decimal point (3.0) for regression"
         raise ValueError(
             f"{table.file}: expected at most {MAX_CLASSES:,} classes, "
-            f"got {len(names):,}{hint if are_whole else ''}"
+            f"got {len(names):,}{hint}"
         )
     if len(names) == 1:
         raise ValueError(
@@ -110,16 +122,19 @@ def find_table_file(folder: Path, stems: Collection[str]) -> Path | None:
 
 
 def _labeled_task(name: str, tables: dict[str, Table], origin: str) -> Task:
+    # One split with second texts makes them a column of every split.
     has_pair = any("text_pair" in table.columns for table in tables.values())
     columns = Columns("text", "text_pair" if has_pair else None)
     labels = class_names(tables["train"], columns.label)
     if labels:
         metrics = ("accuracy",)
+        # Sorted, so that a label's index does not depend on the order of the rows.
         classes = {label: index for index, label in enumerate(labels)}
     else:
         metrics = ("pearson", "spearman")
         classes = None
-    return Task(name, labels, metrics, make_examples(tables, columns, classes), origin)
+    splits = make_examples(tables, columns, classes)
+    return Task(name, labels, metrics, splits, origin)
 
 
 def _minority_problems(table: Table, column: str, mostly_numbers: bool) -> list[str]:
@@ -141,21 +156,28 @@ def _required_columns(tables: Collection[Table]) -> tuple[str, str]:
     columns: set[str] = set()
     for table in tables:
         columns.update(table.columns)
-    kinds = (LABELED, GENERATED)
-    complete = [kind for kind in kinds if columns.issuperset(kind)]
-    begun = [kind for kind in kinds if not columns.isdisjoint(kind)]
+    complete = []
+    begun = []
+    for kind in (LABELED, GENERATED):
+        if columns.issuperset(kind):
+            complete.append(kind)
+        if not columns.isdisjoint(kind):
+            begun.append(kind)
+    # Neither kind, or both: the task cannot be told.
     if len(complete) == 2 or not begun:
         files = ", ".join(dict.fromkeys(table.file for table in tables))
         raise ValueError(
             f"{files}: expected either the columns text and label, or source and "
             f"target for a task that generates, got {', '.join(sorted(columns))}"
         )
+    # One kind has all its columns, or else the kind that has one is meant.
     required = complete[0] if complete else begun[0]
     require_columns(tables, required)
     return required
 
 
 def _read_folder(path: Path) -> dict[str, Table]:
+    # Training and validation have to be there, a test split may be.
     files = {}
     missing = []
     for split in SPLITS:
@@ -168,22 +190,30 @@ def _read_folder(path: Path) -> dict[str, Table]:
             f"folder {path.name}: expected {' and '.join(missing)} "
             f"({', '.join(FORMATS)}), got {list_folder(path)}"
         )
-    return {split: read(file) for split, file in files.items()}
+    tables = {}
+    for split, file in files.items():
+        tables[split] = read(file)
+    return tables
 
 
 def _read_file(path: Path) -> dict[str, Table]:
     table = read(path)
+    # What a row is about: its text, or its source.
     key_column = _required_columns([table])[0]
     has_splits = "split" in table.columns
     if has_splits:
+        # The file says which row is in which split.
         expected = f"one of {', '.join(SPLITS)}"
         raise_problems(table.misfits("split", SPLITS.__contains__, expected))
         split_of_row = table.columns["split"]
     else:
-        split_of_row = [hashed_split(str(key)) for key in table.columns[key_column]]
+        # Equal texts or sources share a split, so that none is learned by heart.
+        keys = table.columns[key_column]
+        split_of_row = [hashed_split(str(key)) for key in keys]
     tables = {}
     for split in SPLITS:
-        part = table.where([name == split for name in split_of_row])
+        is_split = [name == split for name in split_of_row]
+        part = table.where(is_split)
         # A column `split` may leave the test split out. An empty train or validation
         # split stays, for an error that names it.
         if part.rows or split != "test" or not has_splits:

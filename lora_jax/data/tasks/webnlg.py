@@ -17,6 +17,7 @@ from lora_jax.data.text_pairs import generation_task, join_triples
 
 FILES = {"train": "train", "validation": "dev", "test": "test/testdata_with_lex.xml"}
 EXPECTED = "train/, dev/ and test/testdata_with_lex.xml (WebNLG Challenge 2017)"
+# Categories of the training split; the others are in the test split alone.
 SEEN = (
     "Airport",
     "Astronaut",
@@ -29,7 +30,8 @@ SEEN = (
     "University",
     "WrittenWork",
 )
-METRICS = ("bleu", "meteor", "ter")  # of LoRA's Table 14
+# Of LoRA's Table 14.
+METRICS = ("bleu", "meteor", "ter")
 
 
 def load(*, data_dir: str | Path | None = None) -> Task:
@@ -45,6 +47,7 @@ def load(*, data_dir: str | Path | None = None) -> Task:
     folder = task_folder(
         "webnlg", data_dir, EXPECTED, folders=("webnlg_challenge_2017",)
     )
+    # Train and dev are folders of files, test is one file.
     tables = {}
     origins = []
     for split, path in find_files("webnlg", folder, FILES).items():
@@ -57,7 +60,8 @@ def load(*, data_dir: str | Path | None = None) -> Task:
 
 def _test_parts(test: Table) -> dict[str, Table]:
     """The test rows of seen and of unseen categories; a part without rows is absent."""
-    is_seen = [category in SEEN for category in test.columns["category"]]
+    categories = test.columns["category"]
+    is_seen = [category in SEEN for category in categories]
     is_unseen = [not seen for seen in is_seen]
     parts = {}
     if any(is_seen):
@@ -68,27 +72,36 @@ def _test_parts(test: Table) -> dict[str, Table]:
 
 
 def _read(split: str, files: Sequence[Path]) -> Table:
-    columns: dict[str, list[str]] = {"source": [], "target": [], "category": []}
+    sources = []
+    targets = []
+    categories = []
     problems = []
     for file in files:
         for entry in _entries(file):
+            # A subject, a relation and an object each, one triple or more.
             triples = _triples(entry)
             if not triples or any(len(triple) != 3 for triple in triples):
                 problems.append(
                     f"{file.name}, entry {entry.get('eid')}: expected triples such as "
                     f"'Aarhus | leader | Bo', got {triples}"
                 )
-            source = join_triples([_stripped(triple) for triple in triples])
+            source = join_triples(triples)
             for target in _good_targets(entry):
-                columns["source"].append(source)
-                columns["target"].append(target)
-                columns["category"].append(entry.get("category", ""))
+                sources.append(source)
+                targets.append(target)
+                categories.append(entry.get("category"))
     raise_problems(problems)
-    numbers = range(1, len(columns["source"]) + 1)
-    return Table(f"webnlg {split}", "row", numbers, columns)
+    # Rows are numbered over all files of the split.
+    return Table(
+        file=f"webnlg {split}",
+        unit="row",
+        rows=range(1, len(sources) + 1),
+        columns={"source": sources, "target": targets, "category": categories},
+    )
 
 
 def _entries(file: Path) -> list[ElementTree.Element]:
+    # Only elements and text are read: no entity of the outside is resolved.
     try:
         entries = list(ElementTree.fromstring(file.read_bytes()).iter("entry"))
     except ElementTree.ParseError as error:
@@ -104,19 +117,18 @@ def _triples(entry: ElementTree.Element) -> list[list[str]]:
     triples = []
     for element in entry.iterfind("modifiedtripleset/mtriple"):
         # Only the first two bars separate: an object may hold others.
-        triples.append((element.text or "").split(" | ", 2))
+        parts = (element.text or "").split(" | ", 2)
+        triples.append([part.strip() for part in parts])
     return triples
-
-
-def _stripped(triple: list[str]) -> list[str]:
-    return [part.strip() for part in triple]
 
 
 def _good_targets(entry: ElementTree.Element) -> list[str]:
     """The texts marked as good, or not marked, that are not blank."""
+    # Each is one person's text.
     targets = []
     for element in entry.iterfind("lex"):
         target = (element.text or "").strip()
+        # The corpus marks texts as good or to be fixed; one without a mark is good.
         if target and element.get("comment", "good") == "good":
             targets.append(target)
     return targets
@@ -124,6 +136,7 @@ def _good_targets(entry: ElementTree.Element) -> list[str]:
 
 def _describe(split: str, files: Sequence[Path]) -> str:
     # Train and dev are dozens of files: one hash of all their bytes, in order.
-    joined = b"".join(file.read_bytes() for file in files)
-    digest = hashlib.sha256(joined).hexdigest()
-    return f"{split}: {len(files)} files sha256:{digest}"
+    sha256 = hashlib.sha256()
+    for file in files:
+        sha256.update(file.read_bytes())
+    return f"{split}: {len(files)} files sha256:{sha256.hexdigest()}"

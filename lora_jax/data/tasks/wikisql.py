@@ -19,12 +19,18 @@ from lora_jax.data.read_table import Table, describe_files, raise_problems, read
 from lora_jax.data.task import Task
 from lora_jax.data.text_pairs import generation_task, rows_of_targets
 
-FILES = {"train": "train.jsonl", "validation": "dev.jsonl", "test": "test.jsonl"}
+# The official layout: questions, and the tables they are about.
+FILES = {
+    "train": "train.jsonl",
+    "validation": "dev.jsonl",
+    "test": "test.jsonl",
+}
 TABLES = {
     "train": "train.tables.jsonl",
     "validation": "dev.tables.jsonl",
     "test": "test.tables.jsonl",
 }
+# The layout with sources and targets already written.
 TEXT_FILES = FILES | {"validation": "valid.jsonl"}
 EXPECTED = (
     f"{', '.join(FILES.values())}, {', '.join(TABLES.values())} "
@@ -33,8 +39,21 @@ EXPECTED = (
 METRICS = ("exact_match",)
 
 # By the index the official files give them.
-AGGREGATIONS = {0: "", 1: "MAX", 2: "MIN", 3: "COUNT", 4: "SUM", 5: "AVG"}
-OPERATORS = {0: "=", 1: ">", 2: "<", 3: "OP"}
+AGGREGATIONS = {
+    0: "",
+    1: "MAX",
+    2: "MIN",
+    3: "COUNT",
+    4: "SUM",
+    5: "AVG",
+}
+OPERATORS = {
+    0: "=",
+    1: ">",
+    2: "<",
+    3: "OP",
+}
+# Before the target, in the layout of written texts.
 ANSWER = "\nA: "
 
 
@@ -48,18 +67,12 @@ def load(*, data_dir: str | Path | None = None) -> Task:
         FileNotFoundError: files are missing.
     """
     folder = task_folder("wikisql", data_dir, EXPECTED, folders=("data",))
-    tables = {}
-    if (folder / TEXT_FILES["validation"]).exists():
-        paths = find_files("wikisql", folder, TEXT_FILES)
-        for split, path in paths.items():
-            tables[split] = _split_texts(read(path))
-        origin = describe_files(paths.values())
+    # Only the layout of written texts has a file of this name.
+    text_file = folder / TEXT_FILES["validation"]
+    if text_file.exists():
+        tables, origin = _read_texts(folder)
     else:
-        paths = find_files("wikisql", folder, FILES)
-        header_paths = find_files("wikisql", folder, TABLES)
-        for split, path in paths.items():
-            tables[split] = _write_queries(read(path), read(header_paths[split]))
-        origin = describe_files([*paths.values(), *header_paths.values()])
+        tables, origin = _read_official(folder)
     return generation_task("wikisql", METRICS, tables, origin)
 
 
@@ -75,24 +88,56 @@ def sql(query: Mapping[str, Any], table: str, header: Sequence[str]) -> str:
     """
     # A dict, unlike a list, refuses negative indices.
     names = dict(enumerate(header))
-    selected = f"{AGGREGATIONS[query['agg']]} {names[query['sel']]}".strip()
+    aggregation = AGGREGATIONS[query["agg"]]
+    selected_name = names[query["sel"]]
+    # Most queries aggregate nothing.
+    selected = f"{aggregation} {selected_name}".strip()
     conditions = []
-    for column, operator, value in query["conds"]:
+    for index, operator_index, value in query["conds"]:
+        name = names[index]
+        operator = OPERATORS[operator_index]
+        # Text is quoted, a number is not.
         literal = f"'{value}'" if isinstance(value, str) else str(value)
-        conditions.append(f"{names[column]} {OPERATORS[operator]} {literal}")
+        conditions.append(f"{name} {operator} {literal}")
     text = f"SELECT {selected} FROM {table}"
-    if conditions:
-        text += f" WHERE {' AND '.join(conditions)}"
-    return text
+    if not conditions:
+        return text
+    joined = " AND ".join(conditions)
+    return f"{text} WHERE {joined}"
+
+
+def _read_texts(folder: Path) -> tuple[dict[str, Table], str]:
+    paths = find_files("wikisql", folder, TEXT_FILES)
+    tables = {}
+    for split, path in paths.items():
+        table = read(path)
+        tables[split] = _split_texts(table)
+    return tables, describe_files(paths.values())
+
+
+def _read_official(folder: Path) -> tuple[dict[str, Table], str]:
+    paths = find_files("wikisql", folder, FILES)
+    # Questions and tables of a split are two files.
+    header_paths = find_files("wikisql", folder, TABLES)
+    tables = {}
+    for split, path in paths.items():
+        table = read(path)
+        headers = read(header_paths[split])
+        tables[split] = _write_queries(table, headers)
+    files = [*paths.values(), *header_paths.values()]
+    return tables, describe_files(files)
 
 
 def _split_texts(table: Table) -> Table:
     """Sources and targets of the layout in which both are written."""
     require_columns([table], ("text",))
-    raise_problems(table.misfits("text", _has_answer, "a line 'A: SELECT ...'"))
+    expected = "a line 'A: SELECT ...'"
+    raise_problems(table.misfits("text", _has_answer, expected))
+    # A row is one text: "table: ...\ncolumns: ...\nQ: ...\nA: SELECT ...".
     sources = []
     targets = []
     for text in table.columns["text"]:
+        # The last such line: a question might hold one too.
         source, _, target = text.rpartition(ANSWER)
         sources.append(source)
         targets.append([target])
@@ -102,18 +147,19 @@ def _split_texts(table: Table) -> Table:
 def _write_queries(table: Table, headers: Table) -> Table:
     """Sources and targets of the official layout: questions and their tables."""
     header_by_id = _check_official(table, headers)
+    # A wrong query is named by its row, together with all others.
+    names = table.columns["table_id"]
+    questions = table.columns["question"]
+    queries = table.columns["sql"]
+    entries = zip(table.rows, names, questions, queries, strict=True)
     sources = []
     targets = []
     problems = []
-    for row, name, question, query in zip(
-        table.rows,
-        table.columns["table_id"],
-        table.columns["question"],
-        table.columns["sql"],
-        strict=True,
-    ):
+    for row, name, question, query in entries:
+        # The table's rows are not needed: the query names columns alone.
         header = header_by_id[name]
         columns = ", ".join(header)
+        # As the other layout has it.
         sources.append(f"table: {name}\ncolumns: {columns}\nQ: {question}")
         try:
             targets.append([sql(query, name, header)])
@@ -131,11 +177,13 @@ def _check_official(table: Table, headers: Table) -> dict[str, list[str]]:
     require_columns([table], ("question", "table_id", "sql"))
     require_columns([headers], ("id", "header"))
     ids = headers.columns["id"]
-    header_by_id = dict(zip(ids, headers.columns["header"], strict=True))
+    headers_in_order = headers.columns["header"]
+    header_by_id = dict(zip(ids, headers_in_order, strict=True))
 
     def is_table_id(value: object) -> bool:
         return value in header_by_id
 
+    # Both tables have their columns: then what they hold.
     problems = headers.misfits("header", _are_names, "a list of column names")
     problems += table.misfits("question", _is_text, "text")
     expected = f"the id of a table in {headers.file}"
@@ -145,7 +193,9 @@ def _check_official(table: Table, headers: Table) -> dict[str, list[str]]:
 
 
 def _has_answer(value: object) -> bool:
-    return isinstance(value, str) and ANSWER in value
+    if not isinstance(value, str):
+        return False
+    return ANSWER in value
 
 
 def _is_text(value: object) -> bool:
@@ -153,4 +203,6 @@ def _is_text(value: object) -> bool:
 
 
 def _are_names(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(name, str) for name in value)

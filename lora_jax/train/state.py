@@ -1,0 +1,116 @@
+"""Where a training stands between two steps, and how that is saved and restored.
+
+A training that takes minutes is saved now and then. One that was killed continues from
+its last save and ends with the same bits as one that never stopped.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from lora_jax import devices, metrics
+from lora_jax.checkpoints import training_state
+from lora_jax.train.config import StepConfig
+from lora_jax.train.step import optimizer
+
+SECONDS_BETWEEN_SAVES = 120.0
+
+
+@dataclass
+class History:
+    """How a training went so far."""
+
+    losses: list[Any] = field(default_factory=list)  # of every step, to be read later
+    tokens: int = 0  # trained on, without padding
+    validation: list[dict[str, float]] = field(default_factory=list)  # of every epoch
+    best_epoch: int = 0  # counted from 1
+    best_score: float | None = None  # higher is better
+
+
+class TrainState(NamedTuple):
+    """All that the continuation of a training depends on."""
+
+    trainable: Any
+    optimizer: Any
+    best: Any  # the trainable tree of the best epoch so far
+    history: History
+
+    @property
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """What is saved as arrays, and has the same shapes during the whole training."""
+        return self.trainable, self.optimizer, self.best
+
+
+def initial_state(trainable: Any, config: StepConfig, mesh: Mesh) -> TrainState:
+    """Return the state before the first step; `trainable` itself is left alone."""
+    # A step takes the memory of the tree it is passed, so each has a copy of its own.
+    updated = jax.tree.map(jnp.copy, trainable)
+    best = jax.tree.map(jnp.copy, trainable)
+    moments = optimizer(config).init(updated)
+    moments = devices.replicate(moments, mesh, host=config.offload)
+    return TrainState(updated, moments, best, History())
+
+
+def after_epoch(
+    state: TrainState, epoch: int, scores: Mapping[str, float] | None
+) -> TrainState:
+    """Return the state after an epoch, with its trainable tree kept if it is the best.
+
+    The first of the scores decides; of equal epochs it is the earlier. Without scores
+    the latest epoch is the best.
+    """
+    history = state.history
+    if scores is None:
+        score = float(epoch)
+    else:
+        history.validation.append(dict(scores))
+        name, score = next(iter(scores.items()))
+        if not metrics.higher_is_better(name):
+            score = -score
+    if history.best_score is not None and score <= history.best_score:
+        return state
+
+    history.best_epoch = epoch
+    history.best_score = score
+    return state._replace(best=jax.tree.map(jnp.copy, state.trainable))
+
+
+class Saver:
+    """Saves a training to a folder from time to time; without a folder, never."""
+
+    def __init__(self, folder: Path | None):
+        self.folder = folder
+        self.last_save = time.monotonic()
+
+    def save_if_due(self, state: TrainState) -> None:
+        """Save the state if the last save is longer ago than it may be."""
+        elapsed = time.monotonic() - self.last_save
+        if self.folder is None or elapsed <= SECONDS_BETWEEN_SAVES:
+            return
+        losses = [float(loss) for loss in state.history.losses]
+        facts = vars(state.history) | {"losses": losses}
+        leaves = jax.tree.leaves(state.arrays)
+        training_state.save(self.folder, len(losses), leaves, facts)
+        self.last_save = time.monotonic()
+
+    def restore(self, start: TrainState) -> TrainState:
+        """Return the state that the folder holds, or `start` if it holds none.
+
+        Raises:
+            ValueError: the saved state is damaged, or of another training.
+        """
+        if self.folder is None:
+            return start
+        leaves, structure = jax.tree.flatten(start.arrays)
+        saved = training_state.restore(self.folder, leaves)
+        if saved is None:
+            return start
+        saved_leaves, facts = saved
+        arrays = jax.tree.unflatten(structure, saved_leaves)
+        return TrainState(*arrays, History(**facts))

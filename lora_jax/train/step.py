@@ -1,0 +1,140 @@
+"""One training step: the gradient of the trainable leaves, and AdamW's update of them.
+
+Only the trainable tree is differentiated and seen by the optimizer. A step is compiled
+once for each batch width. What varies within a sweep (learning rate, alpha, seed, ranks
+that are stored alike) is data to it, so that all runs share its compilation.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from lora_jax import data, tree
+from lora_jax.nn import precision
+from lora_jax.nn.layers import fold_key
+from lora_jax.train.config import StepConfig
+
+# `loss(model, batch, config, key)` returns the losses of a batch, summed, and over how
+# many rows or tokens. The key draws the dropout; None drops nothing.
+Loss = Callable[
+    [Any, data.Batch, StepConfig, Key[Array, ""] | None],
+    tuple[Float[Array, ""], Float[Array, ""]],
+]
+
+# Leaves without weight decay. Those of quantized or nested values have deeper paths.
+NOT_DECAYED = r"(^|/)bias(/|$)|norm\w*/scale(/|$)"
+
+
+@partial(
+    jax.jit,
+    static_argnames=("loss", "config"),
+    donate_argnames=("trainable", "state"),
+)
+def train_step(
+    trainable: Any,
+    state: Any,
+    frozen: Any,
+    batch: data.Batch,
+    rate: Float[Array, ""],
+    key: Key[Array, ""],
+    *,
+    loss: Loss,
+    config: StepConfig,
+) -> tuple[Any, Any, Float[Array, ""]]:
+    """Update the trainable tree once, at the learning rate `rate`.
+
+    Returns:
+        The trainable tree, the optimizer's state, and the batch's mean loss. The first
+        two take the memory of those passed in, which cannot be used afterwards.
+    """
+    value, gradients = gradient(trainable, frozen, batch, key, loss=loss, config=config)
+    # Offloaded moments come for the update, when the activations are gone, and so add
+    # nothing to the peak of memory.
+    if config.offload:
+        state = jax.device_put(state, jax.memory.Space.Device)
+    updates, state = optimizer(config).update(gradients, state, trainable)
+    if config.offload:
+        state = jax.device_put(state, jax.memory.Space.Host)
+    scaled = jax.tree.map(lambda update: -rate * update, updates)
+    return optax.apply_updates(trainable, scaled), state, value
+
+
+def gradient(
+    trainable: Any,
+    frozen: Any,
+    batch: data.Batch,
+    key: Key[Array, ""],
+    *,
+    loss: Loss,
+    config: StepConfig,
+) -> tuple[Float[Array, ""], Any]:
+    """Return the batch's mean loss, and its gradient by the trainable tree."""
+
+    def summed_loss(trainable, batch, key):
+        model = tree.merge(trainable, frozen)
+        model = precision.cast_kernels(model, config.compute_dtype)
+        return loss(model, batch, config, key)
+
+    differentiated = jax.value_and_grad(summed_loss, has_aux=True)
+    if config.accumulate == 1:
+        (total, count), gradients = differentiated(trainable, batch, key)
+    else:
+        (total, count), gradients = _accumulated(
+            differentiated, trainable, batch, key, config.accumulate
+        )
+    return total / count, jax.tree.map(lambda leaf: leaf / count, gradients)
+
+
+def _accumulated(
+    differentiated: Callable,
+    trainable: Any,
+    batch: data.Batch,
+    key: Key[Array, ""],
+    count: int,
+) -> tuple[tuple[Array, Array], Any]:
+    """Return what `differentiated` returns, summed over `count` micro-batches."""
+
+    def split_rows(leaf):
+        # Row n belongs to micro-batch n % count, so that each micro-batch is spread over
+        # the devices as the batch is.
+        return leaf.reshape(-1, count, *leaf.shape[1:]).swapaxes(0, 1)
+
+    def add(sums, numbered_batch):
+        index, micro_batch = numbered_batch
+        result = differentiated(trainable, micro_batch, fold_key(key, index))
+        return jax.tree.map(jnp.add, sums, result), None
+
+    zero_loss = jnp.zeros(()), jnp.zeros(())
+    zero_gradients = jax.tree.map(jnp.zeros_like, trainable)
+    micro_batches = jnp.arange(count), jax.tree.map(split_rows, batch)
+    sums, _ = jax.lax.scan(add, (zero_loss, zero_gradients), micro_batches)
+    return sums
+
+
+def optimizer(config: StepConfig) -> optax.GradientTransformation:
+    """Return AdamW without its learning rate, which each step is passed.
+
+    The gradient is clipped by its global norm, which is that of the trainable leaves.
+    """
+    transformations = [
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(config.weight_decay, decay_mask),
+    ]
+    if config.clip:
+        transformations.insert(0, optax.clip_by_global_norm(config.clip))
+    return optax.chain(*transformations)
+
+
+def decay_mask(trainable: Any) -> Any:
+    """Return booleans like `trainable`: True for matrices, not for biases and norms."""
+
+    def is_decayed(keys, leaf):
+        return not re.search(NOT_DECAYED, tree.path_name(keys))
+
+    return jax.tree_util.tree_map_with_path(is_decayed, trainable)
