@@ -63,13 +63,11 @@ def train_run(
         fit = train.fit(
             model,
             mask,
-            bench.encoded["train"],
+            bench.objective(),
             run.train,
             seed=run.seed,
-            widths=bench.widths,
-            pad=bench.pad,
             score=score_validation,
-            report=report or _silent,
+            report=report,
             resume=resume,
         )
 
@@ -137,7 +135,7 @@ def generate(bench: Workbench, model: Any, split: str) -> Generated:
         methods.merge(model),
         bench.prompts[split],
         decode,
-        end=bench.model.config.ends,
+        end=bench.model.config.eos_ids,
         batch=max(1, GENERATED_TOGETHER // decode.beam),
         compute_dtype=bench.run.train.compute_dtype,
     )
@@ -190,10 +188,6 @@ class _Stopwatch:
 
     def total(self) -> float:
         return time.monotonic() - self.start
-
-
-def _silent(progress: train.Progress) -> None:
-    """Report nothing."""
 
 
 def _size(bench: Workbench, split: str) -> int:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lora_jax import data, generation, methods, models
+from lora_jax import data, generation, methods, models, train
 from lora_jax.experiment.config import NO_METHOD, DataConfig, RunConfig
 from lora_jax.models.decoder import Decoder
-from lora_jax.train import classification
+from lora_jax.train import classification, language_modeling
 
 # All ranks up to this one are stored alike, so that they share one compiled program.
 RANK_MULTIPLE = 8
@@ -43,6 +43,12 @@ class Workbench(NamedTuple):
     def test_split(self) -> str:
         """The split to score: test if there is one, else validation."""
         return "test" if "test" in self.encoded else "validation"
+
+    def objective(self) -> train.Objective:
+        """Return the loss of the task, and the rows to train on."""
+        losses = language_modeling if self.task.generates else classification
+        encoded = self.encoded["train"]
+        return train.Objective(losses.loss, encoded, self.widths, self.pad)
 
     def predict(self, model: Any, split: str, *, compute: str) -> np.ndarray:
         """Return a classifier's logits [N, C] on a split."""
@@ -189,7 +195,7 @@ def _encode(
             encoded[name] = data.encode(tokenizer, examples, max_length=max_length)
         elif name in ("train", "validation"):
             pairs = data.encode_pairs(
-                tokenizer, examples, max_length=max_length, end=config.ends[0]
+                tokenizer, examples, max_length=max_length, end=config.eos_ids[0]
             )
             if run.data.loss_on == "all":  # the source's tokens count as targets
                 pairs = pairs._replace(segments=np.ones_like(pairs.segments))
@@ -223,7 +229,7 @@ def _check_kind(run: RunConfig, task: data.Task, model: Any) -> None:
 
 
 def _check_end(run: RunConfig, config: Any) -> None:
-    vocabulary, ends = config.vocabulary, config.ends
+    vocabulary, ends = config.vocabulary, config.eos_ids
     known = [end for end in ends if 0 <= end < vocabulary]
     if not ends or len(known) < len(ends):
         ends_text = ", ".join(map(str, ends)) or "none"
@@ -235,7 +241,7 @@ def _check_end(run: RunConfig, config: Any) -> None:
 
 
 def _check_length(run: RunConfig, config: Any) -> None:
-    longest = config.positions - config.offset
+    longest = config.max_positions - config.offset
     if run.data.max_length > longest:
         raise ValueError(
             f"max_length: {run.model} has positions for {longest} tokens, "

@@ -22,16 +22,21 @@ NEVER = -1e9  # the score of what is no hypothesis: finite, so that sums stay nu
 
 
 class Decoding(NamedTuple):
-    """How tokens are chosen. LoRA's Table 11 has beam 10, length_penalty 0.9 (E2E) or 0.8, no_repeat 4."""
+    """How tokens are chosen. LoRA's Table 11 has a beam of 10, a length penalty of 0.9
+    (E2E) or 0.8, and no_repeat 4."""
 
-    new_tokens: int = 64  # tokens at most, the end's included
+    new_tokens: int = 64
+    """Tokens generated at most, the end token included."""
     beam: int = 1
+    """Beams of the search. 1 takes the likeliest token."""
     length_penalty: float = 1.0
-    no_repeat: int = 0  # no n-gram of that size twice, the prompt's included; 0: any
-    temperature: float = 0.0  # 0: the likeliest token; else tokens are drawn
-    top_p: float = (
-        1.0  # drawn from the likeliest tokens that together have this probability
-    )
+    """A text's score is its log-probability divided by its length to this power."""
+    no_repeat: int = 0
+    """No n-gram of this size occurs twice in prompt and text. 0 allows all."""
+    temperature: float = 0.0
+    """Temperature of sampling. 0 takes the likeliest token."""
+    top_p: float = 1.0
+    """Sampling is among the likeliest tokens that together have this probability."""
 
 
 def check(how: Decoding) -> None:
