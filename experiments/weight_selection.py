@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from tyro.conf import OmitArgPrefixes
 
-from lora_jax import paper, results
+from lora_jax import accounting, paper, results
 from lora_jax.experiment import cli, run, schedule
 from lora_jax.results import plots
 from lora_jax.results.claims import Verdict, effect
@@ -95,7 +95,8 @@ def cells(config: Config) -> list[schedule.Row]:
             f"budget: expected at least what r = 1 costs ({', '.join(poor)}), got {budget:,}"
         )
     rank = {
-        targets: highest(budget, cost, two[targets]) for targets, cost in one.items()
+        targets: accounting.affordable_rank(budget, cost, two[targets])
+        for targets, cost in one.items()
     }
     try:
         schedule.check([{**draft, "rank": rank[draft["targets"]]} for draft in drafts])
@@ -122,11 +123,6 @@ def costs(drafts: list[schedule.Row]) -> dict[str, int]:
         draft["targets"]: count.adapter
         for draft, count in zip(drafts, schedule.check(drafts), strict=True)
     }
-
-
-def highest(budget: int, one: int, two: int) -> int:
-    """The highest rank a budget pays for, from what r = 1 and r = 2 cost: all ranks cost the same more."""
-    return 1 + (budget - one) // (two - one)
 
 
 def label(cell: schedule.Row) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lora_jax import data, generation, methods, models, results, train
-from lora_jax.accounting import training_time
+from lora_jax.accounting import step_time
 from lora_jax.checkpoints import adapter
 from lora_jax.experiment import run as training
 from lora_jax.experiment.progress import Display, clock, display
@@ -190,7 +190,9 @@ def plan(
             for split, rows in shared.prompts.items()
         }
         epochs = 0 if cell["method"] == training.NONE else cell["epochs"]
-        took += training_time.seconds(shared.model, tokens, epochs, cell["compute"])
+        took += step_time.estimate_seconds(
+            shared.model, tokens, epochs, cell["compute"]
+        )
     return "\n".join(
         [*lines, f"about {clock(took)} for {len(missing)} cells on this machine"]
     )
