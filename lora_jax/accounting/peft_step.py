@@ -4,6 +4,7 @@ These packages are optional: `pip install -e '.[peers]'`.
 """
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from lora_jax.accounting.step_time import Step, random_batch
@@ -28,15 +29,7 @@ def peft_step(
         ValueError: the packages are not installed, or the model is not of the BERT
             family.
     """
-    try:
-        import peft  # noqa: F401
-        import torch
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            "--peer peft needs torch, transformers and peft: "
-            f"pip install -e '.[peers]' ({error})"
-        ) from None
+    torch = _import_peers()[0]
     if config.kind != "bert":
         raise ValueError(
             f"--peer peft: expected a model of the BERT family, got {config.kind}"
@@ -68,12 +61,24 @@ def peft_step(
     return Step(run, {"optimizer": 8 * count, "checkpoint": 4 * count})
 
 
+def _import_peers() -> tuple[Any, Any, Any]:
+    """Import torch, transformers and peft.
+
+    torch comes first: the others load without it, but are of no use.
+    """
+    try:
+        torch = import_module("torch")
+        return torch, import_module("transformers"), import_module("peft")
+    except ImportError as error:
+        raise ValueError(
+            "--peer peft needs torch, transformers and peft: "
+            f"pip install -e '.[peers]' ({error})"
+        ) from None
+
+
 def _adapted_model(config: bert.Config, targets: Sequence[str], rank: int) -> Any:
     """A random model of transformers without dropout, adapted by peft."""
-    import torch
-    from peft import LoraConfig, TaskType, get_peft_model
-    from transformers import BertConfig, BertForSequenceClassification
-
+    torch, transformers, peft = _import_peers()
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "vocab_size": config.vocabulary,
@@ -85,13 +90,15 @@ def _adapted_model(config: bert.Config, targets: Sequence[str], rank: int) -> An
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    model: Any = BertForSequenceClassification(BertConfig(**sizes))
+    model: Any = transformers.BertForSequenceClassification(
+        transformers.BertConfig(**sizes)
+    )
     if not targets:
         return model
-    lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+    lora = peft.LoraConfig(
+        task_type=peft.TaskType.SEQ_CLS,
         r=rank,
         lora_alpha=16,
         target_modules=list(targets),
     )
-    return get_peft_model(model, lora)
+    return peft.get_peft_model(model, lora)
