@@ -11,20 +11,26 @@ Formulas compare with the papers; the compiled steps are those of XLA's CPU back
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import pandas as pd
+import qlora_memory
 
-from lora_jax import accounting, methods, models, results, tree
-from lora_jax.accounting import llama_memory, step_memory
-from lora_jax.accounting.optimizer_states import MIXED, PRECISIONS, compare, section_4_2
+from lora_jax import accounting, methods, models, paper, results
+from lora_jax.accounting import compiled_step, llama_memory, step_memory
+from lora_jax.accounting.optimizer_states import (
+    HALF,
+    MIXED,
+    PRECISIONS,
+    compare_with_lora,
+)
 from lora_jax.experiment import cli, provenance, schedule
-from lora_jax.nn import precision
 from lora_jax.results.claims import Verdict
 from lora_jax.results.stacked_bars import Bar, Panel, stacked
 
@@ -97,7 +103,7 @@ def cells(config: Config) -> list[schedule.Row]:
             for name in accounting.ARCHITECTURES
             for precision in (PRECISIONS if name == GPT3 else [MIXED.name])
         ]
-        + llama_memory.CELLS
+        + qlora_memory.CONFIGS
         + [
             {
                 "model": model,
@@ -119,11 +125,11 @@ def cells(config: Config) -> list[schedule.Row]:
 
 @lru_cache(maxsize=1)
 def encoder(name: str) -> Any:
-    """The named model, every leaf a shape; raises what `memory.encoder` and `models.load` raise."""
+    """The named model, every leaf a shape; raises what `step_memory.abstract_encoder` and `models.load` raise."""
     if name not in accounting.ARCHITECTURES:
         loaded = models.load(name)[0]
         return jax.eval_shape(lambda: loaded)
-    return step_memory.encoder(accounting.ARCHITECTURES[name])
+    return step_memory.abstract_encoder(accounting.ARCHITECTURES[name])
 
 
 def split(cell: schedule.Row) -> tuple[Any, Any]:
@@ -132,21 +138,15 @@ def split(cell: schedule.Row) -> tuple[Any, Any]:
     Raises:
         ValueError: what is wrong with model, method or shape.
     """
-    method, plain = (
-        methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"]),
-        encoder(cell["model"]),
-    )
-    most = plain.config.max_positions - plain.config.offset
-    if not (1 <= cell["length"] <= most and cell["batch"] >= 1):
-        got = f"{cell['batch']} of {cell['length']}"
+    method = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"])
+    plain = encoder(cell["model"])
+    longest = plain.config.max_positions - plain.config.offset
+    if not (1 <= cell["length"] <= longest and cell["batch"] >= 1):
         raise ValueError(
-            f"expected at least 1 row of 1 to {most} tokens, {cell['model']}'s positions; got {got}"
+            f"expected at least 1 row of 1 to {longest} tokens, {cell['model']}'s "
+            f"positions; got {cell['batch']} of {cell['length']}"
         )
-    model = jax.eval_shape(method.adapt, jax.random.key(0), plain)
-    trainable, frozen = tree.split(model, methods.mask(model, method))
-    return trainable, jax.eval_shape(
-        lambda leaves: precision.cast_kernels(leaves, cell["compute"]), frozen
-    )
+    return step_memory.split_shapes(plain, method, cell["compute"])
 
 
 def check(cells: Sequence[schedule.Row]) -> None:
@@ -167,8 +167,8 @@ def step(cell: schedule.Row) -> dict[str, int]:
     shape = {name: cell[name] for name in ("batch", "length")}
     shape["compute_dtype"] = cell["compute"]
     predicted, compiled = (
-        step_memory.predict(trainable, frozen, **shape),
-        step_memory.compiled(trainable, frozen, **shape),
+        step_memory.predict_memory(trainable, frozen, **shape),
+        compiled_step.compiled_bytes(trainable, frozen, **shape),
     )
     whole = {
         "temporary": predicted.total - predicted.weights - predicted.optimizer,
@@ -198,7 +198,7 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
         steps.setdefault(_place(row)[:2], []).append(row)
     tables = [summary(group) for group in steps.values()]
     drawn = figure(next(iter(steps.values()))) if steps else None
-    if (bars := llama_memory.figure(rows)) is not None:
+    if (bars := qlora_memory.figure(rows)) is not None:
         results.write(out / SECOND, results.png(bars))
     markdown = "\n".join(
         [
@@ -206,7 +206,7 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
             *map(section, tables),
             WHY,
             *published(rows),
-            *llama_memory.section(rows, SECOND),
+            *qlora_memory.section(rows, SECOND),
         ]
     )
     return results.render(
@@ -311,10 +311,10 @@ def figure(group: list[schedule.Row]) -> Any:
     panels: dict[str, dict[str, list[Bar]]] = {}
     for row in group:
         at, said = row["config"], row["metrics"]
-        predicted = step_memory.Memory(
+        predicted = step_memory.StepMemory(
             **{
                 name: int(said[f"predicted/{name}"])
-                for name in step_memory.Memory._fields
+                for name in step_memory.StepMemory._fields
             }
         )
         parts = {PARTS[name]: size / 1e6 for name, size in predicted.fullest.items()}
@@ -340,6 +340,94 @@ def stored(rows: list[schedule.Row], by: str, **only: str) -> dict[str, Any]:
     }
 
 
+class Published(NamedTuple):
+    """A published number beside ours; `verdict` is one of `claims.VALUES`."""
+
+    claim: str
+    what: str
+    paper: str
+    ours: str
+    precision: str
+    verdict: str
+
+
+class Measure(NamedTuple):
+    """What a claim is about, and how it is computed from `compare_with_lora`."""
+
+    title: str
+    unit: str
+    compute: Callable[[Mapping[str, float]], float]
+
+
+def ratio(part: str) -> Callable[[Mapping[str, float]], float]:
+    """Full fine-tuning over LoRA."""
+    return lambda stored: stored[f"full/{part}"] / stored[f"lora/{part}"]
+
+
+def adapted_models(stored: Mapping[str, float]) -> float:
+    """GB of the model and 100 of its adapters."""
+    return (stored["full/checkpoint"] + 100 * stored["lora/checkpoint"]) / 1e9
+
+
+MEASURES = {
+    "L3": Measure("memory, full fine-tuning", "TB", lambda at: at["full/total"] / 1e12),
+    "L2": Measure("memory, full / LoRA", "x", ratio("total")),
+    "L15": Measure(
+        "memory saved, up to", "", lambda at: 1 - at["lora/total"] / at["full/total"]
+    ),
+    "L4": Measure("memory, LoRA", "GB", lambda at: at["lora/total"] / 1e9),
+    "L5": Measure("checkpoint, full", "GB", lambda at: at["full/checkpoint"] / 1e9),
+    "L6": Measure("checkpoint, LoRA", "MB", lambda at: at["lora/checkpoint"] / 1e6),
+    "L7": Measure("checkpoint, full / LoRA", "x", ratio("checkpoint")),
+    "L8": Measure("100 adapted models", "GB", adapted_models),
+}
+# On the precision, which the paper does not say.
+DEPENDENT = ("L2", "L3", "L15")
+
+
+def section_4_2(by_precision: Mapping[str, Mapping[str, float]]) -> list[Published]:
+    """The paper's numbers on GPT-3 175B beside ours, from `compare_with_lora`.
+
+    Ours are those of FP16, or of the nearest precision where it matters. Without FP16
+    there are no claims.
+    """
+    if HALF.name not in by_precision:
+        return []
+    published = paper.claims().published_value
+    return [
+        judge(claim, measure, published[claim], by_precision)
+        for claim, measure in MEASURES.items()
+    ]
+
+
+def judge(
+    claim: str,
+    measure: Measure,
+    value: Any,
+    by_precision: Mapping[str, Mapping[str, float]],
+) -> Published:
+    """A claim of section 4.2, whose value is a number or a fraction such as `2/3`."""
+    printed = (
+        f"{value:g}" if isinstance(value, float) else f"{float(Fraction(value)):.2f}"
+    )
+    names = [HALF.name]
+    if claim in DEPENDENT:
+        names = [name for name in PRECISIONS if name in by_precision]
+    values = {name: measure.compute(by_precision[name]) for name in names}
+    nearest = min(values, key=lambda name: abs(values[name] - float(printed)))
+    verdict = qlora_memory.judge_value(values[nearest], printed)
+    if claim in DEPENDENT and verdict == "equal":
+        verdict = "fitted"
+    return Published(
+        claim=claim,
+        what=measure.title,
+        paper=f"{printed} {measure.unit}".strip(),
+        ours=f"{values[nearest]:.4g} {measure.unit}".strip(),
+        precision=nearest,
+        verdict=verdict,
+    )
+
+
 def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
     """The papers' claims on GPT-3 175B and LLaMA."""
     found = section_4_2(stored(rows, "precision", architecture=GPT3))
@@ -352,7 +440,7 @@ def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
         )
         for at in found
     ]
-    return ours + llama_memory.verdicts(rows)
+    return ours + qlora_memory.verdicts(rows)
 
 
 def published(rows: list[schedule.Row]) -> list[str]:
@@ -366,7 +454,7 @@ def published(rows: list[schedule.Row]) -> list[str]:
     ways = [
         {
             "precision": name,
-            "bytes each": PRECISIONS[name].learning,
+            "bytes each": PRECISIONS[name].trainable,
             "full, TB": at["full/total"] / 1e12,
             "full, TiB": at["full/total"] / 2**40,
             "LoRA, GB": at["lora/total"] / 1e9,
@@ -427,7 +515,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(steps)} steps to compile", flush=True)
     for cell in missing:
         began = time.monotonic()
-        formula = llama_memory.step if "base" in cell else compare
+        formula = llama_memory.step_bytes if "base" in cell else compare_with_lora
         metrics = step(cell) if cell in steps else formula(**cell)
         seconds = round(time.monotonic() - began, 3)
         results.record(

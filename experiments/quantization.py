@@ -26,13 +26,16 @@ from tyro.conf import OmitArgPrefixes
 
 from lora_jax import methods, quant, results
 from lora_jax.accounting import step_time
-from lora_jax.accounting.storage import TYPES, published, sizes, stored
+from lora_jax.accounting.storage import FORMATS, storage_metrics, store_base
 from lora_jax.experiment import cli, run, schedule
+from lora_jax.paper.qlora import scores_by_format
 from lora_jax.quant.formats import CODECS
 from lora_jax.results import plots
 from lora_jax.results.claims import Verdict, as_good, effect
 
 NAME = "quantization"
+# The rows spell nf4_double with a hyphen.
+TYPES = {name.replace("_", "-"): storage for name, storage in FORMATS.items()}
 
 
 @dataclass(frozen=True)
@@ -149,15 +152,15 @@ def measure(
     method = methods.lora(config.targets, config.rank)
     shape = {"batch": config.setup.batch, "length": config.length}
     steps = [
-        step_time.training_step(
-            stored(model, cell["type"]),
+        step_time.compile_step(
+            store_base(model, TYPES[cell["type"]]),
             method,
             **shape,
-            compute_dtype=TYPES[cell["type"]].dtype,
+            compute_dtype=TYPES[cell["type"]].compute_dtype,
         )
         for cell in cells
     ]
-    seconds = step_time.interleaved(steps, config.steps)
+    seconds = step_time.time_in_turn(steps, config.steps)
     return [
         {
             "config": cell,
@@ -165,8 +168,8 @@ def measure(
             "provenance": run.began(),
             "metrics": {
                 "step/seconds": statistics.median(taken),
-                "step/peak": step.facts["peak"],
-                "step/temporary": step.facts["temporary"],
+                "step/peak": step.sizes["peak"],
+                "step/temporary": step.sizes["temporary"],
             },
         }
         for cell, step, taken in zip(cells, steps, seconds, strict=True)
@@ -182,8 +185,8 @@ def scored(trained: schedule.Trained, config: schedule.Row) -> schedule.Row:
         if not key.startswith("validation/")
     }
     if config["part"] == "alone":
-        cell = {**row["config"], "compute": TYPES[name].dtype}
-        model = stored(trained.model, name)
+        cell = {**row["config"], "compute": TYPES[name].compute_dtype}
+        model = store_base(trained.model, TYPES[name])
         splits = {key.partition("/")[0] for key in metrics} or {"validation"}
         found = {split: run.score(cell, model, split) for split in sorted(splits)}
         metrics = {
@@ -217,7 +220,7 @@ def points(
         if (how := quant.FORMATS.get(TYPES[t].quantize)) and CODECS[how.codec].bits == 4
     ]
     blocked = [(t, None) for t in types] + [(t, b) for t in four for b in config.blocks]
-    type_of = {(TYPES[t].quantize, TYPES[t].dtype): t for t in types}
+    type_of = {(TYPES[t].quantize, TYPES[t].compute_dtype): t for t in types}
     return {
         "alone": [
             {**cell, "part": "alone", "type": t}
@@ -394,6 +397,12 @@ def render(rows: list[schedule.Row], out: Path) -> list[Path]:
     )
 
 
+def published() -> pd.DataFrame:
+    """The paper's own values by our data types."""
+    scores = scores_by_format().rename(columns={"format": "type"})
+    return scores.assign(type=scores["type"].str.replace("_", "-"))
+
+
 def figure(table: pd.DataFrame):
     """Both scores of each data type."""
     names = [
@@ -517,7 +526,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     base = run.bench(trainings[0]).model
     for at in missing["sizes"]:
-        metrics = sizes(base, at["type"], at["block"])
+        metrics = storage_metrics(base, TYPES[at["type"]], at["block"])
         results.record(
             path, {"config": at, "metrics": metrics, "provenance": run.began()}
         )

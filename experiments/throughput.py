@@ -18,6 +18,7 @@ import pandas as pd
 
 from lora_jax import methods, models, paper, results
 from lora_jax.accounting import step_time
+from lora_jax.accounting.peft_step import peft_step
 from lora_jax.experiment import cli, provenance, schedule
 from lora_jax.results.claims import Verdict, effect
 
@@ -81,7 +82,7 @@ def ours(cell: schedule.Row) -> step_time.Step:
     """The library's own training step, compiled for the cell."""
     model, _ = models.load(cell["model"])
     method = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"])
-    return step_time.training_step(
+    return step_time.compile_step(
         model,
         method,
         batch=cell["batch"],
@@ -92,66 +93,16 @@ def ours(cell: schedule.Row) -> step_time.Step:
 
 def peft(cell: schedule.Row) -> step_time.Step:
     """The same step in torch + peft, on a random model of the same shape."""
-    try:
-        import torch
-        from peft import LoraConfig, TaskType, get_peft_model
-        from transformers import BertConfig, BertForSequenceClassification
-    except ImportError as error:
-        raise ValueError(
-            f"--peer peft needs torch, transformers and peft: pip install -e '.[peers]' ({error})"
-        ) from None
-    shape = models.load(cell["model"])[0].config
-    if shape.kind != "bert":
-        raise ValueError(
-            f"--peer peft: expected a model of the BERT family, got {shape.kind}"
-        )
-    torch.manual_seed(0)
-    none: dict[str, Any] = {
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
-    model: Any = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=shape.vocabulary,
-            hidden_size=shape.width,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            intermediate_size=shape.ffn,
-            max_position_embeddings=shape.max_positions,
-            **none,
-        )
+    model, _ = models.load(cell["model"])
+    targets = cell["targets"].split(",") if cell["method"] == "lora" else ()
+    return peft_step(
+        model.config,
+        targets=targets,
+        rank=cell["rank"],
+        batch=cell["batch"],
+        length=cell["length"],
+        compute_dtype=cell["compute"],
     )
-    if cell["method"] == "lora":
-        model = get_peft_model(
-            model,
-            LoraConfig(
-                task_type=TaskType.SEQ_CLS,
-                r=cell["rank"],
-                lora_alpha=16,
-                target_modules=cell["targets"].split(","),
-            ),
-        )
-    learning = [
-        parameter for parameter in model.train().parameters() if parameter.requires_grad
-    ]
-    optimizer = torch.optim.AdamW(learning, lr=1e-3)
-    batch = step_time.random_batch(cell["batch"], cell["length"], shape.vocabulary)
-    tokens, labels = torch.tensor(batch.tokens).long(), torch.tensor(batch.label).long()
-
-    def step():
-        with torch.autocast(
-            "cpu", dtype=torch.bfloat16, enabled=cell["compute"] == "bfloat16"
-        ):
-            loss = model(
-                input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels
-            ).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    count = sum(parameter.numel() for parameter in learning)
-    return step_time.Step(step, {"optimizer": 8 * count, "checkpoint": 4 * count})
 
 
 FRAMEWORKS = {"lora_jax": ours, "peft": peft}
@@ -162,7 +113,7 @@ def measure(cells: Sequence[schedule.Row]) -> list[schedule.Row]:
     steps = [FRAMEWORKS[cell["framework"]](cell) for cell in cells]
     rows = []
     for cell, step, taken in zip(
-        cells, steps, step_time.interleaved(steps, cells[0]["steps"]), strict=True
+        cells, steps, step_time.time_in_turn(steps, cells[0]["steps"]), strict=True
     ):
         median = statistics.median(taken)
         metrics = {
@@ -170,7 +121,7 @@ def measure(cells: Sequence[schedule.Row]) -> list[schedule.Row]:
             "step/tokens_per_second": cell["batch"] * cell["length"] / median,
         }
         metrics |= {
-            f"memory/{name}_mb": value / 1e6 for name, value in step.facts.items()
+            f"memory/{name}_mb": value / 1e6 for name, value in step.sizes.items()
         }
         rows.append(
             {

@@ -8,7 +8,7 @@ What the paper does not say, such as an adapter's r, is fitted to the count and 
     python experiments/trainable_params.py --budget 18900000 --architecture gpt3-175b --targets query,value
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from pathlib import Path
@@ -152,45 +152,6 @@ CONFIGURATIONS = {
     for count in counts.split()
 }
 
-TARGETS = {"r_q": "query", "r_k": "key", "r_v": "value", "r_o": "output"}
-METHODS: dict[str, Callable[..., accounting.Method]] = {
-    "Fine-Tune": lambda given: accounting.FineTune(),
-    "FTTop2": lambda given: accounting.FineTune(blocks=2),
-    "BitFit": lambda given: accounting.BitFit(),
-    "PrefixEmbed": lambda given: accounting.Prefix(given["l_p"], given["l_i"]),
-    "PrefixLayer": lambda given: accounting.Prefix(
-        given["l_p"], given["l_i"], every_layer=True
-    ),
-    "AdapterH": lambda given: accounting.Adapter(given["r"]),
-    "AdapterL": lambda given: accounting.Adapter(given["r"], per_block=1, norms=1),
-    "AdapterP": lambda given: accounting.Adapter(given["r"], per_block=1),
-    "AdapterD": lambda given: accounting.Adapter(
-        given["r"], per_block=1, blocks=given.get("blocks")
-    ),
-    "LoRA": lambda given: accounting.LoRA(
-        ",".join(TARGETS[name] for name in given if name in TARGETS), given["rank"]
-    ),
-    "LoRA+PE": lambda given: accounting.Both(
-        METHODS["LoRA"](given), METHODS["PrefixEmbed"](given)
-    ),
-    "LoRA+PL": lambda given: accounting.Both(
-        METHODS["LoRA"](given), METHODS["PrefixLayer"](given)
-    ),
-}
-
-
-def method_of(count: Count) -> accounting.Method:
-    """The method of a published count; hyperparameters are as in Table 15, `r_q=r_v=8,l_p=8,l_i=4` or `-`."""
-    given = {}
-    for part in (
-        count.hyperparameters.split(",") if count.hyperparameters != "-" else ()
-    ):
-        *names, value = part.split("=")
-        given |= dict.fromkeys(
-            ["rank", *names] if names[0] in TARGETS else names, int(value)
-        )
-    return METHODS[count.method](given)
-
 
 def judged(count: int, printed: str) -> dict[str, Any]:
     """The verdict on a count, printed as `0.35M` or `175,255.8M`, and its difference from the published one in %."""
@@ -212,7 +173,10 @@ def judged(count: int, printed: str) -> dict[str, Any]:
 
 def row(count: Count) -> dict[str, Any]:
     """The count's results row, without provenance; where it is unexplained, with what is known of the reason."""
-    method, architecture = method_of(count), MODELS[count.model]
+    method, architecture = (
+        accounting.parse_method(count.method, count.hyperparameters),
+        MODELS[count.model],
+    )
     closed = accounting.trainable_parameters(method, architecture)
     tree = accounting.tree_parameters(method, architecture)
     said = judged(closed, count.published)

@@ -1,20 +1,25 @@
-"""What an adaptation costs: parameters, bytes and seconds."""
+"""What an adaptation costs: parameters, bytes and seconds.
 
+Parameter counts are exported here. Bytes and seconds are in modules of their own:
+`storage`, `optimizer_states`, `step_memory` with `activations` and `compiled_step`,
+`llama_memory`, and `step_time` with `peft_step`.
+"""
+
+from lora_jax.accounting.architectures import ARCHITECTURES, Architecture
+from lora_jax.accounting.budget import Fit, affordable_rank, rank_for
 from lora_jax.accounting.parameters import (
-    ARCHITECTURES,
     Adapter,
-    Architecture,
     BitFit,
     Both,
     FineTune,
     LoRA,
     Method,
     Prefix,
-    rank_for,
     total_parameters,
     trainable_parameters,
     tree_parameters,
 )
+from lora_jax.accounting.table_notation import parse_method
 
 __all__ = [
     "ARCHITECTURES",
@@ -23,9 +28,12 @@ __all__ = [
     "BitFit",
     "Both",
     "FineTune",
+    "Fit",
     "LoRA",
     "Method",
     "Prefix",
+    "affordable_rank",
+    "parse_method",
     "rank_for",
     "total_parameters",
     "trainable_parameters",

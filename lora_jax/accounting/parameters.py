@@ -1,109 +1,102 @@
-"""How many parameters a method trains: the closed forms of the LoRA paper, and a count of the parameter tree itself.
+"""How many parameters a method trains, by the closed forms of the LoRA paper.
 
-Hu et al. 2021 (arXiv 2106.09685v2), section 5.1. Letters: L layers, d width, f feed-forward, r rank. As in the paper a task's head
-is never counted, though it learns too. A method is a value: `trainable_parameters(LoRA("query,value", 4), "gpt3-175b")`.
+Hu et al. 2021 (arXiv 2106.09685v2), section 5.1. As in the paper, the head of a task is
+never counted, though it is trained too. A method is a value:
+`trainable_parameters(LoRA("query,value", 4), "gpt3-175b")`. `tree_parameters` counts
+the same on the library's own model.
+
+Letters: L layers, d width, f feed-forward width, r rank.
 """
 
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from lora_jax import methods, tree
-from lora_jax.models import bert, gpt2
+from lora_jax.accounting.architectures import (
+    MODEL_FAMILIES,
+    Architecture,
+    abstract_model,
+    find_architecture,
+)
 
 
-class Architecture(NamedTuple):
-    """The sizes of a transformer; 0 for a table its family does not have."""
+class _Surroundings(NamedTuple):
+    """What an architecture has beside tables and blocks.
 
-    name: str
-    family: str  # "bert", "roberta", "deberta" or "gpt2"
-    layers: int
-    width: int
-    heads: int
-    ffn: int
-    vocabulary: int
-    max_positions: int  # rows of the table of positions; DeBERTa's are relative
-    segments: int
-
-
-ARCHITECTURES = {
-    sizes.name: sizes
-    for sizes in (
-        Architecture("minilm-l6", "bert", 6, 384, 12, 1536, 30522, 512, 2),
-        Architecture("roberta-base", "roberta", 12, 768, 12, 3072, 50265, 514, 1),
-        Architecture("roberta-large", "roberta", 24, 1024, 16, 4096, 50265, 514, 1),
-        Architecture("deberta-v2-xxl", "deberta", 48, 1536, 24, 6144, 128100, 512, 0),
-        Architecture("gpt2", "gpt2", 12, 768, 12, 3072, 50257, 1024, 0),
-        Architecture("gpt2-medium", "gpt2", 24, 1024, 16, 4096, 50257, 1024, 0),
-        Architecture("gpt2-large", "gpt2", 36, 1280, 20, 5120, 50257, 1024, 0),
-        Architecture("gpt3-175b", "gpt2", 96, 12288, 96, 49152, 50257, 2048, 0),
-    )
-}
-
-
-class _Rest(NamedTuple):
-    """What there is beside tables and blocks: how many d x d matrices and vectors of d, and how many of these are biases."""
+    Numbers of d x d matrices and of vectors of d, and how many of these are biases.
+    """
 
     matrices: int
     vectors: int
     biases: int
 
 
-_REST = {
-    "bert": _Rest(1, 3, 2),  # the embeddings' norm, the pooler
-    "roberta": _Rest(0, 2, 1),  # the embeddings' norm
-    "deberta": _Rest(
-        3, 7, 4
-    ),  # the norms of embeddings and positions; a convolution over three tokens, and its norm
-    "gpt2": _Rest(0, 2, 1),  # the last norm
+_SURROUNDINGS = {
+    # The norm of the embeddings, and the pooler.
+    "bert": _Surroundings(matrices=1, vectors=3, biases=2),
+    # The norm of the embeddings.
+    "roberta": _Surroundings(matrices=0, vectors=2, biases=1),
+    # The norms of embeddings and positions, a convolution over three tokens, its norm.
+    "deberta": _Surroundings(matrices=3, vectors=7, biases=4),
+    # The last norm.
+    "gpt2": _Surroundings(matrices=0, vectors=2, biases=1),
 }
 
 
 @dataclass(frozen=True)
 class FineTune:
-    """Everything learns, or only the last `blocks` blocks (two in FT^Top2)."""
+    """Train everything, or only the last `blocks` blocks (two in FT^Top2)."""
 
     blocks: int | None = None
 
-    def count(self, a: Architecture) -> int:
-        d, rest = a.width, _REST[a.family]
-        block = 4 * d * d + 2 * d * a.ffn + 9 * d + a.ffn
+    def count(self, sizes: Architecture) -> int:
+        d, f = sizes.width, sizes.ffn
+        block = 4 * d * d + 2 * d * f + 9 * d + f
         if self.blocks is not None:
-            return _blocks(self.blocks, a) * block
-        tables = (a.vocabulary + a.max_positions + a.segments) * d
-        return tables + a.layers * block + rest.matrices * d * d + rest.vectors * d
+            return _adapted_blocks(self.blocks, sizes) * block
+        rows = sizes.vocabulary + sizes.max_positions + sizes.segments
+        surroundings = _SURROUNDINGS[sizes.family]
+        beside = surroundings.matrices * d * d + surroundings.vectors * d
+        return rows * d + sizes.layers * block + beside
 
 
 @dataclass(frozen=True)
 class BitFit:
-    """The bias vectors learn, the norms' too."""
+    """Train the bias vectors, those of the norms included."""
 
-    def count(self, a: Architecture) -> int:
-        return a.layers * (7 * a.width + a.ffn) + _REST[a.family].biases * a.width
+    def count(self, sizes: Architecture) -> int:
+        block = 7 * sizes.width + sizes.ffn
+        beside = _SURROUNDINGS[sizes.family].biases * sizes.width
+        return sizes.layers * block + beside
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """l_p tokens before the prompt and l_i after it: d (l_p + l_i) for their embeddings, or L times that for every layer."""
+    """Train l_p tokens before the prompt and l_i after it.
+
+    They have d (l_p + l_i) parameters as embeddings, and L times that if `every_layer`
+    has its own.
+    """
 
     prefix: int
     infix: int = 0
     every_layer: bool = False
 
-    def count(self, a: Architecture) -> int:
-        _at_least(0, prefix=self.prefix, infix=self.infix)
-        return (
-            (a.layers if self.every_layer else 1) * a.width * (self.prefix + self.infix)
-        )
+    def count(self, sizes: Architecture) -> int:
+        _check_at_least(0, prefix=self.prefix, infix=self.infix)
+        layers = sizes.layers if self.every_layer else 1
+        return layers * sizes.width * (self.prefix + self.infix)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Bottlenecks of r with biases, `per_block` of them and `norms` trained LayerNorms in each of `blocks` blocks (all by default).
+    """Train bottlenecks of width r with biases, and some LayerNorms.
 
-    Adapter^H has 2 per block (the default), ^P 1, ^L 1 and a norm, ^D 1 in some of the blocks.
+    Each of `blocks` blocks (all by default) has `per_block` bottlenecks and `norms`
+    trained LayerNorms. Adapter^H has 2 per block (the default), ^P has 1, ^L has 1 and
+    a norm, ^D has 1 in some of the blocks.
     """
 
     rank: int
@@ -111,166 +104,147 @@ class Adapter:
     norms: int = 0
     blocks: int | None = None
 
-    def count(self, a: Architecture) -> int:
-        _at_least(1, rank=self.rank, per_block=self.per_block)
-        _at_least(0, norms=self.norms)
-        bottleneck = 2 * a.width * self.rank + self.rank + a.width
-        return _blocks(self.blocks, a) * (
-            self.per_block * bottleneck + self.norms * 2 * a.width
-        )
+    def count(self, sizes: Architecture) -> int:
+        _check_at_least(1, rank=self.rank, per_block=self.per_block)
+        _check_at_least(0, norms=self.norms)
+        bottleneck = 2 * sizes.width * self.rank + self.rank + sizes.width
+        norm = 2 * sizes.width
+        block = self.per_block * bottleneck + self.norms * norm
+        return _adapted_blocks(self.blocks, sizes) * block
 
 
 @dataclass(frozen=True)
 class LoRA:
-    """A and B of rank r on the targets (`query,value`) of every layer: r (i + o) for a matrix of i x o, no biases."""
+    """Train A and B of rank r on the targets (`query,value`) of every layer.
+
+    They have r (i + o) parameters for a matrix of i x o, and no biases.
+    """
 
     targets: str = "query,value"
     rank: int = 8
 
-    def count(self, a: Architecture) -> int:
-        shapes = _shapes(self.targets, a)
-        _at_least(1, rank=self.rank)
-        if self.rank > (most := min(map(min, shapes))):
+    def count(self, sizes: Architecture) -> int:
+        shapes = target_shapes(self.targets, sizes)
+        _check_at_least(1, rank=self.rank)
+        largest = min(map(min, shapes))
+        if self.rank > largest:
             raise ValueError(
-                f"rank: expected 1 <= rank <= {most} for {self.targets} of {a.name}, got {self.rank}"
+                f"rank: expected 1 <= rank <= {largest} for {self.targets} of "
+                f"{sizes.name}, got {self.rank}"
             )
-        return a.layers * self.rank * sum(map(sum, shapes))
+        return sizes.layers * self.rank * sum(map(sum, shapes))
 
 
 @dataclass(frozen=True)
 class Both:
-    """Two methods at once: LoRA+PE, LoRA+PL."""
+    """Train two methods at once: LoRA+PE and LoRA+PL."""
 
     first: "Method"
     second: "Method"
 
-    def count(self, a: Architecture) -> int:
-        return self.first.count(a) + self.second.count(a)
+    def count(self, sizes: Architecture) -> int:
+        return self.first.count(sizes) + self.second.count(sizes)
 
 
 Method = FineTune | BitFit | Prefix | Adapter | LoRA | Both
 
 
 def trainable_parameters(method: Method, architecture: Architecture | str) -> int:
-    """How many parameters learn, the head's apart.
+    """Return how many parameters are trained, without those of the head.
 
     Raises:
-        ValueError: no such architecture or target, with those there are; a size out of range.
+        ValueError: no such architecture or target, with the candidates, or a size that
+            is out of range.
     """
-    return method.count(_architecture(architecture))
+    return method.count(find_architecture(architecture))
 
 
 def total_parameters(architecture: Architecture | str) -> int:
-    """All weights of the pretrained model, without a head: RoBERTa's pooler counts here, but a classifier has its head instead."""
-    a = _architecture(architecture)
-    return FineTune().count(a) + (
-        a.width * (a.width + 1) if a.family == "roberta" else 0
-    )
+    """Return how many weights the pretrained model has, without a head.
 
-
-class Fit(NamedTuple):
-    """The largest LoRA within a budget: its rank, the parameters it has, and what is left."""
-
-    rank: int
-    parameters: int
-    left: int
-
-
-def rank_for(budget: int, architecture: Architecture | str, targets: str) -> Fit:
-    """The largest r whose LoRA on the targets has at most `budget` parameters; at most the matrices' own rank.
+    RoBERTa's pooler is counted here; a classifier has its head in its place.
 
     Raises:
-        ValueError: not even r = 1 fits, with its cost; no such architecture or target.
+        ValueError: no such architecture.
     """
-    a = _architecture(architecture)
-    one = LoRA(targets, 1).count(a)
-    if budget < one:
-        raise ValueError(
-            f"budget: expected at least {one:,} parameters, what r = 1 on {targets} of {a.name} has; got {budget:,}"
-        )
-    rank = min(budget // one, *map(min, _shapes(targets, a)))
-    return Fit(rank, rank * one, budget - rank * one)
+    sizes = find_architecture(architecture)
+    total = FineTune().count(sizes)
+    if sizes.family == "roberta":
+        total += sizes.width * (sizes.width + 1)  # the pooler's matrix and bias
+    return total
 
 
 def tree_parameters(method: Method, architecture: Architecture | str) -> int | None:
-    """The same number counted on the tree of the library's own model, of which only shapes are made.
+    """Return `trainable_parameters`, counted on the library's own abstract model.
 
-    None where the library has not the model or the method.
+    None where the library does not have the model or the method.
+
+    Raises:
+        ValueError: no such architecture or target, or a rank that is out of range.
     """
-    a = _architecture(architecture)
+    sizes = find_architecture(architecture)
+    adaptation = _adaptation(method)
+    if adaptation is None or sizes.family not in MODEL_FAMILIES:
+        return None
+    model = abstract_model(sizes)
+    adapted = jax.eval_shape(adaptation.adapt, jax.random.key(0), model)
+    # Not methods.counts, which reads LoRA's scales to leave out idle directions: an
+    # abstract model has no values, and here no direction is idle.
+    mask = methods.mask(adapted, adaptation, head=False)
+    trainable, _ = tree.split(adapted, mask)
+    return tree.count(trainable)
+
+
+def _adaptation(method: Method) -> methods.Method | None:
+    """The library's own method for a formula; None if there is none."""
     match method:
         case FineTune(None):
-            adaptation = methods.full()
+            return methods.full()
         case BitFit():
-            adaptation = methods.bitfit()
+            return methods.bitfit()
         case LoRA(targets, rank):
-            adaptation = methods.lora(targets, rank)
+            return methods.lora(targets, rank)
         case _:
             return None
-    if a.family == "deberta":
-        return None
-    # Not methods.counts, which reads LoRA's scales: here they have no values, but neither is a direction stored in vain.
-    adapted = jax.eval_shape(adaptation.adapt, jax.random.key(0), _model(a))
-    return tree.count(
-        tree.split(adapted, methods.mask(adapted, adaptation, head=False))[0]
-    )
 
 
-@cache
-def _model(a: Architecture) -> Any:
-    """The architecture's model, every leaf a shape."""
-    names = ("layers", "width", "heads", "ffn", "vocabulary", "max_positions")
-    sizes: dict[str, Any] = {name: getattr(a, name) for name in names} | {
-        "epsilon": 1e-5,
-        "activation": "gelu",
-    }
-    if a.family == "gpt2":
-        init = partial(gpt2.init, config=gpt2.Config(**sizes))
-    else:
-        init = partial(
-            bert.init,
-            config=bert.Config(kind=a.family, segments=a.segments, pad=0, **sizes),
-            labels=2,
-        )
-    return jax.eval_shape(init, jax.random.key(0))
+def target_shapes(targets: str, sizes: Architecture) -> list[tuple[int, int]]:
+    """Return inputs and outputs (i, o) of each of the targets' matrices, once each.
 
-
-def _architecture(wanted: Architecture | str) -> Architecture:
-    if isinstance(wanted, Architecture):
-        return wanted
-    if wanted not in ARCHITECTURES:
-        raise ValueError(
-            f"architecture: expected one of {tree.near(wanted, list(ARCHITECTURES))}, got {wanted!r}"
-        )
-    return ARCHITECTURES[wanted]
-
-
-def _shapes(targets: str, a: Architecture) -> list[tuple[int, int]]:
-    """(i, o) of each target's matrix."""
-    d, f = a.width, a.ffn
-    known = {
-        **dict.fromkeys(("query", "key", "value", "output"), (d, d)),
+    Raises:
+        ValueError: a target that no block has, with those there are.
+    """
+    d, f = sizes.width, sizes.ffn
+    shapes = {
+        "query": (d, d),
+        "key": (d, d),
+        "value": (d, d),
+        "output": (d, d),
         "up": (d, f),
         "down": (f, d),
     }
     names = dict.fromkeys(name.strip() for name in targets.split(","))
-    if wrong := [name for name in names if name not in known]:
+    unknown = [repr(name) for name in names if name not in shapes]
+    if unknown:
         raise ValueError(
-            f"targets: expected names of {', '.join(known)}, got {', '.join(map(repr, wrong))}"
+            f"targets: expected names of {', '.join(shapes)}, got {', '.join(unknown)}"
         )
-    return [known[name] for name in names]
+    return [shapes[name] for name in names]
 
 
-def _blocks(blocks: int | None, a: Architecture) -> int:
-    if blocks is not None and not 1 <= blocks <= a.layers:
+def _adapted_blocks(blocks: int | None, sizes: Architecture) -> int:
+    """`blocks`, or all of them if it is None."""
+    if blocks is None:
+        return sizes.layers
+    if not 1 <= blocks <= sizes.layers:
         raise ValueError(
-            f"blocks: expected 1 <= blocks <= {a.layers} for {a.name}, got {blocks}"
+            f"blocks: expected 1 <= blocks <= {sizes.layers} for {sizes.name}, "
+            f"got {blocks}"
         )
-    return a.layers if blocks is None else blocks
+    return blocks
 
 
-def _at_least(least: int, **values: int) -> None:
-    if wrong := [
-        f"{name} = {value}" for name, value in values.items() if value < least
-    ]:
+def _check_at_least(least: int, **values: int) -> None:
+    wrong = [f"{name} = {value}" for name, value in values.items() if value < least]
+    if wrong:
         raise ValueError(f"expected at least {least}, got {', '.join(wrong)}")

@@ -3,7 +3,6 @@
 import errno
 import io
 import math
-import sys
 from dataclasses import asdict, replace
 
 import jax
@@ -13,7 +12,6 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 
 from lora_jax import methods, results, train, tree
-from lora_jax.accounting import training_time
 from lora_jax.experiment import run, schedule
 from lora_jax.experiment.progress import Display, clock
 
@@ -161,35 +159,8 @@ class TestErrors:
             schedule.run("sweep", tmp_path, [CELL], label, full)
         assert len(results.read(tmp_path / "sweep.jsonl")) == 1
 
-    def test_peers_that_are_not_installed(self, monkeypatch):
-        import throughput
-
-        monkeypatch.setitem(sys.modules, "torch", None)
-        with pytest.raises(
-            ValueError,
-            match=r"--peer peft needs torch, transformers and peft: pip install -e '.\[peers",
-        ):
-            throughput.peft({"model": "tiny", "method": "lora"})
-
 
 class TestTime:
-    def test_the_estimate_counts_operations(self, monkeypatch, tiny):
-        monkeypatch.setattr(training_time, "_speed", lambda: 1e6)
-        matrices = 2 * (
-            4 * 16 * 16 + 2 * 16 * 32
-        )  # two layers: four of attention, two of the MLP
-        tokens = {"train": 10, "validation": 20, "test": 30}
-        by_hand = matrices * (4 * 3 * 10 + 2 * 3 * 20 + 2 * 30) / 1e6
-        assert training_time.seconds(tiny(), tokens, 3, "bfloat16") == pytest.approx(
-            by_hand
-        )
-        assert training_time.seconds(tiny(), tokens, 3, "float32") == pytest.approx(
-            1.5 * by_hand
-        )
-
-    def test_the_measured_speed_is_one_of_a_machine(self):
-        assert 1e8 < training_time._speed() < 1e16
-
     @pytest.mark.parametrize(
         ("seconds", "text"), [(12.4, "12 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
     )

@@ -174,7 +174,7 @@ def test_what_is_fitted_is_equal_and_what_is_nearest_cannot_be(script, rows):
         other = count.hyperparameters.replace(
             f"{name}={value}", f"{name}={int(value) + change}", 1
         )
-        method = script.method_of(count._replace(hyperparameters=other))
+        method = accounting.parse_method(count.method, other)
         closed = accounting.trainable_parameters(method, script.MODELS[count.model])
         return script.judged(closed, count.published)
 

@@ -56,13 +56,6 @@ def test_biases_that_learn_too_are_paid_for():
     assert within.adapter <= 900 < above.adapter == within.adapter + 64
 
 
-@pytest.mark.parametrize(
-    ("budget", "one", "two", "rank"), [(8, 1, 2, 8), (9, 4, 8, 2), (4, 4, 8, 1)]
-)
-def test_highest(budget, one, two, rank):
-    assert script.highest(budget, one, two) == rank
-
-
 def test_a_budget_below_rank_one_says_what_that_costs():
     said = r"budget: expected at least what r = 1 costs \(128 for query,key, 128 for query,value, 256 for query.*\), got 100"
     with pytest.raises(ValueError, match=said):

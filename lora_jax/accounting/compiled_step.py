@@ -1,0 +1,70 @@
+"""What XLA says of the memory of a compiled training step.
+
+The model may be made of shapes: the step is compiled and not run.
+"""
+
+from typing import Any
+
+import jax
+
+from lora_jax import data, train
+from lora_jax.train import classification
+
+
+def compiled_bytes(
+    trainable: Any,
+    frozen: Any,
+    *,
+    batch: int,
+    length: int,
+    compute_dtype: str = "float32",
+) -> dict[str, int]:
+    """Return the bytes of a step's arguments and temporaries, and the total.
+
+    The total includes results that do not take an argument's place. Arguments are as
+    for `step_memory.predict_memory`.
+
+    Raises:
+        ValueError: the backend does not say.
+    """
+    config = train.step_config(train.TrainConfig(compute_dtype=compute_dtype))
+    state = jax.eval_shape(train.optimizer(config).init, trainable)
+    rows = abstract_batch(batch, length)
+    learning_rate = jax.ShapeDtypeStruct((), "float32")
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    arguments = trainable, state, frozen, rows, learning_rate, key
+    lowered = train.train_step.lower(
+        *arguments, loss=classification.loss, config=config
+    )
+    # XLA lays buffers out before it makes machine code. That code is not run and need
+    # not be good, which halves the time.
+    compiled = lowered.compile({"xla_backend_optimization_level": "0"})
+    analysis: Any = compiled.memory_analysis()
+    if analysis is None:
+        raise ValueError(
+            "expected a backend that says what memory a program takes, "
+            f"got {jax.default_backend()}"
+        )
+    arguments_size = analysis.argument_size_in_bytes
+    temporary_size = analysis.temp_size_in_bytes
+    new_results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return {
+        "arguments": arguments_size,
+        "temporary": temporary_size,
+        "total": arguments_size + temporary_size + new_results,
+    }
+
+
+def abstract_batch(batch: int, length: int) -> data.Batch:
+    """Return the shapes of `batch` rows of `length` tokens."""
+    tokens: Any = jax.ShapeDtypeStruct((batch, length), "int32")
+    integers: Any = jax.ShapeDtypeStruct((batch,), "int32")
+    weights: Any = jax.ShapeDtypeStruct((batch,), "float32")
+    return data.Batch(
+        tokens=tokens,
+        segments=tokens,
+        length=integers,
+        label=integers,
+        weight=weights,
+        index=integers,
+    )
