@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_jax import download
-from lora_jax.accounting import training_time
+from lora_jax.accounting import step_time
 from lora_jax.experiment import check, cli, process, provenance, schedule
 from lora_jax.experiment.config import (
     NO_METHOD,
@@ -234,6 +234,6 @@ def _estimate(run: RunConfig, benches: Workbenches) -> float:
     for split, prompts in bench.prompts.items():
         tokens[split] = len(prompts) * run.decode.beam * run.decode.new_tokens
     epochs = 0 if run.method == NO_METHOD else run.train.epochs
-    return training_time.seconds(
+    return step_time.estimate_seconds(
         bench.model, tokens, epochs, run.train.compute_dtype
     )

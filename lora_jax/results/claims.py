@@ -127,14 +127,24 @@ def verdict_on(difference: float, error: float = 0.0) -> str:
 
 def printed_value(value: float, printed: str) -> str:
     """Return the verdict on a number that a paper prints as `0.35M` or `175,255.8M`."""
-    digits = Decimal(printed[:-1].replace(",", ""))
-    scale = {"M": 10**6, "B": 10**9}[printed[-1]]
+    digits, scale = _printed_parts(printed)
     ours = Decimal(value) / scale
     if ours.quantize(digits, ROUND_HALF_UP) == digits:
         return EQUAL
     if ours.quantize(digits, ROUND_DOWN) == digits:
         return TRUNCATED
     return UNEXPLAINED
+
+
+def parse_printed(printed: str) -> float:
+    """Return the number that is printed as `0.35M` or `175,255.8M`."""
+    digits, scale = _printed_parts(printed)
+    return float(digits * scale)
+
+
+def _printed_parts(printed: str) -> tuple[Decimal, int]:
+    scale = {"M": 10**6, "B": 10**9}[printed[-1]]
+    return Decimal(printed[:-1].replace(",", "")), scale
 
 
 def _against(ours: Score, other: Score, error: float, unit: str, digits: int) -> str:

@@ -31,6 +31,7 @@ ERRORS = {
     "binomial": "± is the binomial standard error of one seed",
     "none": "",
 }
+LISTED_CLAIMS = 40  # more than these stand in the page's own tables
 DIGITS = 3  # decimals of a number whose column says nothing else
 AGREEMENT = 2.0  # standard errors of a difference
 
@@ -97,7 +98,7 @@ def markdown(report: Report, reference: Report | None = None) -> str:
         parts.append(f"## {section.title}")
         for block in section.blocks:
             parts.append(block if isinstance(block, str) else table(block))
-    if report.claims:
+    if 0 < len(report.claims) <= LISTED_CLAIMS:
         parts += ["## Claims", table(pd.DataFrame(report.claims))]
     texts = [part.strip() for part in parts]
     return "\n\n".join(text for text in texts if text) + "\n"
