@@ -1,22 +1,37 @@
-"""QLoRA's Figure 6: where the bytes of a training step of LLaMA go.
+"""QLoRA Figure 6: where do the bytes of a training step of LLaMA go?
 
-The formulas of `lora_jax.accounting.llama_memory` beside the published bars. Dettmers
-et al. 2023 (arXiv 2305.14314v1), pages 4 and 26. `memory.py` counts the rows and puts
-this page at the end of its own.
+What is there while QLoRA trains with r = 64 on all matrices of the blocks, on one
+sequence of 512 tokens with gradient checkpointing (Dettmers et al. 2023, arXiv
+2305.14314v1, pages 4 and 26), by the formulas of `lora_jax.accounting.llama_memory`. An
+MB is 2^20 bytes here, as in the paper. With L layers, h the width, f the feed-forward
+width and T tokens, S is the sum of inputs and outputs over the matrices of a block: 11 h
++ 3 f for query, key, value, output, gate, up and down.
+
+- *model*: these matrices in NF4 with block 64 and double quantization (4.127 bits);
+  embedding, head and norms in 16 bits.
+- *adapters*: 2 r L S bytes, in 16 bits. *weight gradient*: the same. *optimizer*: Adam's
+  two moments in FP32, 4 times that.
+- *input gradient*: of all these inputs and outputs, in 16 bits: 2 T S bytes, since
+  checkpointing has one block at a time.
+- *fitted*: what comes nearest: S = 18 h, and no double quantization (4.5 bits).
+
+The paper's input gradients are read off the bars, to 25 MB (7B) up to 140 MB (65B). Its
+weight gradients are not printed; their bars are as high as the adapters'. In the
+picture *label* is the total that the paper prints, in GB, times a thousand.
+
+    python experiments/qlora_memory.py
 """
 
-from collections.abc import Iterable, Sequence
-from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from lora_jax import paper
-from lora_jax.accounting.llama_memory import LLAMAS, PARTS
+from lora_jax import paper, results
+from lora_jax.accounting.llama_memory import LLAMAS, PARTS, step_bytes
+from lora_jax.experiment import Experiment, Measurement
 from lora_jax.paper.qlora import MB, figure6
-from lora_jax.results.claims import VALUES, Verdict
-from lora_jax.results.report import markdown
+from lora_jax.results import Claim, Comparison, Report, Section, claims
 from lora_jax.results.stacked_bars import Bar, Panel, stacked
 
 # The settings of the figure: r = 64 on every matrix of the blocks, and one sequence of
@@ -25,22 +40,63 @@ CONFIGS = [{"base": name, "rank": 64, "block": 64, "tokens": 512} for name in LL
 LARGEST = "LLaMA 65B"
 
 
-def metrics_by_model(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the metrics of each model; none while a row is missing."""
+@dataclass(frozen=True)
+class Options:
+    models: tuple[str, ...] = tuple(LLAMAS)
+    """Sizes of LLaMA."""
+
+
+PRESETS = {name: (Options(), None) for name in ("smoke", "quick", "full")}
+
+
+def measurements(options: Options, _base, _benches) -> list[Measurement]:
+    unknown = [name for name in options.models if name not in LLAMAS]
+    if unknown:
+        raise ValueError(
+            f"models: expected some of {', '.join(LLAMAS)}, got {', '.join(unknown)}"
+        )
+    chosen = [config for config in CONFIGS if config["base"] in options.models]
+    return [Measurement((), config, measure) for config in chosen]
+
+
+def measure(_trained, settings):
+    for setting in settings:
+        yield {"metrics": step_bytes(**setting)}
+
+
+def show(rows: list) -> Report:
+    metrics = metrics_by_model(rows)
+    lines = table(metrics)
+    digits = dict.fromkeys(lines.columns[2:], 1)
+    blocks = [results.table(lines, digits=digits)]
+    if len(metrics) == len(LLAMAS):
+        blocks.append(explanation(metrics, lines))
+    return Report(
+        title="Memory of a QLoRA step",
+        intro=__doc__,
+        sections=[Section("The paper's bars and ours, in MB", blocks)],
+        claims=figure6_claims(metrics, lines),
+        data=lines,
+        figures={"": figure(lines)},
+        comparison=Comparison(by=("model", "part"), value="ours", error=""),
+    )
+
+
+def metrics_by_model(rows: list) -> dict[str, dict[str, float]]:
+    """The metrics of each model that has a row, in the paper's order."""
     metrics = {}
-    for row in rows:
-        if row["config"] in CONFIGS:
-            metrics[row["config"]["base"]] = row["metrics"]
-    if len(metrics) < len(LLAMAS):
-        return {}
-    return {name: metrics[name] for name in LLAMAS}
+    for name in LLAMAS:
+        for row in rows:
+            if row["config"]["base"] == name:
+                metrics[name] = row["metrics"]
+    return metrics
 
 
-def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """A line for each model and part, in MB; empty while a row is missing."""
+def table(metrics_by_name: dict) -> pd.DataFrame:
+    """A line for each model and part, in MB."""
     published = figure6()
     lines = []
-    for name, metrics in metrics_by_model(rows).items():
+    for name, metrics in metrics_by_name.items():
         for part in (*PARTS, "total"):
             bar = published[name, part]
             ours, fitted = metrics[f"ours/{part}"] / MB, metrics[f"fitted/{part}"] / MB
@@ -57,15 +113,8 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def section(rows: Sequence[dict[str, Any]], picture: str) -> list[str]:
-    """The figure beside ours, and what explains the differences.
-
-    Nothing while a row is missing.
-    """
-    metrics = metrics_by_model(rows)
-    if not metrics:
-        return []
-    lines = table(rows)
+def explanation(metrics: dict, lines: pd.DataFrame) -> str:
+    """What explains the differences, in numbers of all models."""
     values = lines.set_index(["part", "model"]).to_dict()
     published = figure6()
     total = sum(published[LARGEST, part] for part in PARTS)
@@ -77,7 +126,7 @@ def section(rows: Sequence[dict[str, Any]], picture: str) -> list[str]:
         bars, fitted = values["paper"], values["fitted"]
         return in_words(bars[part, name] - fitted[part, name] for name in LLAMAS)
 
-    explained = EXPLAINED.format(
+    return EXPLAINED.format(
         far=in_words(-values["difference, %"]["model", name] for name in LLAMAS),
         bits=growth(MB),
         other=growth(10**6),
@@ -91,13 +140,6 @@ def section(rows: Sequence[dict[str, Any]], picture: str) -> list[str]:
         total=total / 1000,
         bytes=total * MB / 1e9,
     )
-    digits = dict.fromkeys(lines.columns[2:], 1)
-    return [
-        ASSUMED,
-        markdown(lines, digits=digits),
-        f"![Figure 6]({picture})\n",
-        explained,
-    ]
 
 
 def in_words(numbers: Iterable[float]) -> str:
@@ -120,20 +162,6 @@ def growth(mb: int) -> float:
     return 8 * (large_bytes - small_bytes) / parameters
 
 
-ASSUMED = """## QLoRA Figure 6: a step of LLaMA
-
-What is there while QLoRA trains with r = 64 on all matrices of the blocks, on one sequence of 512 tokens with gradient
-checkpointing. An MB is 2^20 bytes here, as in the paper. With L layers, h the width, f the feed-forward width and T tokens, S is
-the sum of inputs and outputs over the matrices of a block: 11 h + 3 f for query, key, value, output, gate, up and down.
-
-- *model*: these matrices in NF4 with block 64 and double quantisation (4.127 bits); embedding, head and norms in 16 bits.
-- *adapters*: 2 r L S bytes, in 16 bits. *weight gradient*: the same. *optimizer*: Adam's two moments in FP32, 4 times that.
-- *input gradient*: of all these inputs and outputs, in 16 bits: 2 T S bytes, since checkpointing has one block at a time.
-- *fitted*: what comes nearest: S = 18 h, and no double quantisation (4.5 bits).
-
-The paper's input gradients are read off the bars, to 25 MB (7B) up to 140 MB (65B). Its weight gradients are not printed; their
-bars are as high as the adapters'. In the picture *label* is the total that the paper prints, in GB, times a thousand.
-"""
 EXPLAINED = """- **Adapters and optimiser** are as printed, to the digit, with S = 18 h: 8 h for attention, 10 h for an MLP of two
   matrices, 4 h wide. LLaMA's has three, narrower ones, so that S is 19.1 h: 6 % more.
 - **The models' bars** are not explained: ours are {far} % below. But they grow by {bits:.2f} bits for each parameter
@@ -149,16 +177,11 @@ EXPLAINED = """- **Adapters and optimiser** are as printed, to the digit, with S
 """
 
 
-def figure(rows: Sequence[dict[str, Any]]) -> Figure | None:
-    """Stacked bars, the paper's with its label beneath, two models in a column.
-
-    All are on one scale. None while a row is missing.
-    """
-    if not metrics_by_model(rows):
-        return None
+def figure(lines: pd.DataFrame):
+    """Stacked bars on one scale, two models in a column; the paper's with its label."""
     panels = []
-    for name, lines in table(rows).groupby("model", sort=False):
-        values = lines.set_index("part").to_dict()
+    for name, part_lines in lines.groupby("model", sort=False):
+        values = part_lines.set_index("part").to_dict()
         bars = []
         for account in ("paper", "ours", "fitted"):
             parts = {}
@@ -168,65 +191,53 @@ def figure(rows: Sequence[dict[str, Any]]) -> Figure | None:
         bars[0] = bars[0]._replace(whole=values["paper"]["total"])
         panels.append(Panel(str(name), bars))
     columns = [panels[::2], panels[1::2]]
-    return stacked(columns, xlabel="MB of 2^20 bytes", whole="label")
+    rows = [column for column in columns if column]
+    return stacked(rows, xlabel="MB of 2^20 bytes", whole="label")
 
 
-def verdicts(rows: Sequence[dict[str, Any]]) -> list[Verdict]:
-    """Figure 6 by its totals, and the claim on 65B; nothing while a row is missing."""
-    metrics = metrics_by_model(rows)
-    if not metrics:
+def figure6_claims(metrics: dict, lines: pd.DataFrame) -> list[Claim]:
+    """Figure 6 by its totals, and the paper's words on 65B."""
+    if len(metrics) < len(LLAMAS):
         return []
-    return [_verdict_on_totals(rows), *_verdicts_on_65b(metrics[LARGEST])]
-
-
-def _verdict_on_totals(rows: Sequence[dict[str, Any]]) -> Verdict:
-    totals = table(rows).query("part == 'total'")
+    totals = lines[lines.part == "total"]
     printed = [f"{mb / 1000:.1f}" for mb in totals["paper"]]
     ours = [f"{mb / 1000:.1f}" for mb in totals["ours"]]
-    reached = []
+    verdicts = []
     for mb, bar in zip(totals["ours"], printed, strict=True):
-        reached.append(judge_value(mb / 1000, bar))
-    names = ", ".join(name.split()[1] for name in LLAMAS)
-    return Verdict(
-        "QLoRA Figure 6",
-        f"LLaMA {names} in all: {', '.join(printed)} GB",
-        f"{', '.join(ours)} GB; adapters as printed with 18 h",
-        # The worst of the four.
-        max(reached, key=list(VALUES).index),
-    )
+        verdicts.append(claims.near_value(mb / 1000, bar))
+    sizes = ", ".join(name.split()[1] for name in LLAMAS)
+    worst = max(verdicts, key=list(claims.VALUES).index)
+    statement = f"LLaMA {sizes} in all: {', '.join(printed)} GB"
+    evidence = f"{', '.join(ours)} GB; adapters as printed with 18 h"
+    result = [Claim("QLoRA Figure 6", statement, evidence, worst)]
+    return result + claims_on_65b(metrics[LARGEST])
 
 
-def _verdicts_on_65b(metrics: dict[str, float]) -> list[Verdict]:
-    claims = paper.claims().published_value
-    full_claim, qlora_claim = float(claims["Q1"]), float(claims["Q2"].strip("< "))
+def claims_on_65b(metrics: dict[str, float]) -> list[Claim]:
+    published = paper.claims().published_value
+    full_claim = float(published["Q1"])
+    qlora_claim = float(published["Q2"].strip("< "))
     full = metrics["full/total"] / 1e9
     qlora = (metrics["ours/total"] + metrics["sequence/inputs_of_blocks"]) / 1e9
     return [
-        Verdict(
+        Claim(
             "QLoRA section 1",
             f"memory, 65B, 16-bit fine-tuning: > {full_claim:g} GB (Q1)",
             f"{full:.1f} GB at 12 bytes each",
-            "fitted" if full > full_claim else "unexplained",
+            claims.FITTED if full > full_claim else claims.UNEXPLAINED,
         ),
-        Verdict(
+        Claim(
             "QLoRA section 1",
             f"memory, 65B, QLoRA: < {qlora_claim:g} GB (Q2)",
             f"{qlora:.1f} GB, inputs of blocks included",
-            "equal" if qlora < qlora_claim else "unexplained",
+            claims.EQUAL if qlora < qlora_claim else claims.UNEXPLAINED,
         ),
     ]
 
 
-def judge_value(value: float, printed: str) -> str:
-    """Return the verdict on a value beside a printed one, such as `350` or `0.67`.
+EXPERIMENT = Experiment(
+    "qlora_memory", PRESETS, measurements, show, description=__doc__
+)
 
-    It is equal or truncated at the last printed digit, near (within 10 %), or
-    unexplained.
-    """
-    published, exact = Decimal(printed), Decimal(value)
-    if exact.quantize(published, ROUND_HALF_UP) == published:
-        return "equal"
-    if exact.quantize(published, ROUND_DOWN) == published:
-        return "truncated"
-    is_near = abs(exact / published - 1) <= Decimal("0.1")
-    return "near" if is_near else "unexplained"
+if __name__ == "__main__":
+    EXPERIMENT.script()

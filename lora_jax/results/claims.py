@@ -136,6 +136,21 @@ def printed_value(value: float, printed: str) -> str:
     return UNEXPLAINED
 
 
+def near_value(value: float, printed: str) -> str:
+    """Return the verdict on a value beside a printed one, such as `350` or `0.67`.
+
+    It is equal or truncated at the last printed digit, near (within 10 %), or
+    unexplained.
+    """
+    published, exact = Decimal(printed), Decimal(value)
+    if exact.quantize(published, ROUND_HALF_UP) == published:
+        return EQUAL
+    if exact.quantize(published, ROUND_DOWN) == published:
+        return TRUNCATED
+    is_near = abs(exact / published - 1) <= Decimal("0.1")
+    return NEAR if is_near else UNEXPLAINED
+
+
 def parse_printed(printed: str) -> float:
     """Return the number that is printed as `0.35M` or `175,255.8M`."""
     digits, scale = _printed_parts(printed)
