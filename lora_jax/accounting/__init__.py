@@ -5,7 +5,11 @@ Parameter counts are exported here. Bytes and seconds are in modules of their ow
 `llama_memory`, and `step_time` with `peft_step`.
 """
 
-from lora_jax.accounting.architectures import ARCHITECTURES, Architecture
+from lora_jax.accounting.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    find_architecture,
+)
 from lora_jax.accounting.budget import Fit, affordable_rank, rank_for
 from lora_jax.accounting.parameters import (
     Adapter,
@@ -33,6 +37,7 @@ __all__ = [
     "Method",
     "Prefix",
     "affordable_rank",
+    "find_architecture",
     "parse_method",
     "rank_for",
     "total_parameters",
