@@ -93,7 +93,7 @@ class RunConfig:
             elif part == "run":
                 run_fields[name] = value
             else:
-                parts[part][FIELD_NAMES.get(name, name)] = value
+                parts[part][_field_names().get(name, name)] = value
         for part, values in parts.items():
             run_fields[part] = _replaced(getattr(self, part), values)
         return replace(self, options=options, **run_fields)
@@ -130,7 +130,6 @@ ROW_NAMES = {
     "beams": "beam",
     "no_repeat_ngram": "no_repeat",
 }
-FIELD_NAMES = {row: name for name, row in ROW_NAMES.items()}
 
 
 def part_of(name: str) -> str | None:
@@ -140,7 +139,7 @@ def part_of(name: str) -> str | None:
     """
     if name in RUN_FIELDS:
         return "run"
-    field_name = FIELD_NAMES.get(name, name)
+    field_name = _field_names().get(name, name)
     for part in PARTS:
         if field_name in _values(getattr(DEFAULT, part)):
             return part
@@ -221,6 +220,16 @@ def all_options() -> frozenset[str]:
     return frozenset(names)
 
 
+@cache
+def _field_names() -> Mapping[str, str]:
+    """The field of each row name, among the fields that the parts have now."""
+    names = {}
+    for part in PARTS:
+        for field_name in _values(getattr(DEFAULT, part)):
+            names[ROW_NAMES.get(field_name, field_name)] = field_name
+    return names
+
+
 def _values(part: Any) -> dict[str, Any]:
     """The fields of a dataclass or of a named tuple."""
     if isinstance(part, tuple):
@@ -229,7 +238,9 @@ def _values(part: Any) -> dict[str, Any]:
 
 
 def _replaced(part: Any, values: Mapping[str, Any]) -> Any:
-    return part._replace(**values) if isinstance(part, tuple) else replace(part, **values)
+    return (
+        part._replace(**values) if isinstance(part, tuple) else replace(part, **values)
+    )
 
 
 DEFAULT = RunConfig()
