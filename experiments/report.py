@@ -1,180 +1,80 @@
-"""Everything in one page: OUT/README.md, with every table and figure of ours beside the paper's, and the verdicts.
+"""All experiments on one index, drawn again from their rows alone.
 
-Made from rows alone: each experiment draws its own anew, and what they conclude is counted.
+    python experiments/report.py                  # the committed pages, from reference rows
+    python experiments/report.py --out results    # the pages of your own rows
 
-    python experiments/report.py
-    python experiments/report.py --out runs
+Without --out it draws results/reference/*/README.md, the index results/README.md, and
+the table in the repository's README.md.
 """
 
-import re
-import runpy
-from collections import Counter
-from collections.abc import Sequence
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
 
-import pandas as pd
+import tyro
 
-from lora_jax import results
-from lora_jax.experiment import cli, progress
-from lora_jax.results import claims
-from lora_jax.results.claims import Verdict
+from lora_jax.experiment import Experiment, process
+from lora_jax.experiment.experiment import REFERENCE, REPOSITORY
+from lora_jax.results import files, page
 
-HERE = Path(__file__)
+PICTURES = ("rank_sweep", "weight_selection", "subspace_similarity", "nlg")
+RESULTS = REPOSITORY / "results"
 
 
 @dataclass(frozen=True)
-class Config:
-    """There is nothing to train: presets only say which folder."""
-
-    preset: Literal["smoke", "quick", "full"] = "quick"
-    out: Path = Path("results")
-    """Folder of the rows; the page lands there too."""
-
-
-PRESETS = {
-    "smoke": Config("smoke", Path("results/smoke")),
-    "quick": Config(),
-    "full": Config("full"),
-}
+class Options:
+    out: Path | None = None
+    """Folder of rows; the committed reference rows without it."""
+    preset: str = "quick"
+    """smoke draws the rows in results/smoke."""
 
 
-class Study(NamedTuple):
-    """An experiment that has rows: its script's name, its docstring's first sentence, rows, what it drew, what it concludes."""
-
-    name: str
-    title: str
-    rows: list[dict[str, Any]]
-    text: str
-    verdicts: list[Verdict]
-
-
-def studies(out: Path) -> list[Study]:
-    """The experiments with rows in `out`, each drawn anew."""
-    found = []
-    for path in sorted(HERE.parent.glob("*.py")):
-        if path == HERE or not (rows := results.read(out / f"{path.stem}.jsonl")):
-            continue
-        script = runpy.run_path(str(path))
-        script["render"](rows, out)
-        title = " ".join(script["__doc__"].split("\n\n")[0].split())
-        concluded = script["verdicts"](rows) if "verdicts" in script else []
-        found.append(
-            Study(
-                path.stem, title, rows, (out / f"{path.stem}.md").read_text(), concluded
-            )
-        )
-    return found
+def experiments() -> list[Experiment]:
+    """The experiments of this folder, by name."""
+    values = []
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem != Path(__file__).stem:
+            values.append(importlib.import_module(path.stem).EXPERIMENT)
+    return values
 
 
-def page(found: Sequence[Study]) -> str:
-    """The whole page, in Markdown."""
-    return "\n".join(
-        [HEADER, counts(found), ran(found), concluded(found), *map(section, found)]
-    )
+def entries(folder: Path) -> list[page.Entry]:
+    """Draw every experiment that has rows in the folder, and return what it shows."""
+    result = []
+    for experiment in experiments():
+        rows = experiment.rows(folder)
+        if rows:
+            experiment.draw(folder)
+            report = experiment.report(rows)
+            question = page.first_sentence(experiment.description)
+            result.append(page.Entry(experiment.name, question, report, rows))
+    return result
 
 
-HEADER = """# Results
-
-Every experiment of this folder on one page, made by `python experiments/report.py` from the rows (`*.jsonl`) alone.
-
-**What compares.** A *value* (a parameter count, a size in bytes) means the same for the paper and for us, and must be equal. An
-*effect* (a trend, which of two is higher) is looked for on another, much smaller model and other data: its numbers do not compare,
-and an effect that is not seen is a finding.
-"""
-
-
-def counts(found: Sequence[Study]) -> str:
-    """How often each experiment reached each verdict."""
-    reached = {
-        study.name: Counter(verdict.verdict for verdict in study.verdicts)
-        for study in found
-    }
-    lines = [
-        {
-            "of": kind,
-            "verdict": name,
-            "meaning": meaning,
-            **{study: at[name] for study, at in reached.items() if at},
-        }
-        for kind, known in (("value", claims.VALUES), ("effect", claims.EFFECTS))
-        for name, meaning in known.items()
-    ]
-    return f"## Verdicts\n\n{results.markdown(pd.DataFrame(lines))}"
-
-
-def ran(found: Sequence[Study]) -> str:
-    """What ran when, on what, and for how long."""
-    lines = []
-    for study in found:
-        said = [row["provenance"] for row in study.rows]
-        machines = {
-            f"{at['machine']['cpu']}, {at['machine']['cores']} cores, {at['machine']['backend']}"
-            for at in said
-        }
-        spent = [
-            row["seconds"]
-            for row in study.rows
-            if isinstance(row.get("seconds"), int | float)
-        ]
-        dates = sorted({at["date"][:10] for at in said})
-        lines.append(
-            {
-                "experiment": f"[{study.name}](#{study.name.replace('_', '-')})",
-                "rows": len(study.rows),
-                "date": dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
-                "time": progress.clock(sum(spent)) if spent else "",
-                "commit": ", ".join(
-                    sorted(
-                        {at["commit"][:7] + ("+" if at["dirty"] else "") for at in said}
-                    )
-                ),
-                "jax": ", ".join(sorted({at["versions"]["jax"] for at in said})),
-                "machine": "; ".join(sorted(machines)),
-            }
-        )
-    note = "`+` after a commit: the code had changes that were not in it.\n"
-    return f"## What ran\n\n{results.markdown(pd.DataFrame(lines))}\n{note}"
-
-
-def concluded(found: Sequence[Study]) -> str:
-    """Every verdict in a line, but of experiments with more than a few: they have tables of their own below."""
-    every = [
-        {"experiment": study.name, **verdict._asdict()}
-        for study in found
-        for verdict in study.verdicts
-        if len(study.verdicts) <= FEW
-    ]
-    return (
-        f"## What came out\n\n{results.markdown(pd.DataFrame(every))}" if every else ""
-    )
-
-
-FEW = 40
-
-
-def section(study: Study) -> str:
-    """What an experiment drew, one level of headings down, under the name of its script."""
-    body = re.sub(r"(?m)^# .*\n+", "", study.text, count=1)
-    body = re.sub(r"(?m)^(#+ )", r"#\1", body)
-    return f"## {study.name.replace('_', ' ')}\n\n*{study.title}*\n\n{body}"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw everything anew and write the page.
+def main(arguments: list[str] | None = None) -> None:
+    """Draw the pages and the index.
 
     Raises:
-        ValueError: the folder has no rows.
+        ValueError: the folder has no rows of any experiment.
     """
-    out = cli.line(Config, PRESETS, __doc__, arguments).out
-    if not (found := studies(out)):
+    options = tyro.cli(Options, args=arguments, description=__doc__)
+    reference = RESULTS / REFERENCE
+    default = RESULTS / "smoke" if options.preset == "smoke" else reference
+    folder = options.out or default
+    drawn = entries(folder)
+    if not drawn:
         raise ValueError(
-            f"--out: expected a folder with rows of an experiment (*.jsonl), got {out}"
+            f"--out: expected a folder with rows of an experiment (*.jsonl), got "
+            f"{folder}"
         )
-    results.write(out / "README.md", page(found))
-    print(f"wrote {out / 'README.md'}: {', '.join(study.name for study in found)}")
+    is_reference = folder.resolve() == reference.resolve()
+    path = RESULTS / "README.md" if is_reference else folder / "README.md"
+    pages = REFERENCE if is_reference else "."
+    files.write_if_changed(path, page.index(drawn, PICTURES, pages).encode())
+    if is_reference:
+        page.update_readme(REPOSITORY / "README.md", drawn, f"results/{REFERENCE}")
+    print(f"wrote {path}: {', '.join(entry.name for entry in drawn)}")
 
 
 if __name__ == "__main__":
-    cli.script(main)
+    process.run_main(main)

@@ -1,287 +1,206 @@
-"""What LoRA saves in training: time, memory, optimiser state, checkpoint (the claims of LoRA's sections 1, 4.2 and 5.5).
+"""LoRA sections 1, 4.2 and 5.5: what does LoRA save of a training step?
 
-Times one training step of full fine-tuning and of LoRA on the same model and batch, interleaved, and takes the memory XLA says the
-compiled step needs. With `--peer peft` the same steps in torch + peft, in the same run. The paper: 25 % less time, a third of
-the memory, a 10,000 times smaller checkpoint, for GPT-3 175B on V100s; on a small model and a CPU only the kind of saving compares.
+Times one training step of full fine-tuning and of LoRA on the same model and batch,
+interleaved, and takes the memory XLA says the compiled step needs (arguments, results
+and temporaries; torch has no such number on CPU). The checkpoint is what has to be
+stored for a task, the head included. With `--peer peft` the same steps are timed in
+torch + peft, in the same sitting.
+
+Hu et al. 2021 (arXiv 2106.09685v2) save 25 % of the time, two thirds of the memory and
+all but a 10,000th of the checkpoint of GPT-3 175B on V100s: **a trend, not a comparison
+of values**; on a small model and a CPU only the kind of saving compares.
 
     python experiments/throughput.py
-    python experiments/throughput.py --peer peft          # needs pip install -e '.[peers]'
+    python experiments/throughput.py --peer peft      # needs pip install -e '.[peers]'
 """
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from lora_jax import methods, models, paper, results
-from lora_jax.accounting import step_time
 from lora_jax.accounting.peft_step import peft_step
-from lora_jax.experiment import cli, provenance, schedule
-from lora_jax.results.claims import Verdict, effect
+from lora_jax.accounting.step_time import Step, compile_step, time_in_turn
+from lora_jax.experiment import Experiment, Measurement
+from lora_jax.results import Claim, Comparison, Report, Section, claims
 
-NAME = "throughput"
+SOURCE = "LoRA section 4.2"
+AXES = ("framework", "compute", "method")
+METHODS = ("full", "lora")
+COLUMNS = {  # metric: title, digits
+    "step/seconds": ("step, ms", 1),
+    "step/tokens_per_second": ("tokens/s", 0),
+    "memory/peak_mb": ("peak, MB", 1),
+    "memory/optimizer_mb": ("optimizer, MB", 3),
+    "memory/checkpoint_mb": ("checkpoint, MB", 3),
+}
 
 
 @dataclass(frozen=True)
-class Config:
-    """Every flag has the value of the preset unless given."""
-
-    preset: Literal["smoke", "quick", "full"] = "quick"
-    """smoke: tiny random model, no network. quick: 10 steps of each. full: 30 steps of each."""
-    out: Path = Path("results")
-    """Folder of the rows and of what is drawn from them."""
+class Options:
     model: str = "minilm-l6"
     """Pretrained model: minilm-l6, a directory, or a hub id."""
     batch: int = 32
+    """Rows in a step."""
     length: int = 64
     """Tokens of each row, none of them padding."""
     targets: str = "query,value"
+    """LoRA's matrices."""
     rank: int = 8
-    computes: tuple[str, ...] = ("float32", "bfloat16")
-    """What matrix products are taken in."""
+    """LoRA's rank."""
+    computes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """Dtypes of matrix products."""
     steps: int = 10
-    """Timed steps of each, after two that are not; the median counts."""
+    """Timed steps of each kind, after two warm-up steps; the median counts."""
     peer: Literal["none", "peft"] = "none"
     """Time the same steps in torch + peft too."""
 
 
+SMOKE = Options(model="tiny", batch=4, length=16, rank=2, steps=3)
 PRESETS = {
-    "smoke": Config(
-        "smoke",
-        Path("results/smoke"),
-        model="tiny",
-        batch=4,
-        length=16,
-        rank=2,
-        steps=3,
-    ),
-    "quick": Config(),
-    "full": Config("full", steps=30),
+    "smoke": (SMOKE, None),
+    "quick": (Options(), None),
+    "full": (Options(steps=30), None),
 }
-METHODS = ("full", "lora")
+SHAPE = ("model", "batch", "length", "targets", "rank", "steps")
 
 
-def cells(config: Config) -> list[schedule.Row]:
-    """One cell for each framework, method and dtype of the products."""
-    common = {
-        name: getattr(config, name)
-        for name in ("model", "batch", "length", "targets", "rank", "steps")
-    }
-    return [
-        {**common, "framework": framework, "method": method, "compute": compute}
-        for framework in ("lora_jax", *([config.peer] if config.peer != "none" else []))
-        for compute in config.computes
-        for method in METHODS
-    ]
+def measurements(options: Options, _base, _benches) -> list[Measurement]:
+    shape = {name: getattr(options, name) for name in SHAPE}
+    frameworks = ["lora_jax"] if options.peer == "none" else ["lora_jax", options.peer]
+    items = []
+    for framework in frameworks:
+        for compute in options.computes:
+            for method in METHODS:
+                kind = {"framework": framework, "method": method, "compute": compute}
+                items.append(Measurement((), {**shape, **kind}, measure))
+    return items
 
 
-def ours(cell: schedule.Row) -> step_time.Step:
-    """The library's own training step, compiled for the cell."""
-    model, _ = models.load(cell["model"])
-    method = methods.make(cell["method"], targets=cell["targets"], rank=cell["rank"])
-    return step_time.compile_step(
-        model,
-        method,
-        batch=cell["batch"],
-        length=cell["length"],
-        compute_dtype=cell["compute"],
-    )
-
-
-def peft(cell: schedule.Row) -> step_time.Step:
-    """The same step in torch + peft, on a random model of the same shape."""
-    model, _ = models.load(cell["model"])
-    targets = cell["targets"].split(",") if cell["method"] == "lora" else ()
-    return peft_step(
-        model.config,
-        targets=targets,
-        rank=cell["rank"],
-        batch=cell["batch"],
-        length=cell["length"],
-        compute_dtype=cell["compute"],
-    )
-
-
-FRAMEWORKS = {"lora_jax": ours, "peft": peft}
-
-
-def measure(cells: Sequence[schedule.Row]) -> list[schedule.Row]:
-    """The rows of the cells. Their steps are interleaved, so that a machine that speeds up or slows down favours none."""
-    steps = [FRAMEWORKS[cell["framework"]](cell) for cell in cells]
-    rows = []
-    for cell, step, taken in zip(
-        cells, steps, step_time.time_in_turn(steps, cells[0]["steps"]), strict=True
-    ):
-        median = statistics.median(taken)
+def measure(_trained, settings):
+    """Time all steps in turn, so that a machine that slows down favors none."""
+    steps = [step_of(setting) for setting in settings]
+    times = time_in_turn(steps, settings[0]["steps"])
+    for setting, step, seconds in zip(settings, steps, times, strict=True):
+        median = statistics.median(seconds)
+        tokens = setting["batch"] * setting["length"]
         metrics = {
             "step/seconds": median,
-            "step/tokens_per_second": cell["batch"] * cell["length"] / median,
+            "step/tokens_per_second": tokens / median,
         }
-        metrics |= {
-            f"memory/{name}_mb": value / 1e6 for name, value in step.sizes.items()
-        }
-        rows.append(
-            {
-                "config": cell,
-                "metrics": metrics,
-                "seconds": taken,
-                "provenance": provenance.provenance(),
-            }
-        )
-    return rows
+        for name, size in step.sizes.items():
+            metrics[f"memory/{name}_mb"] = size / 1e6
+        yield {"metrics": metrics, "seconds": seconds}
 
 
-def render(rows: list[schedule.Row], out: Path) -> list[Path]:
-    """Draw out/throughput.md and .csv from the rows alone."""
-    sections, tables = [], []
-    for group in schedule.groups(rows, but=("framework", "method", "compute")):
-        table = summary(group)
+def step_of(setting) -> Step:
+    model, _ = models.load(setting["model"])
+    shape = {name: setting[name] for name in ("batch", "length")}
+    shape["compute_dtype"] = setting["compute"]
+    is_lora = setting["method"] == "lora"
+    if setting["framework"] == "peft":
+        targets = setting["targets"].split(",") if is_lora else []
+        return peft_step(model.config, targets=targets, rank=setting["rank"], **shape)
+    options = {"targets": setting["targets"], "rank": setting["rank"]}
+    method = methods.make(setting["method"], **options)
+    return compile_step(model, method, **shape)
+
+
+def show(rows: list) -> Report:
+    sections, tables, report_claims = [], [], []
+    for group in results.groups(rows, AXES):
+        table = step_table(group)
         tables.append(table)
-        shape = ", ".join(
-            f"{name} {group[0]['config'][name]}"
-            for name in ("model", "batch", "length", "targets", "rank")
+        shape = [f"{name} {group.settings[name]}" for name in SHAPE[:-1]]
+        machine = group.first["provenance"]["machine"]
+        text = (
+            f"{machine['cpu']}, {machine['cores']} cores, {machine['backend']}; median "
+            f"of {group.settings['steps']} steps."
         )
-        machine = group[0]["provenance"]["machine"]
-        said = f"{machine['cpu']}, {machine['cores']} cores, {machine['backend']}; median of {group[0]['config']['steps']} steps"
-        sections.append(
-            f"## {shape}\n\n{said}\n\n{results.markdown(table, digits=DIGITS)}\n{ratios(table)}"
-        )
-    return results.render(
-        out / NAME, markdown="\n".join([HEADER, *sections]), table=pd.concat(tables)
+        digits = dict(COLUMNS.values())
+        table_text = results.table(table.drop(columns="model"), digits=digits)
+        saved = savings(table)
+        blocks = [text, table_text, "What LoRA saves:", saved, against_peer(table)]
+        sections.append(Section(", ".join(shape), blocks))
+        report_claims += saving_claims(saved)
+    return Report(
+        title="Throughput and memory of a training step",
+        intro=__doc__,
+        sections=sections,
+        claims=report_claims,
+        data=pd.concat(tables),
+        comparison=Comparison(
+            by=("model", *AXES), value="step, ms", error="", relative=0.5
+        ),
     )
 
 
-HEADER = """# Throughput and memory of a training step
-
-Made by `python experiments/throughput.py --peer peft` from the rows of `throughput.jsonl`. Peak memory is XLA's own analysis of
-the compiled step (arguments, results and temporaries); torch has none on CPU. Checkpoint: what has to be stored for a task, the
-head included. The paper's claims are of GPT-3 175B on V100s: **a trend, not a comparison of values**.
-"""
-
-
-def summary(group: list[schedule.Row]) -> pd.DataFrame:
-    """One line for each framework, product dtype and method."""
-    names = ("framework", "compute", "method")
-    lines = [
-        {**{name: row["config"][name] for name in names}, **row["metrics"]}
-        for row in group
-    ]
-    table: Any = pd.DataFrame(lines).sort_values(
-        list(names), key=lambda c: c.map(lambda v: ORDER.get(v, 0)), ignore_index=True
-    )
-    renamed = {
-        "step/seconds": "step, ms",
-        "step/tokens_per_second": "tokens/s",
-        "memory/peak_mb": "peak, MB",
-        "memory/optimizer_mb": "optimiser, MB",
-        "memory/checkpoint_mb": "checkpoint, MB",
-    }
-    table["step/seconds"] *= 1e3
-    return table.rename(columns=renamed)[[*names, *renamed.values()]]
-
-
-DIGITS = {
-    "step, ms": 1,
-    "tokens/s": 0,
-    "peak, MB": 1,
-    "optimiser, MB": 3,
-    "checkpoint, MB": 3,
-}
-ORDER = {"lora_jax": 0, "peft": 1, "float32": 0, "bfloat16": 1, "full": 0, "lora": 1}
-
-
-CLAIMS = {
-    "L9": "time saved by LoRA, %",
-    "L2": "peak memory, full / LoRA",
-    "L7": "checkpoint, full / LoRA",
-}
+def step_table(group: results.Group) -> pd.DataFrame:
+    """One line for each framework, dtype of products and method."""
+    lines = []
+    for row in group.rows:
+        line = {"model": group.settings["model"]}
+        line |= {name: row["config"][name] for name in AXES}
+        for metric, (title, _) in COLUMNS.items():
+            unit = 1e3 if title == "step, ms" else 1
+            value = row["metrics"].get(metric)
+            line[title] = float("nan") if value is None else unit * value
+        lines.append(line)
+    table = results.in_order(pd.DataFrame(lines), "method", METHODS)
+    table = results.in_order(table, "compute", ("float32", "bfloat16"))
+    return results.in_order(table, "framework", ("lora_jax", "peft"))
 
 
 def savings(table: pd.DataFrame) -> pd.DataFrame:
-    """LoRA against full fine-tuning beside the paper's claims, a line for each product dtype and claim."""
-    at: Any = table.set_index(["framework", "compute", "method"])
-    claims, lines = paper.claims(), []
-    for compute in dict.fromkeys(table[table.framework == "lora_jax"].compute):
-        full, lora = (
-            at.loc[("lora_jax", compute, "full")],
-            at.loc[("lora_jax", compute, "lora")],
-        )
-        ours = {
-            "L9": 100 * (1 - lora["step, ms"] / full["step, ms"]),
-            "L2": full["peak, MB"] / lora["peak, MB"],
-            "L7": full["checkpoint, MB"] / lora["checkpoint, MB"],
-        }
-        for claim, what in CLAIMS.items():
-            published = f"{claims.loc[claim].published_value:g} ({claim})"
-            lines.append(
-                {
-                    "compute": compute,
-                    "what": what,
-                    "ours": round(ours[claim], 2),
-                    "paper": published,
-                }
-            )
+    """LoRA against full fine-tuning beside the paper's claims, by dtype of products."""
+    published = paper.claims().published_value
+    lines = []
+    steps = table[table.framework == "lora_jax"].set_index(["compute", "method"])
+    for compute in dict.fromkeys(table.compute):
+        if not {(compute, "full"), (compute, "lora")} <= set(steps.index):
+            continue
+        full, lora = steps.loc[(compute, "full")], steps.loc[(compute, "lora")]
+        time_saved = 100 * (1 - lora["step, ms"] / full["step, ms"])
+        memory = full["peak, MB"] / lora["peak, MB"]
+        checkpoint = full["checkpoint, MB"] / lora["checkpoint, MB"]
+        # The value at which nothing is saved is the hypothesis to reject.
+        for claim, quantity, ours, nothing in (
+            ("L9", "time saved by LoRA, %", time_saved, 0),
+            ("L2", "peak memory, full / LoRA", memory, 1),
+            ("L7", "checkpoint, full / LoRA", checkpoint, 1),
+        ):
+            line = {"compute": compute, "what": quantity, "ours": round(ours, 2)}
+            line["paper"] = f"{published[claim]:g} ({claim})"
+            lines.append({**line, "verdict": claims.verdict_on(ours - nothing)})
     return pd.DataFrame(lines)
 
 
-def verdicts(rows: list[schedule.Row]) -> list[Verdict]:
-    """The paper's three savings, looked for in each group of rows."""
-    found = []
-    for group in schedule.groups(rows, but=("framework", "method", "compute")):
-        for line in savings(summary(group)).to_dict("records"):
-            none = 0 if line["what"].endswith("%") else 1  # where nothing is saved
-            said = f"{line['ours']:g} in {line['compute']}"
-            verdict = effect(line["ours"] - none)
-            found.append(
-                Verdict(
-                    "LoRA section 4.2",
-                    f"{line['what']}: {line['paper']}",
-                    said,
-                    verdict,
-                )
-            )
-    return found
+def saving_claims(saved: pd.DataFrame) -> list[Claim]:
+    result = []
+    for _, line in saved.iterrows():
+        evidence = f"{line['ours']:g} in {line['compute']}"
+        statement = f"{line['what']}: {line['paper']}"
+        result.append(Claim(SOURCE, statement, evidence, line["verdict"]))
+    return result
 
 
-def ratios(table: pd.DataFrame) -> str:
-    """The savings, and ours against the peer."""
-    at: Any = table.set_index(["framework", "compute", "method"])
-    text = results.markdown(savings(table))
-    peers = [
-        {
-            "compute": compute,
-            "method": method,
-            "step, lora_jax / peft": round(
-                at.loc[("lora_jax", compute, method), "step, ms"]
-                / at.loc[("peft", compute, method), "step, ms"],
-                2,
-            ),
-        }
-        for compute in dict.fromkeys(table.compute)
-        for method in METHODS
-        if ("peft", compute, method) in at.index
-        and ("lora_jax", compute, method) in at.index
-    ]
-    return text + ("\n" + results.markdown(pd.DataFrame(peers)) if peers else "")
+def against_peer(table: pd.DataFrame) -> pd.DataFrame | str:
+    """Our step's time over the peer's."""
+    steps = table.set_index(list(AXES))["step, ms"]
+    lines = []
+    for compute in dict.fromkeys(table.compute):
+        for method in METHODS:
+            ours, peer = ("lora_jax", compute, method), ("peft", compute, method)
+            if ours in steps.index and peer in steps.index:
+                ratio = round(steps[ours] / steps[peer], 2)
+                line = {"compute": compute, "method": method}
+                lines.append({**line, "step, lora_jax / peft": ratio})
+    return pd.DataFrame(lines) if lines else ""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is missing, all of it in one sitting, and draw."""
-    config = cli.line(Config, PRESETS, __doc__, arguments)
-    path = config.out / f"{NAME}.jsonl"
-    wanted = cells(config)
-    if missing := results.pending(path, wanted):
-        print(
-            f"timing {len(missing)} kinds of step, {config.steps} of each", flush=True
-        )
-        for row in measure(list(missing)):
-            results.record(path, row)
-    render(results.read(path), config.out)
-    print((config.out / f"{NAME}.md").read_text())
-
+EXPERIMENT = Experiment("throughput", PRESETS, measurements, show, description=__doc__)
 
 if __name__ == "__main__":
-    cli.script(main)
+    EXPERIMENT.script()
