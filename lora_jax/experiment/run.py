@@ -135,7 +135,7 @@ def generate(bench: Workbench, model: Any, split: str) -> Generated:
         methods.merge(model),
         bench.prompts[split],
         decode,
-        end=bench.model.config.eos_ids,
+        eos_ids=bench.model.config.eos_ids,
         batch=max(1, GENERATED_TOGETHER // decode.beam),
         compute_dtype=bench.run.train.compute_dtype,
     )

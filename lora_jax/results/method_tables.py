@@ -1,387 +1,227 @@
-"""Studies of methods on tasks that generate text: their cells, and what is drawn from their rows.
+"""The page of an experiment that compares methods on tasks that generate text.
 
-LoRA's Tables 3, 4, 13 and 14 are such: a line for each method, its parameters, the scores of what it wrote.
+LoRA's Tables 3, 4, 13 and 14 are such pages: a line for each method with its trainable
+parameters and the scores of its texts. Beside them stand the paper's table, the texts
+themselves, and the training losses. Everything is drawn from rows alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from lora_jax import methods as adaptation
-from lora_jax import results, tree
-from lora_jax.experiment import run, schedule
-from lora_jax.experiment.progress import clock
-from lora_jax.experiment.schedule import Row
-from lora_jax.metrics import text as text_metrics
-from lora_jax.results import plots
-from lora_jax.results.claims import Verdict, effect
-
-NAMES = {
-    "none": "as pretrained",
-    "full": "full fine-tuning",
-    "top": "FT-Top2",
-    "bitfit": "BitFit",
-    "adapter_l": "Adapter^L",
-    "adapter_h": "Adapter^H",
-    "prefix": "PreLayer",
-    "lora": "LoRA",
-}
-RATES = {  # relative to LoRA's, from trials on 512 rows of E2E (LOG.md); of bitfit a guess
-    "full": 0.05,
-    "top": 0.5,
-    "bitfit": 1.0,
-    "adapter_l": 2.0,
-    "adapter_h": 1.0,
-    "prefix": 2.5,
-}
-OPTIONS = (  # settings of some methods only
-    "targets",
-    "rank",
-    "alpha",
-    "dropout",
-    "init",
-    "rank_stabilized",
-    "bias",
-    "bottleneck",
-    "prefix_length",
-    "top_layers",
+from lora_jax.results import claims, generated_texts, plots
+from lora_jax.results.claims import Claim, Score
+from lora_jax.results.method_summary import (
+    LOSS,
+    NAMES,
+    PRETRAINED,
+    UNITLESS,
+    axes,
+    base_name,
+    by_setting,
+    columns_of_settings,
+    method_settings,
+    metric_names,
+    summary,
 )
-VARIED = ("method", "seed", "learning_rate", "quantize", *OPTIONS)
-SHARES = (
-    "bleu",
-    "meteor",
-    "rouge_l",
-    "rouge_1",
-    "rouge_2",
-    "chrf",
-    "ter",
-    "exact_match",
-)  # shown in %
-SMOKE = "**A smoke run of a random model: its numbers mean nothing.**\n\n"
+from lora_jax.results.report import (
+    Comparison,
+    Report,
+    Section,
+    clock,
+    settings,
+    warning,
+)
+from lora_jax.results.rows import Row
+from lora_jax.results.summary import Group, groups, plus_minus
+
+# One text that comes out otherwise is 1 % of the 96 that are scored, and a seed moves
+# BLEU by some points: rows of two machines agree if they are as near as that.
+TOLERANCE = 5.0
+
+Blocks = Sequence[str | pd.DataFrame]
+Note = Callable[[str], str | None]
+"""In what a metric differs from the papers' own; None where it does not."""
 
 
-def cells(config: Any, plain: Any, *, rates: Mapping[str, float] = RATES) -> list[Row]:
-    """One cell for each of a study's `methods` and `seeds`, its learning rate the study's times the method's.
+def report(
+    rows: Sequence[Row],
+    *,
+    title: str,
+    intro: str,
+    published: Callable[[str], Blocks],
+    note: Note,
+    claims: Sequence[Claim],
+) -> Report:
+    """Return the report of an experiment on methods: a section for each task.
 
-    What a method does not take is as in the study `plain`, so that no cell is there twice. Full fine-tuning gets arrays to learn.
-
-    Raises:
-        ValueError: `config` names another method than the default, which --methods would hide, or `methods` has one that is none.
+    `published` returns what the paper has on a task.
     """
-    given, usual = (
-        {**asdict(of.setup), "targets": of.targets, "rank": of.rank}
-        for of in (config, plain)
-    )
-    if given["method"] != run.SETUP.method:
-        raise ValueError(
-            f"--method: expected the methods as --methods, got --method {given['method']}"
-        )
-    there = [run.NONE, *adaptation.METHODS]
-    if wrong := [method for method in config.methods if method not in there]:
-        raise ValueError(
-            f"methods: expected some of {tree.near(wrong[0], there)}, got {', '.join(wrong)}"
-        )
-    made = []
-    for seed in config.seeds:
-        for method in config.methods:
-            own = {
-                "method": method,
-                "seed": seed,
-                "learning_rate": given["learning_rate"] * rates.get(method, 1.0),
-            }
-            own |= {name: usual[name] for name in OPTIONS if name not in taken(method)}
-            if method == run.NONE:
-                own |= {"seed": 0, "learning_rate": usual["learning_rate"]}
-            if method == "full":
-                own |= {"quantize": "float"}
-            made.append({**given, **own})
-    return made
-
-
-def taken(method: str) -> tuple[str, ...]:
-    """The settings that matter to a method, as a row's config has them."""
-    if method not in adaptation.METHODS:  # none, or one of a row that is here no more
-        return ("quantize",)
-    return (
-        "learning_rate",
-        "quantize",
-        *(name for name in OPTIONS if name in adaptation.options(method)),
-    )
-
-
-def label(cell: Row) -> str:
-    """The cell in a line of progress."""
-    rate = "" if cell["method"] == run.NONE else f" rate={cell['learning_rate']:g}"
-    return f"{cell['data']} {cell['method']}{rate} seed={cell['seed']}"
-
-
-def names(row: Row) -> list[str]:
-    """The metrics of a row: validation's loss, then those of what was written, as papers order them."""
-    order = list(text_metrics.METRICS)
-    written = [name for name in row["metrics"] if not name.startswith("validation/")]
-    return [
-        "validation/loss",
-        *sorted(
-            written,
-            key=lambda name: (name.split("/")[0], order.index(name.split("/")[1])),
+    sections = []
+    tables = []
+    parts = groups(rows, axes(rows))
+    for group in parts:
+        table = summary(group)
+        beside = published(group.settings["data"])
+        blocks = section_blocks(group, table, beside, note)
+        sections.append(Section(group.name, blocks))
+        tables.append(table)
+    # Of the largest group: a figure of all tasks would have too many lines.
+    figure = loss_curves(parts[0])
+    return Report(
+        title=title,
+        intro=intro,
+        sections=sections,
+        claims=claims,
+        data=pd.concat(tables),
+        figures={} if figure is None else {"": figure},
+        comparison=Comparison(
+            by=("data", "model", "settings", "called"), tolerance=TOLERANCE
         ),
+    )
+
+
+def section_blocks(
+    group: Group, table: pd.DataFrame, published: Blocks, note: Note
+) -> list[str | pd.DataFrame]:
+    """Return a task's blocks: scores, the paper's, texts, settings."""
+    units = (
+        "Loss in nats a token of the target, without smoothing; shares in %, ± is the "
+        "standard error over seeds."
+    )
+    rows_by_name = by_setting(group)
+    return [
+        *warning(group),
+        f"{sizes(group)} {units}{notes(group.first, note)}",
+        score_table(group, table),
+        *published,
+        *generated_texts.blocks(rows_by_name),
+        settings(group),
+        settings_of_methods(rows_by_name, columns_of_settings(group)),
     ]
 
 
-def summary(group: Sequence[Row]) -> pd.DataFrame:
-    """A line for each setting of a method: parameters, the metrics' means over seeds and their standard errors, speed, time."""
-    lines = []
-    for called, rows in settings(group).items():
-        config = rows[0]["config"]
-        line = {
-            "data": config["data"],
-            "model": config["model"],
-            "method": config["method"],
-            "called": called,
-        }
-        own = taken(config["method"])
-        line |= {
-            name: config.get(name) if name in own else None
-            for name in ("learning_rate", "quantize", *OPTIONS)
-        }
-        line |= {"parameters": rows[0]["parameters"]["adapter"], "seeds": len(rows)}
-        for name in names(rows[0]):
-            values = np.array([row["metrics"][name] for row in rows], float) * (
-                100 if name.split("/")[1] in SHARES else 1
-            )
-            error = (
-                values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-            )
-            line |= {name: values.mean(), f"{name} error": error}
-        line["tokens per second"] = np.mean([row["tokens_per_second"] for row in rows])
-        speeds = [
-            written["tokens_per_second"]
-            for row in rows
-            for written in row["written"].values()
-        ]
-        line["written tokens per second"] = np.mean(speeds)
-        lines.append(line | {"seconds": np.mean([row["seconds"] for row in rows])})
-    return pd.DataFrame(lines)
-
-
-def settings(group: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each setting of a method by what it is called, as papers order methods: "LoRA", or where there are several
-    "LoRA, learning_rate 0.01"."""
-    by: dict[Any, list[Row]] = {}
-    for row in group:
-        config = row["config"]
-        key = (
-            config["method"],
-            *(
-                (name, config[name])
-                for name in taken(config["method"])
-                if name in config
-            ),
-        )
-        by.setdefault(key, []).append(row)
-    order = list(NAMES)
-    made = {}
-    for key in sorted(
-        by,
-        key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key),
-    ):
-        others = [dict(other[1:]) for other in by if other[0] == key[0]]
-        differ = [
-            f"{name} {value}"
-            for name, value in key[1:]
-            if any(other.get(name) != value for other in others)
-        ]
-        made[", ".join([NAMES.get(str(key[0]), str(key[0])), *differ])] = by[key]
-    return made
-
-
-def draw(
-    rows: Sequence[Row], stem: Path, header: str, published: Callable[[str], str]
-) -> list[Path]:
-    """stem.md, .csv and .png from the rows alone: scores, `published(task)` beside them, what was written, training losses."""
-    groups = schedule.groups(rows, but=VARIED)
-    tables, apart = [summary(group) for group in groups], schedule.apart(groups)
-    parts = zip(groups, tables, apart, strict=True)
-    sections = [
-        section(group, table, of, published(group[0]["config"]["data"]))
-        for group, table, of in parts
-    ]
-    every = pd.concat(
-        [
-            table.assign(settings=of[2:]) if of else table
-            for table, of in zip(tables, apart, strict=True)
-        ]
-    )
-    return results.render(
-        stem,
-        markdown="\n".join([header, *sections]),
-        table=every,
-        figure=curves(groups[0]),
-    )
-
-
-def section(
-    group: Sequence[Row], table: pd.DataFrame, apart: str, published: str
-) -> str:
-    """One group of rows, alike in all but the method and its settings: the scores, the paper's beside them, examples."""
-    config, first = group[0]["config"], group[0]
-    sources = ", ".join(
-        f"{n:,} sources of {split}"
-        for split, n in first["examples"].items()
-        if split in first["written"]
-    )
-    said = ", ".join(
-        f"{k} {v}"
-        for k, v in config.items()
-        if k not in (*VARIED, "data_source", "data_dir")
-    )
-    each = ((called, rows[0]["config"]) for called, rows in settings(group).items())
-    own = [
-        f"- {called}: {', '.join(f'{k} {c[k]}' for k in taken(c['method']) if k in c)}"
-        for called, c in each
-    ]
+def sizes(group: Group) -> str:
+    """Return a sentence on what was trained on, what is scored, and the seeds."""
+    examples = group.first["examples"]
+    splits = []
+    for split, size in examples.items():
+        # Train and validation have no texts, only a loss.
+        if split in group.first["written"]:
+            splits.append(f"{size:,} sources of {split}")
+    epochs = group.settings["epochs"]
+    seeds = ", ".join(map(str, group.seeds))
     return (
-        f"## {config['data']}, {config['model']}{apart}\n\n"
-        f"{SMOKE if config['model'].startswith('tiny') else ''}"
-        f"Trained on {first['examples']['train']:,} rows, epochs: {config['epochs']}; scored on {sources}, each with all its "
-        f"references; seeds {sorted({row['config']['seed'] for row in group})}. Loss in nats a token of the target, without "
-        f"smoothing; shares in %, ± is the standard error over seeds.{notes(first)}\n\n"
-        f"{_scores(group, table)}\n{published}{_examples(group)}\n"
-        f"<details><summary>Settings</summary>\n\n{said}\n\n" + "\n".join(own) + "\n\n"
-        f"Data: {config['data_source']}\n\n</details>\n"
+        f"Trained on {examples['train']:,} rows, epochs: {epochs}; scored on "
+        f"{', '.join(splits)}, each with all its references; seeds {seeds}."
     )
 
 
-def _scores(group: Sequence[Row], table: pd.DataFrame) -> str:
-    shown = {"method": list(table.called)}
-    shown["parameters"] = [f"{size:,}" for size in table.parameters]
-    for name in names(group[0]):
-        digits = (
-            3
-            if name.endswith("loss")
-            else 2
-            if name.split("/")[1] in ("nist", "cider")
-            else 1
-        )
-        shown[name] = [
-            f"{mean:.{digits}f}" + ("" if np.isnan(error) else f" ± {error:.{digits}f}")
-            for mean, error in zip(table[name], table[f"{name} error"], strict=True)
-        ]
-    shown["training tokens/s"] = [
-        f"{speed:,.0f}" if speed else "" for speed in table["tokens per second"]
-    ]
-    shown["written tokens/s, with compilation"] = [
-        f"{speed:,.0f}" for speed in table["written tokens per second"]
-    ]
-    shown["time"] = [clock(seconds) for seconds in table.seconds]
-    return results.markdown(
-        pd.DataFrame(shown), align=dict.fromkeys([*shown][1:], "right")
-    )
+def notes(row: Row, note: Note) -> str:
+    """Return sentences on metrics that are not the papers' own, or are missing."""
+    sentences = []
+    # Several splits have the same metrics: each is explained once.
+    metrics = dict.fromkeys(map(base_name, metric_names(row)))
+    for metric in metrics:
+        if text := note(metric):
+            sentences.append(f" {metric}: {text}.")
+    reasons: dict[str, str] = {}
+    for texts in row["written"].values():
+        reasons |= texts["missing"]
+    for metric, reason in reasons.items():
+        sentences.append(f" {metric} is missing: {reason}.")
+    return "".join(sentences)
 
 
-def notes(row: Row) -> str:
-    """In what a metric is not the papers' own, and why one is missing."""
-    asked = dict.fromkeys(name.split("/")[1] for name in names(row))
-    said = [f"{name}: {text}" for name in asked if (text := text_metrics.note(name))]
-    lost = {
-        name: why
-        for written in row["written"].values()
-        for name, why in written["missing"].items()
-    }
-    return "".join(
-        f" {text}."
-        for text in [
-            *said,
-            *(f"{name} is missing: {why}" for name, why in lost.items()),
-        ]
-    )
+def score_table(group: Group, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores as text, with their errors, and the speeds."""
+    columns: dict[str, Any] = {"method": table["called"]}
+    columns["parameters"] = table["parameters"]
+    for name in metric_names(group.first):
+        errors = table[f"{name} error"]
+        columns[name] = plus_minus(table[name], errors, _decimals(name))
+    training = table["tokens per second"]
+    writing = table["written tokens per second"]
+    columns["training tokens/s"] = list(map(_speed, training))
+    columns["written tokens/s, with compilation"] = list(map(_speed, writing))
+    columns["time"] = list(map(clock, table["seconds"]))
+    return pd.DataFrame(columns)
 
 
-def _examples(group: Sequence[Row], most: int = 3) -> str:
-    """What the first seed's models wrote for the first sources, beside a reference."""
-    each_first = {called: rows[0] for called, rows in settings(group).items()}
-    written = [
-        next(iter(row["written"].values()))["examples"][:most]
-        for row in each_first.values()
-    ]
-    parts = ["What was written for the first sources of the test set:\n"]
-    for each in zip(*written, strict=True):
-        lines = [("source", each[0]["source"])]
-        lines += [
-            (called, one["output"])
-            for called, one in zip(each_first, each, strict=True)
-        ]
-        lines.append(
-            (f"a reference of {len(each[0]['references'])}", each[0]["references"][0])
-        )
-        parts.append(
-            results.markdown(
-                pd.DataFrame([(k, plain(v)) for k, v in lines], columns=["", "text"])
-            )
-        )
-    return "\n".join(parts)
+def settings_of_methods(
+    rows_by_name: Mapping[str, Sequence[Row]], names: Sequence[str]
+) -> str:
+    """Return a list of each method's own settings, folded away."""
+    lines = []
+    for label, rows in rows_by_name.items():
+        values = method_settings(rows[0]["config"], names)
+        items = [f"{name} {value}" for name, value in values.items()]
+        lines.append(f"- {label}: {', '.join(items)}")
+    heading = "<details><summary>Settings of the methods</summary>"
+    text = "\n".join(lines)
+    return f"{heading}\n\n{text}\n\n</details>"
 
 
-def plain(text: str, most: int = 400) -> str:
-    """A text in one line of a table, whatever a model has written."""
-    line = "".join(
-        c if c.isprintable() else " / " if c == "\n" else f"\\x{ord(c):02x}"
-        for c in text
-    )
-    line = line.replace("<", "&lt;").replace("*", "\\*")
-    return line if len(line) <= most else f"{line[:most]} …"
+def lora_claims(
+    rows: Sequence[Row], metric: str, source: str, statement: str
+) -> list[Claim]:
+    """Check that LoRA's score is above each other method's, all at their best settings.
 
-
-def verdicts(rows: Sequence[Row], metric: str, where: str, what: str) -> list[Verdict]:
-    """The paper's effect in the largest group: LoRA's score, `what`, is above each other method's, all at their best settings."""
-    rows = [row for row in rows if metric in row["metrics"]]
-    if not rows:
+    `statement` names the score. It is looked for in the largest group of rows that have
+    the metric.
+    """
+    scored = [row for row in rows if metric in row["metrics"]]
+    if not scored:
         return []
-    table: Any = summary(schedule.groups(rows, but=VARIED)[0])
-    table = (
-        table.sort_values(metric)
-        .drop_duplicates("method", keep="last")
-        .set_index("method")
-    )
-    if "lora" not in table.index:
+    table = summary(groups(scored, axes(scored))[0])
+    scores = _best_scores(table, metric)
+    if "lora" not in scores:
         return []
-    ours, found = table.loc["lora"], []
-    for method in (
-        name for name in NAMES if name in table.index and name not in ("lora", run.NONE)
-    ):
-        other = table.loc[method]
-        error = float(np.hypot(ours[f"{metric} error"], other[f"{metric} error"]))
-        unsure = "%, one seed" if np.isnan(error) else f"± {error:.1f} %"
-        said = f"{ours[metric]:.1f} against {other[metric]:.1f} {unsure}"
-        found.append(
-            Verdict(
-                where,
-                f"{what} is above that of {NAMES[method]}",
-                said,
-                effect(ours[metric] - other[metric], error),
-            )
-        )
-    return found
+    result = []
+    for method in scores:
+        # The paper has no line of the model as pretrained.
+        if method not in ("lora", PRETRAINED):
+            text = f"{statement} is above that of {NAMES.get(method, method)}"
+            claim = claims.difference(source, text, scores["lora"], scores[method])
+            result.append(claim)
+    return result
 
 
-def curves(group: Sequence[Row]) -> Any:
-    """Training loss against steps for each method that trained: means of neighbouring steps, label smoothing included."""
-    trained = {
-        called: rows[0]["curve"]
-        for called, rows in settings(group).items()
-        if rows[0]["curve"]
-    }
-    if not trained:
+def loss_curves(group: Group) -> plots.Figure | None:
+    """Draw the training loss of each method that trained, label smoothing included.
+
+    Its points are means of neighboring steps, of the first seed.
+    """
+    series: dict[str, Any] = {}
+    for label, rows in by_setting(group).items():
+        points = rows[0]["curve"]
+        if points:  # [[step, loss], …]
+            steps, losses = zip(*points, strict=True)
+            series[label] = (steps, losses, None)
+    if not series:
         return None
-    series: Any = {
-        called: ([x for x, _ in curve], [y for _, y in curve], None)
-        for called, curve in trained.items()
-    }
-    title = f"{group[0]['config']['model']}, {group[0]['config']['data']}"
+    title = f"{group.settings['model']}, {group.settings['data']}"
     return plots.curves(
         series, title=title, xlabel="step", ylabel="training loss, nats a token"
     )
+
+
+def _best_scores(table: pd.DataFrame, metric: str) -> dict[str, Score]:
+    """Each method's highest score, in the order of the table."""
+    scores = {}
+    for method, lines in table.groupby("method", sort=False):
+        best = lines.sort_values(metric, kind="stable").iloc[-1]
+        scores[str(method)] = Score(best[metric], best[f"{metric} error"])
+    return scores
+
+
+def _speed(tokens_per_second: float) -> str:
+    # Nothing was trained in a row without a speed.
+    return f"{tokens_per_second:,.0f}" if tokens_per_second else ""
+
+
+def _decimals(metric: str) -> int:
+    if metric == LOSS:
+        return 3
+    return 2 if base_name(metric) in UNITLESS else 1

@@ -20,6 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOST_TICKS = 8  # of an axis: the labels of more would overlap
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
 
 Series = Mapping[str, tuple[Sequence[Any], Sequence[float], Sequence[float] | None]]
@@ -91,6 +92,8 @@ def lines_with_errors(
         raise ValueError(
             f"x must be above 0 on a log2 scale, got {ticks[0]:g}; pass xscale='linear'"
         )
+    if len(ticks) > MOST_TICKS:
+        ticks = ticks[::2]
     with _style():
         figure, axes = _figure(len(panels), width=max(6.4, 4.4 * len(panels)))
         for ax, panel in zip(axes, panels, strict=True):
