@@ -2,7 +2,7 @@
 
 Takes full fine-tuning's ΔW = W - W0 of every matrix of the blocks, and a LoRA's of rank 64, truncates each to rank k and evaluates
 without retraining. Everything else keeps its fine-tuned value: head, biases, norms, embeddings; k = 0 is the control that shows how
-much those carry. Full fine-tuning at k is the adapter that `methods.lora_from_delta(W0, W, rank=k, rest="tuned")` extracts.
+much those carry. Full fine-tuning at k is the adapter that `methods.lora_from_delta(W0, W, rank=k, others="tuned")` extracts.
 Paper: Hu et al. 2021 (arXiv 2106.09685v2), sections 1 and 4.1: ΔW is supposed to have a low intrinsic rank, and 1 or 2 of 12,288 to
 be enough. It trains at low rank (Table 6) and truncates nothing: there is no published number for this, only the trend.
 

@@ -187,7 +187,10 @@ def method(cell: Mapping[str, Any]) -> methods.Method:
     among &= cell["bias"] != "lora_only"  # an idle adapter's bias would learn too
     given = {name: value for name, value in cell.items() if name != "method"}
     return methods.make(
-        cell["method"], pad=8, beside=attention if among else None, **given
+        cell["method"],
+        rank_multiple=8,
+        idle_targets=attention if among else None,
+        **given,
     )
 
 
