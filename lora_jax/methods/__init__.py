@@ -1,4 +1,8 @@
-"""Adaptation methods, one per file. Adding one is a file and a line of METHODS."""
+"""Adaptation methods, one in a file. Another one is a file and a line of `METHODS`.
+
+The keywords of a method's constructor are its options. Command-line flags, sweeps,
+counting, saving, merging and the conformance tests follow from `METHODS`.
+"""
 
 import inspect
 from typing import Any
@@ -11,15 +15,14 @@ from lora_jax.methods.base import (
     adapters,
     counts,
     mask,
-    merge,
     targets,
-    unload,
 )
 from lora_jax.methods.bitfit import bitfit
-from lora_jax.methods.bottleneck import Adapter, adapter_h, adapter_l
+from lora_jax.methods.bottleneck import BottleneckAdapter, adapter_h, adapter_l
 from lora_jax.methods.full import full
 from lora_jax.methods.lora import LoRA, lora
 from lora_jax.methods.lora_from_delta import lora_from_delta
+from lora_jax.methods.merge import merge, unload
 from lora_jax.methods.prefix import PrefixLayer, prefix
 from lora_jax.methods.top_layers import top
 
@@ -33,13 +36,23 @@ METHODS = {
     "prefix": prefix,
 }
 
+# Options that change how adapters are stored but not what they compute. They let the
+# runs of a sweep share compiled programs, and are no command-line flags.
+INTERNAL_OPTIONS = ("rank_multiple", "idle_targets")
+
 
 def make(name: str, **settings: Any) -> Method:
-    """The method of that name, with those of the settings that its constructor takes. Raises what `options` raises."""
-    taken = options(name)
-    return METHODS[name](
-        **{key: value for key, value in settings.items() if key in taken}
-    )
+    """Return the method of that name, with those settings that its constructor takes.
+
+    Settings of other methods are ignored.
+
+    Raises:
+        ValueError: there is no such method, lists the methods; or a setting is outside
+            its range.
+    """
+    names = options(name)
+    own_settings = {key: value for key, value in settings.items() if key in names}
+    return METHODS[name](**own_settings)
 
 
 # Options that share compiled programs between the runs of a sweep: no flags.
@@ -62,22 +75,33 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 def options(name: str) -> tuple[str, ...]:
-    """The settings that the constructor of the method takes.
+    """Return the names of a method's options, which its constructor takes.
 
     Raises:
-        ValueError: there is no such method; names the ones there are.
+        ValueError: there is no such method; lists the methods.
     """
     if name not in METHODS:
-        raise ValueError(
-            f"method: expected one of {tree.near(name, list(METHODS))}, got {name!r}"
-        )
+        candidates = tree.near(name, list(METHODS))
+        raise ValueError(f"method: expected one of {candidates}, got {name!r}")
     return tuple(inspect.signature(METHODS[name]).parameters)
+
+
+def defaults(name: str) -> dict[str, Any]:
+    """Return a method's options with their defaults, without the internal ones.
+
+    Raises:
+        ValueError: there is no such method; lists the methods.
+    """
+    names = [option for option in options(name) if option not in INTERNAL_OPTIONS]
+    parameters = inspect.signature(METHODS[name]).parameters
+    return {option: parameters[option].default for option in names}
 
 
 __all__ = [
     "HEAD",
+    "INTERNAL_OPTIONS",
     "METHODS",
-    "Adapter",
+    "BottleneckAdapter",
     "Counts",
     "LoRA",
     "Method",

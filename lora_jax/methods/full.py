@@ -1,8 +1,13 @@
-"""Full fine-tuning: everything learns, nothing is added. The papers' baseline."""
+"""Full fine-tuning: everything is trained and nothing is added, the papers' baseline."""
 
 from lora_jax.methods.base import Method
 
 
 def full() -> Method:
-    """Every leaf of the model learns."""
-    return Method("full", lambda key, model: model, r".")
+    """Return the method that trains every leaf of the model."""
+
+    def adapt(key, model):
+        return model
+
+    # Every path has a character that this matches.
+    return Method("full", adapt, trainable=r".")

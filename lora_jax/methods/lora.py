@@ -1,50 +1,71 @@
 """LoRA: h = W0 x + (alpha/r) B A x (Hu et al. 2021, arXiv 2106.09685, section 4.1).
 
-A is Gaussian and B zero, so training starts at the pretrained model; alpha is the same at every rank. In our layout
-(kernel [i, o], y = x kernel) A is `lora_a` [i, r] and B is `lora_b` [r, o], both with the base's leading layer axis if it has one.
+A is Gaussian and B zero, so training starts at the pretrained model. alpha is the same at
+every rank. In our layout (kernel [i, o], y = x kernel) A is `lora_a` [i, r] and B is
+`lora_b` [r, o]. Both have the leading layer axis of the matrix they adapt, if it has one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
+from lora_jax import tree
 from lora_jax.methods import base
+from lora_jax.methods.lora_start import INITS, initial_factors, padded, scales
 from lora_jax.nn.dense import dense
 from lora_jax.nn.layers import dropout
+
+# The biases to train, by regex on their paths.
+BIASES = {
+    "none": r"(?!)",  # matches nothing
+    "all": r"(^|/)bias$",
+    "lora_only": r"/base/bias$",
+}
 
 
 class LoRA(nnx.Module):
     """An adapted linear layer.
 
-    `scale` [r] holds alpha/r for each of the r directions, as data: a sweep compiles once for all its alphas, and a zero marks
-    a direction (or, with a layer axis, a whole layer) that is not there. Such a direction gets no gradient and adds nothing.
+    `scale` [r] holds alpha/r for each of the r directions. It is data, so that a sweep
+    compiles once for all its alphas. A direction of scale zero is idle: it adds nothing
+    and gets no gradient. With a layer axis, so may a whole layer be.
     """
 
-    def __init__(self, layer: Any, a: Any, b: Any, scale: Any, *, rate: float = 0.0):
+    def __init__(
+        self,
+        layer: Any,
+        a: Any,
+        b: Any,
+        scale: Any,
+        *,
+        rate: float = 0.0,
+    ):
         self.base = layer
-        self.lora_a, self.lora_b, self.scale = (
-            nnx.Param(a),
-            nnx.Param(b),
-            nnx.Param(scale),
-        )
+        self.lora_a = nnx.Param(a)
+        self.lora_b = nnx.Param(b)
+        self.scale = nnx.Param(scale)
         self.rate = rate
 
     def __call__(
-        self, x: Float[Array, "... i"], key: Any = None
+        self,
+        x: Float[Array, "... i"],
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "... o"]:
-        low = dense(dropout(key, self.rate, x), self.lora_a[...]) * self.scale[
-            ...
-        ].astype(x.dtype)
-        return self.base(x) + dense(low, self.lora_b[...])
+        scale = self.scale[...].astype(x.dtype)
+        # Only the adapter's input is dropped, as in the official code.
+        dropped = dropout(key, self.rate, x)
+        # [..., r]
+        low = dense(dropped, self.lora_a[...]) * scale
+        change = dense(low, self.lora_b[...])
+        return self.base(x) + change
 
     def delta(self) -> Float[Array, "... i o"]:
-        """(alpha/r) B A as a kernel [i, o]."""
+        """Return (alpha/r) B A as a kernel [i, o]."""
         return jnp.einsum(
             "...ir,...r,...ro->...io",
             self.lora_a[...],
@@ -53,36 +74,51 @@ class LoRA(nnx.Module):
         )
 
     def factors(self) -> tuple[Float[Array, "... i r"], Float[Array, "... r o"]]:
-        """(A, B) of the directions that are there, with alpha/r in B: delta = A B. An idle adapter has none."""
+        """Return A and B with alpha/r in B, so that delta = A B, without idle directions.
+
+        An idle adapter has no directions.
+        """
+        a = self.lora_a[...]
         scale = self.scale[...]
-        there = np.asarray(scale).reshape(-1, scale.shape[-1]).any(0)
-        return self.lora_a[...][..., there], (scale[..., None] * self.lora_b[...])[
-            ..., there, :
-        ]
+        scaled_b = scale[..., None] * self.lora_b[...]
+        # A direction that any layer of a stack uses is kept in all of them.
+        by_layer = np.asarray(scale).reshape(-1, scale.shape[-1])
+        active = by_layer.any(axis=0)  # [r]
+        return a[..., active], scaled_b[..., active, :]
 
     def merged(self) -> Any:
-        """The base layer with delta added to its matrix."""
-        name = "kernel" if hasattr(self.base, "kernel") else "embedding"
-        old = getattr(self.base, name).get_value()
-        return base.tree.replace(
-            self.base, {name: (old + self.delta()).astype(old.dtype)}
-        )
+        """Return the base layer with delta added to its matrix."""
+        name = base.matrix_name(self.base)
+        matrix = getattr(self.base, name).get_value()
+        # Added in float32, and stored as the matrix was.
+        summed = matrix + self.delta()
+        return tree.replace(self.base, {name: summed.astype(matrix.dtype)})
 
     def parameters(self) -> int:
-        """Learning parameters: r (i + o) for each layer, without the directions that are not there."""
-        return int(np.count_nonzero(self.scale[...])) * (
-            self.lora_a.shape[-2] + self.lora_b.shape[-1]
-        )
+        """Return the trainable parameters: r (i + o) a layer, without idle directions."""
+        # With a layer axis, the directions of all layers are counted.
+        directions = int(np.count_nonzero(self.scale[...]))
+        inputs = self.lora_a.shape[-2]
+        outputs = self.lora_b.shape[-1]
+        return directions * (inputs + outputs)
 
 
 class LoRAEmbedding(LoRA):
-    """An adapted embedding: rows of A instead of a product; here A [V, r] starts at zero and B [r, D] Gaussian, as in loralib."""
+    """An adapted embedding, which looks up rows of A instead of multiplying by it.
 
-    def __call__(self, x: Int[Array, "..."], key: Any = None) -> Float[Array, "... D"]:
+    Here A [V, r] starts at zero and B [r, D] is Gaussian, as in loralib.
+    """
+
+    def __call__(
+        self,
+        x: Int[Array, "..."],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "... D"]:
         rows = self.base(x)
-        return rows + dense(
-            self.lora_a[...][x].astype(rows.dtype) * self.scale[...], self.lora_b[...]
-        )
+        # [..., r]
+        low = self.lora_a[...][x].astype(rows.dtype)
+        scaled = low * self.scale[...]
+        return rows + dense(scaled, self.lora_b[...])
 
 
 def lora(
@@ -91,157 +127,134 @@ def lora(
     alpha: float | Mapping[str, float] = 16.0,
     *,
     dropout: float = 0.0,
-    init: str = "gaussian",
+    init: Literal["gaussian", "kaiming_uniform"] = "gaussian",
     rank_stabilized: bool = False,
-    bias: str = "none",
+    bias: Literal["none", "all", "lora_only"] = "none",
     layers: Sequence[int] | None = None,
-    pad: int = 1,
-    beside: str | None = None,
+    rank_multiple: int = 1,
+    idle_targets: str | None = None,
 ) -> base.Method:
-    """The method of the paper.
+    """Return the method of the paper.
+
+    `rank` and `alpha` may be mappings from target patterns to numbers. The first pattern
+    that matches a layer counts. The last two options change how adapters are stored but
+    not what they compute: the runs of a sweep that are stored alike share one compiled
+    program.
 
     Args:
-        targets: layer names (`query,value`) or a regex on paths.
-        rank, alpha: one number, or one for each target pattern; the first pattern that matches a layer counts.
-        dropout: share of LoRA's input dropped in training.
-        init: of A, "gaussian": N(0, 1/(3 i)), the paper's Gaussian with the variance of the official code's uniform;
-            "kaiming_uniform": U(±1/sqrt(i)), the official code.
-        rank_stabilized: scale by alpha/sqrt(r) (arXiv 2312.03732) instead of alpha/r.
-        bias: which biases learn too: "none", "all", or "lora_only", those of the adapted layers.
-        layers: which blocks to adapt, by index; all by default.
-        pad: matrices are stored with r rounded up to a multiple of this, so that ranks share one compiled program.
-        beside: more layers that get an adapter, an idle one of scale 0, so that target sets share one compiled program.
+        targets: Layers to adapt, as names separated by commas or as a regex on paths.
+        rank: Rank r of the adapters.
+        alpha: Numerator of the scale alpha/r of the adapters.
+        dropout: Share of the adapters' input that is dropped in training.
+        init: Distribution of A. gaussian is N(0, 1/(3 i)) for i inputs, the paper's
+            Gaussian with the variance of the official code's distribution;
+            kaiming_uniform is the official code's, U(±1/sqrt(i)).
+        rank_stabilized: Scale of alpha/sqrt(r) instead of alpha/r (arXiv 2312.03732).
+        bias: Biases that are trained too, where lora_only are those of adapted layers.
+        layers: Indices of the blocks to adapt, by default all.
+        rank_multiple: Number that the stored rank is rounded up to a multiple of.
+        idle_targets: Layers that get an adapter too, with a scale of 0, unless they
+            are among the targets.
 
     Raises:
-        ValueError: an option outside its range; from `adapt`: a pattern that matches nothing, a rank above min(i, o).
+        ValueError: an option is outside its range; from `adapt`: a pattern matches
+            nothing, or a rank is larger than a side of its matrix.
     """
-    _choice("init", init, INITS)
-    _choice("bias", bias, BIASES)
+    _check_choice("init", init, INITS)
+    _check_choice("bias", bias, BIASES)
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: expected 0 <= dropout < 1, got {dropout}")
+    # One number is that of the pattern that selects all targets.
     ranks = rank if isinstance(rank, Mapping) else {targets: rank}
     alphas = alpha if isinstance(alpha, Mapping) else {targets: alpha}
-    if wrong := [
-        value
-        for value in ranks.values()
-        if not (isinstance(value, Integral) and value >= 1)
-    ]:
-        raise ValueError(
-            f"rank: expected an integer >= 1, got {', '.join(map(str, wrong))}"
-        )
-    if wrong := [value for value in alphas.values() if not value > 0]:
-        raise ValueError(
-            f"alpha: expected a number > 0, got {', '.join(map(str, wrong))}"
-        )
+    _check_ranks(ranks.values())
+    _check_alphas(alphas.values())
 
     def adapt(key, model):
         chosen = base.targets(model, targets)
-        by_path = {
-            "rank": _by_path(model, "rank", ranks, chosen),
-            "alpha": _by_path(model, "alpha", alphas, chosen),
-        }
-        new = {}
+        rank_by_path = _by_path(model, "rank", ranks, chosen)
+        alpha_by_path = _by_path(model, "alpha", alphas, chosen)
+        adapters = {}
         for path, layer in chosen.items():
-            r, strength = by_path["rank"][path], by_path["alpha"][path]
-            scale = strength / (r**0.5 if rank_stabilized else r)
-            new[path] = _layer(
-                base.key_of(key, path),
-                path,
-                layer,
-                r,
-                scale,
-                init,
-                layers,
-                pad,
-                dropout,
-            )
-        for path, layer in (
-            base.targets(model, beside, setting="beside").items() if beside else ()
-        ):
-            if path not in new:
-                widest = max(by_path["rank"].values())
-                idle = _layer(key, path, layer, widest, 0.0, init, None, pad, dropout)
-                new[path] = base.tree.replace(
-                    idle, {"lora_a": jnp.zeros_like(idle.lora_a[...])}
-                )
-        return base.tree.replace(model, new)
+            r = rank_by_path[path]
+            divisor = r**0.5 if rank_stabilized else r
+            value = alpha_by_path[path] / divisor
+            layer_key = base.path_key(key, path)
+            a, b = initial_factors(layer_key, path, layer, r, init)
+            scale = scales(path, layer, r, value, layers)
+            adapters[path] = _adapter(layer, a, b, scale, rank_multiple, dropout)
 
-    return base.Method("lora", adapt, rf"(^|/)lora_[ab]$|{BIASES[bias]}")
+        idle_layers = {}
+        if idle_targets:
+            setting = "idle_targets"
+            idle_layers = base.targets(model, idle_targets, setting=setting)
+        # Stored like the widest of the targets.
+        r = max(rank_by_path.values())
+        for path, layer in idle_layers.items():
+            if path in adapters:
+                continue
+            a, b = initial_factors(key, path, layer, r, init)
+            a = jnp.zeros_like(a)
+            scale = scales(path, layer, r, 0.0, None)
+            adapters[path] = _adapter(layer, a, b, scale, rank_multiple, dropout)
+        return tree.replace(model, adapters)
 
-
-INITS = ("gaussian", "kaiming_uniform")
-BIASES = {
-    "none": r"(?!)",
-    "all": r"(^|/)bias$",
-    "lora_only": r"/base/bias$",
-}  # (?!) matches nothing
+    return base.Method("lora", adapt, trainable=rf"(^|/)lora_[ab]$|{BIASES[bias]}")
 
 
-def _choice(name: str, got: str, choices) -> None:
-    if got not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {got!r}")
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        candidates = ", ".join(choices)
+        raise ValueError(f"{name}: expected one of {candidates}, got {value!r}")
+
+
+def _check_ranks(ranks: Iterable[Any]) -> None:
+    wrong = []
+    for rank in ranks:
+        if not (isinstance(rank, Integral) and rank >= 1):
+            wrong.append(str(rank))
+    if wrong:
+        raise ValueError(f"rank: expected an integer >= 1, got {', '.join(wrong)}")
+
+
+def _check_alphas(alphas: Iterable[Any]) -> None:
+    # Not the same as alpha <= 0: NaN is wrong too.
+    wrong = [str(alpha) for alpha in alphas if not alpha > 0]
+    if wrong:
+        raise ValueError(f"alpha: expected a number > 0, got {', '.join(wrong)}")
 
 
 def _by_path(
-    model: Any, name: str, values: Mapping[str, Any], chosen: Mapping[str, Any]
+    model: Any,
+    setting: str,
+    values: Mapping[str, Any],
+    chosen: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The value of each chosen path, by the first pattern that matches it."""
-    matched = {
-        pattern: base.targets(model, pattern, setting=name) for pattern in values
-    }
-    found = {
-        path: next((values[p] for p in values if path in matched[p]), None)
-        for path in chosen
-    }
-    if without := [path for path, value in found.items() if value is None]:
+    """Return the value of each chosen path: that of the first pattern that matches it."""
+    value_by_path: dict[str, Any] = {}
+    for pattern, value in values.items():
+        # A pattern may also match layers that are not chosen.
+        for path in base.targets(model, pattern, setting=setting):
+            value_by_path.setdefault(path, value)
+    missing = [path for path in chosen if path not in value_by_path]
+    if missing:
+        patterns = ", ".join(values)
         raise ValueError(
-            f"{name}: no pattern of {', '.join(values)} gives one for {', '.join(without)}"
+            f"{setting}: no pattern of {patterns} gives one for {', '.join(missing)}"
         )
-    return found
+    return {path: value_by_path[path] for path in chosen}
 
 
-def _layer(key, path, layer, rank, scale, init, layers, pad, rate):
-    """The adapter of one layer, or of all the layers of one stack."""
-    embedding = not hasattr(layer, "kernel")
-    *stack, i, o = (layer.embedding if embedding else layer.kernel).shape
-    if rank > min(i, o):
-        raise ValueError(
-            f"rank: expected 1 <= rank <= {min(i, o)} for {path} ({i} x {o}), got {rank}"
-        )
-    scales = jnp.full((*stack, rank), scale, jnp.float32)
-    if layers is not None:
-        if (
-            not stack
-            or not layers
-            or not all(0 <= index < stack[0] for index in layers)
-        ):
-            there = (
-                f"indices in 0 … {stack[0] - 1}"
-                if stack
-                else "none, it is no layer of a stack"
-            )
-            raise ValueError(
-                f"layers: expected for {path} {there}, got {tuple(layers)}"
-            )
-        scales = scales * jnp.zeros((*stack, 1)).at[jnp.array(layers)].set(1)
-    # The rank is folded in: adapters of two ranks share no direction by construction (it would feign subspace similarity).
-    key = jax.random.fold_in(key, rank)
-    if embedding:
-        a, b = jnp.zeros((*stack, i, rank)), jax.random.normal(key, (*stack, rank, o))
-    else:
-        a, b = _draw(key, init, (*stack, i, rank)), jnp.zeros((*stack, rank, o))
-    extra = [(0, -rank % pad)]
-    same = [(0, 0)] * len(stack)
-    a, b, scales = (
-        jnp.pad(a, [*same, (0, 0), *extra]),
-        jnp.pad(b, [*same, *extra, (0, 0)]),
-        jnp.pad(scales, [*same, *extra]),
-    )
-    return (LoRAEmbedding if embedding else LoRA)(layer, a, b, scales, rate=rate)
-
-
-def _draw(key, init, shape):
-    i = shape[-2]
-    if init == "gaussian":
-        return jax.random.normal(key, shape) * (3 * i) ** -0.5
-    return jax.random.uniform(key, shape, minval=-(i**-0.5), maxval=i**-0.5)
+def _adapter(
+    layer: Any,
+    a: Float[Array, "... i r"],
+    b: Float[Array, "... r o"],
+    scale: Float[Array, "... r"],
+    rank_multiple: int,
+    rate: float,
+) -> LoRA:
+    """Return the layer with its adapter, whose rank is padded with idle directions."""
+    a, b, scale = padded(a, b, scale, rank_multiple)
+    if base.matrix_name(layer) == "embedding":
+        return LoRAEmbedding(layer, a, b, scale, rate=rate)
+    return LoRA(layer, a, b, scale, rate=rate)

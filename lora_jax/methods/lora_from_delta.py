@@ -1,24 +1,31 @@
-"""A LoRA adapter out of a model that was fine-tuned whole: the best approximation of rank r of what its matrices learnt.
+"""A LoRA adapter out of a model that was fine-tuned in full.
 
-Of all matrices of rank r, the top r singular directions of ΔW = W - W0 leave the least Frobenius error: the root of the sum of the
-other singular values squared (Eckart and Young 1936). It is zero if ΔW has no more directions.
+Of all matrices of rank r, the first r singular directions of ΔW = W - W0 leave the least
+Frobenius error: the root of the sum of the other singular values squared (Eckart and
+Young 1936). The error is zero if ΔW has no more directions.
 """
 
 import re
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lora_jax import tree
-from lora_jax.methods.base import HEAD
-from lora_jax.methods.base import targets as layers_of
+from lora_jax.methods.base import HEAD, matrix_name
+from lora_jax.methods.base import targets as target_layers
 from lora_jax.methods.lora import LoRA, LoRAEmbedding
+
+DIFFERENCES_NAMED = 5  # in an error
 
 
 class SVD(NamedTuple):
-    """ΔW = u diag(s) vt as a kernel [i, o], s falling; with the layer axis in front where layers are stacked."""
+    """ΔW = u diag(s) vt as a kernel [i, o], with s falling.
+
+    Where layers are stacked, all three have a leading layer axis.
+    """
 
     u: Float[Array, "... i k"]
     s: Float[Array, "... k"]
@@ -31,104 +38,138 @@ def lora_from_delta(
     *,
     targets: str = "query,value",
     rank: int = 8,
-    rest: str = "base",
+    others: Literal["base", "tuned"] = "base",
 ) -> Any:
-    """`base` with LoRA layers (A = u sqrt(s), B = sqrt(s) vt, scale 1) that turn the target matrices into those of `tuned`.
+    """Return `base` with LoRA layers that turn its target matrices into those of `tuned`.
+
+    A is u sqrt(s) and B is sqrt(s) vt, with a scale of 1.
 
     Args:
-        base, tuned: plain models alike in shape, before and after the fine-tuning; adapters are merged first.
-        targets: layer names (`query,value`) or a regex on paths, as for `lora`.
-        rank: of every adapter. The approximation is exact, up to float32, where ΔW has no higher rank.
-        rest: whose the other leaves are (biases, norms, matrices that are no target): "base", or "tuned", which no adapter
-            file can hold. The head is always the tuned model's: it learns with every method.
+        base: a model before its fine-tuning.
+        tuned: the model after it. Adapters are to be merged first.
+        targets: layers to adapt, as names (`query,value`) or as a regex on paths.
+        rank: rank of every adapter. The result is exact, up to float32, where ΔW has no
+            higher rank.
+        others: the model that the other leaves are taken from (biases, norms, matrices
+            that are no target). No adapter file can hold those of "tuned". The head is
+            always the tuned model's, because every method trains it.
 
     Raises:
-        ValueError: the trees differ (names the first paths that do), a pattern that matches nothing, a rank outside
-            1 … min(i, o) of a layer, another `rest`.
+        ValueError: the models have different leaves, the pattern matches nothing, the
+            rank is larger than a side of a target matrix, or `others` is unknown.
     """
-    if rest not in ("base", "tuned"):
-        raise ValueError(f"rest: expected base or tuned, got {rest!r}")
-    layers = layers_of(base, targets)
-    if wrong := [
-        f"{path} ({i} x {o})"
-        for path, (i, o) in _sizes(layers).items()
-        if not 1 <= rank <= min(i, o)
-    ]:
-        raise ValueError(
-            f"rank: expected 1 <= rank <= min(i, o), got {rank} for {', '.join(wrong)}"
-        )
-    parts = decompose(base, tuned, targets)
-    matrices = {f"{path}/{_name(layer)}" for path, layer in layers.items()}
-    back = {
-        path: leaf
-        for path, leaf in tree.leaves(base).items()
-        if path in matrices or (rest == "base" and not re.search(HEAD, path))
-    }
-    start = tree.replace(tuned, back)
-    return tree.replace(
-        start,
-        {path: adapter(tree.nodes(start)[path], parts[path], rank) for path in layers},
-    )
+    if others not in ("base", "tuned"):
+        raise ValueError(f"others: expected base or tuned, got {others!r}")
+    layers = target_layers(base, targets)
+    _check_rank(layers, rank)
+    deltas = decompose(base, tuned, targets)
+
+    start = tree.replace(tuned, _base_leaves(base, layers, others))
+    nodes = tree.nodes(start)
+    adapters = {}
+    for path in layers:
+        adapters[path] = adapter(nodes[path], deltas[path], rank)
+    return tree.replace(start, adapters)
+
+
+def _base_leaves(base: Any, layers: Mapping[str, Any], others: str) -> dict[str, Any]:
+    """Return the leaves that the base model has in the result, by path."""
+    matrices = set()
+    for path, layer in layers.items():
+        matrices.add(f"{path}/{matrix_name(layer)}")
+
+    leaves = {}
+    for path, leaf in tree.leaves(base).items():
+        # The head is trained with every method, so it is the tuned model's.
+        is_other = others == "base" and not re.search(HEAD, path)
+        if path in matrices or is_other:
+            leaves[path] = leaf
+    return leaves
 
 
 def decompose(base: Any, tuned: Any, targets: str) -> dict[str, SVD]:
-    """The SVD of tuned - base of each target matrix, by the path of its layer.
+    """Return the SVD of tuned - base of each target matrix, by the path of its layer.
 
     Raises:
-        ValueError: the trees differ, or a pattern matches nothing.
+        ValueError: the models have different leaves, or the pattern matches nothing.
     """
-    _same(base, tuned)
-    pairs = zip(
-        layers_of(base, targets).items(),
-        layers_of(tuned, targets).values(),
-        strict=True,
-    )
-    return {
-        path: _svd(getattr(old, _name(old))[...], getattr(new, _name(new))[...])
-        for (path, old), new in pairs
-    }
+    _check_alike(base, tuned)
+    tuned_layers = target_layers(tuned, targets)
+    deltas = {}
+    for path, layer in target_layers(base, targets).items():
+        before = _matrix(layer)
+        after = _matrix(tuned_layers[path])
+        deltas[path] = _delta_svd(before, after)
+    return deltas
 
 
-def adapter(layer: Any, part: SVD, rank: int) -> LoRA:
-    """`layer` with the top `rank` directions of `part` as its LoRA; 0 adds nothing."""
-    root = jnp.sqrt(part.s[..., :rank])
-    a, b = (
-        part.u[..., :rank] * root[..., None, :],
-        root[..., None] * part.vt[..., :rank, :],
-    )
-    return (LoRA if hasattr(layer, "kernel") else LoRAEmbedding)(
-        layer, a, b, jnp.ones_like(root)
-    )
+def adapter(layer: Any, delta: SVD, rank: int) -> LoRA:
+    """Return the layer with the first `rank` directions of `delta` as its LoRA.
+
+    A rank of 0 adds nothing.
+    """
+    u = delta.u[..., :rank]
+    vt = delta.vt[..., :rank, :]
+    # Both factors get the root of each singular value, so that neither is the larger.
+    root = jnp.sqrt(delta.s[..., :rank])
+    a = u * root[..., None, :]
+    b = root[..., None] * vt
+    scale = jnp.ones_like(root)
+    if matrix_name(layer) == "embedding":
+        return LoRAEmbedding(layer, a, b, scale)
+    return LoRA(layer, a, b, scale)
 
 
 @jax.jit
-def _svd(old: Float[Array, "... i o"], new: Float[Array, "... i o"]) -> SVD:
-    delta = new.astype(jnp.float32) - old.astype(jnp.float32)
-    return SVD(*jnp.linalg.svd(delta, full_matrices=False))
+def _delta_svd(
+    before: Float[Array, "... i o"],
+    after: Float[Array, "... i o"],
+) -> SVD:
+    # Subtracted in float32, whatever the models are stored in.
+    before = before.astype(jnp.float32)
+    after = after.astype(jnp.float32)
+    u, s, vt = jnp.linalg.svd(after - before, full_matrices=False)
+    return SVD(u, s, vt)
 
 
-def _name(layer: Any) -> str:
-    return "kernel" if hasattr(layer, "kernel") else "embedding"
+def _matrix(layer: Any) -> Float[Array, "... i o"]:
+    return getattr(layer, matrix_name(layer))[...]
 
 
-def _sizes(layers: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    return {
-        path: getattr(layer, _name(layer)).shape[-2:] for path, layer in layers.items()
-    }
-
-
-def _same(base: Any, tuned: Any) -> None:
-    ours, theirs = (
-        {path: leaf.shape for path, leaf in tree.leaves(each).items()}
-        for each in (base, tuned)
-    )
-    differ = [path for path in ours | theirs if ours.get(path) != theirs.get(path)]
-    if differ:
-        said = "; ".join(
-            f"{path}: {ours.get(path, 'none')} and {theirs.get(path, 'none')}"
-            for path in differ[:5]
-        )
-        more = f"; … ({len(differ)} in all)" if len(differ) > 5 else ""
+def _check_rank(layers: Mapping[str, Any], rank: int) -> None:
+    wrong = []
+    for path, layer in layers.items():
+        matrix = getattr(layer, matrix_name(layer))
+        *_, i, o = matrix.shape
+        if not 1 <= rank <= min(i, o):
+            wrong.append(f"{path} ({i} x {o})")
+    if wrong:
         raise ValueError(
-            f"base and tuned: expected leaves alike (merge adapters first), got {said}{more}"
+            f"rank: expected 1 <= rank <= min(i, o), got {rank} for {', '.join(wrong)}"
         )
+
+
+def _check_alike(base: Any, tuned: Any) -> None:
+    """Raise a ValueError unless the two models have leaves of the same shapes."""
+    base_shapes = _shapes(base)
+    tuned_shapes = _shapes(tuned)
+    differences = []
+    # All differences are collected, and the first of them named.
+    for path in base_shapes | tuned_shapes:
+        base_shape = base_shapes.get(path, "none")
+        tuned_shape = tuned_shapes.get(path, "none")
+        if base_shape != tuned_shape:
+            differences.append(f"{path}: {base_shape} and {tuned_shape}")
+    if not differences:
+        return
+    text = "; ".join(differences[:DIFFERENCES_NAMED])
+    if len(differences) > DIFFERENCES_NAMED:
+        text += f"; … ({len(differences)} in all)"
+    raise ValueError(
+        "base and tuned: expected leaves alike (merge adapters first), got " + text
+    )
+
+
+def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    leaves = tree.leaves(model)
+    return {path: leaf.shape for path, leaf in leaves.items()}

@@ -1,7 +1,10 @@
-"""FT-Top2: only the last layers learn, all of their weights (a baseline of LoRA's Tables 3, 13 and 14, after Li and Liang 2021,
-arXiv 2101.00190)."""
+"""FT-Top2: only the last layers are trained, with all of their weights.
+
+A baseline of LoRA's Tables 3, 13 and 14, after Li and Liang 2021 (arXiv 2101.00190).
+"""
 
 from numbers import Integral
+from typing import Any
 
 from lora_jax import quant, tree
 from lora_jax.methods.base import Method
@@ -9,33 +12,47 @@ from lora_jax.nn.blocks import Stacks, layer_count, split_stacks
 
 
 def top(top_layers: int = 2) -> Method:
-    """The last `top_layers` layers learn; embeddings, a decoder's last norm and an encoder's pooler do not.
+    """Return the method that trains the last layers of a model.
 
-    They get a stack of their own (paths `blocks/last/...`), so that nothing is computed or stored for the first ones' gradients. On
-    a quantised base they are dequantised, for they must learn; the first ones stay as they are.
+    Embeddings, the last norm of a decoder and the pooler of an encoder stay frozen. The
+    trained layers get a stack of their own (paths `blocks/last/...`), so that no gradient
+    of the others is computed or stored. On a quantized base they are dequantized, because
+    bits cannot be trained; the frozen layers keep theirs.
+
+    Args:
+        top_layers: Number of layers to train, counted from the last one.
 
     Raises:
-        ValueError: `top_layers` is no integer >= 1; from `adapt`: more than the model has, or its layers are no single stack.
+        ValueError: `top_layers` is no integer of 1 or more; from `adapt`: it is more than
+            the model has, or the model's layers are not one stack.
     """
     if not (isinstance(top_layers, Integral) and top_layers >= 1):
         raise ValueError(f"top_layers: expected an integer >= 1, got {top_layers}")
 
     def adapt(key, model):
-        blocks = getattr(model, "blocks", None)
-        if blocks is None or isinstance(blocks, Stacks | tuple):
-            got = "none" if blocks is None else type(blocks).__name__
+        blocks = _single_stack(model)
+        layers = layer_count(blocks)
+        if top_layers > layers:
             raise ValueError(
-                f"top: expected a model with one stack of layers, `blocks`, got {got}"
+                f"top_layers: expected 1 <= top_layers <= {layers}, the model's layers, "
+                f"got {top_layers}"
             )
-        if top_layers > (most := layer_count(blocks)):
-            raise ValueError(
-                f"top_layers: expected 1 <= top_layers <= {most}, the model's layers, got {top_layers}"
-            )
-        if top_layers == most:  # of no layers at all nothing could be dequantised
+        if top_layers == layers:
+            # The first stack will be empty, and an empty one cannot hold bits.
             model = tree.replace(model, {"blocks": quant.dequantize_model(blocks)})
-        apart = split_stacks(model, int(top_layers))
-        return tree.replace(
-            apart, {"blocks/last": quant.dequantize_model(apart.blocks.last)}
-        )
+        model = split_stacks(model, int(top_layers))
+        trained = quant.dequantize_model(model.blocks.last)
+        return tree.replace(model, {"blocks/last": trained})
 
-    return Method("top", adapt, r"^blocks/last/")
+    return Method("top", adapt, trainable=r"^blocks/last/")
+
+
+def _single_stack(model: Any) -> Any:
+    """Return the model's blocks; raise ValueError if they are not one stack."""
+    blocks = getattr(model, "blocks", None)
+    if blocks is None or isinstance(blocks, Stacks | tuple):
+        kind = "none" if blocks is None else type(blocks).__name__
+        raise ValueError(
+            f"top: expected a model with one stack of layers, `blocks`, got {kind}"
+        )
+    return blocks

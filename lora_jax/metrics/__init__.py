@@ -1,4 +1,4 @@
-"""Scores of predictions: labels in classification.py, generated text in text.py."""
+"""Scores of predictions: labels in `classification`, generated texts in `text`."""
 
 from lora_jax.metrics.classification import (
     METRICS,
@@ -9,6 +9,7 @@ from lora_jax.metrics.classification import (
     score,
     spearman,
 )
+from lora_jax.metrics.names import LOWER_IS_BETTER, higher_is_better
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -21,10 +22,3 @@ __all__ = [
     "score",
     "spearman",
 ]
-
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ter"})
-
-
-def higher_is_better(metric: str) -> bool:
-    """Return whether a larger value of the metric, such as "accuracy", is better."""
-    return metric not in LOWER_IS_BETTER

@@ -1,57 +1,87 @@
-"""Scores of predictions against labels, by the names GLUE uses, through scikit-learn and scipy."""
+"""Scores of predictions against labels, by the names that GLUE uses.
 
-import difflib
+Accuracy, F1 and Matthews correlation are of classes, Pearson and Spearman correlation
+of numbers. scikit-learn and scipy compute them; we check what goes in, so that a
+mistake is an error and no number.
+"""
+
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
-# scikit-learn and scipy.stats are imported where they are used: they take as long to import as all the rest of the library.
+from lora_jax.metrics.names import check_names
+
+# scikit-learn and scipy.stats are imported in the functions: they take as long to
+# import as the rest of this library.
+
+# The metrics of regression; the others are of classes.
 CORRELATIONS = ("pearson", "spearman")
 
 
 def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The share of predictions [N] equal to the labels [N], in 0..1."""
+    """Return the share of predictions [N] that are equal to the labels [N], in 0..1."""
     from sklearn.metrics import accuracy_score
 
-    return float(accuracy_score(*_checked(predictions, labels)))
+    predictions, labels = _check_pair(predictions, labels)
+    return float(accuracy_score(predictions, labels))
 
 
 def f1(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """F1 of class 1 against class 0, in 0..1; 0 when class 1 is neither there nor predicted.
+    """Return F1 of class 1 against class 0, in 0..1.
 
-    Raises ValueError when there are other classes than 0 and 1.
+    It is 0 if class 1 is neither among the labels nor predicted.
+
+    Raises:
+        ValueError: there are other classes than 0 and 1.
     """
     from sklearn.metrics import f1_score
 
-    predictions, labels = _checked(predictions, labels)
-    others = sorted(set(np.unique([predictions, labels]).tolist()) - {0, 1})
+    predictions, labels = _check_pair(predictions, labels)
+    # Of both: 1 against all others would be another question.
+    classes = np.unique([predictions, labels]).tolist()
+    others = sorted(set(classes) - {0, 1})
     if others:
         raise ValueError(
-            f"f1 is of class 1 against class 0: expected classes 0 and 1, got also {others[:5]}"
+            "f1 is of class 1 against class 0: expected classes 0 and 1, got also "
+            f"{others[:5]}"
         )
-    return float(f1_score(labels, predictions, zero_division=0.0))  # type: ignore[arg-type]  # annotated as str
+    # Annotated as a text, but a number is what it takes.
+    zero_division: Any = 0.0
+    return float(f1_score(labels, predictions, zero_division=zero_division))
 
 
 def matthews(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Matthews correlation of classes, in -1..1; 0 when predictions or labels are constant."""
+    """Return the Matthews correlation of classes, in -1..1.
+
+    It is 0 if the predictions or the labels are constant.
+    """
     from sklearn.metrics import matthews_corrcoef
 
-    predictions, labels = _checked(predictions, labels)
-    return (
-        0.0
-        if _constant(predictions) or _constant(labels)
-        else float(matthews_corrcoef(labels, predictions))
-    )
+    predictions, labels = _check_pair(predictions, labels)
+    if _is_constant(predictions) or _is_constant(labels):
+        return 0.0
+    return float(matthews_corrcoef(labels, predictions))
 
 
 def pearson(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Linear correlation of scores, in -1..1; 0, and no warning, when predictions or labels are constant."""
-    return _correlation("pearsonr", predictions, labels)
+    """Return the linear correlation of numbers, in -1..1.
+
+    It is 0, without a warning, if the predictions or the labels are constant.
+    """
+    from scipy import stats
+
+    return _correlation(stats.pearsonr, predictions, labels)
 
 
 def spearman(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Rank correlation of scores, in -1..1; 0, and no warning, when predictions or labels are constant."""
-    return _correlation("spearmanr", predictions, labels)
+    """Return the rank correlation of numbers, in -1..1.
+
+    It is 0, without a warning, if the predictions or the labels are constant.
+    """
+    from scipy import stats
+
+    return _correlation(stats.spearmanr, predictions, labels)
 
 
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -64,77 +94,102 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 
 
 def score(
-    names: Iterable[str], logits: np.ndarray, labels: np.ndarray
+    names: Iterable[str],
+    logits: np.ndarray,
+    labels: np.ndarray,
 ) -> dict[str, float]:
-    """Each named metric of `logits`: [N, C] with class labels [N], or [N, 1] with scores [N] for regression.
+    """Return the named metrics of `logits`.
 
-    Raises ValueError on an unknown name, a metric that does not fit C, logits or labels of other shapes, class labels
-    outside 0..C-1, or logits that are not finite, which argmax would otherwise turn into a class.
+    These are [N, C] with class labels [N], or [N, 1] with numbers [N] for regression.
+
+    Raises:
+        ValueError: a name is unknown or does not fit C; logits or labels have other
+            shapes; class labels are outside 0..C-1; or logits are not finite, which
+            argmax would otherwise turn into a class.
     """
-    names, logits, labels = list(names), np.asarray(logits), np.asarray(labels)
-    _known(names)
+    names = list(names)
+    logits, labels = np.asarray(logits), np.asarray(labels)
+    check_names(names, METRICS)
+    # Shapes first: what follows relies on them.
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not logits.size:
         raise ValueError(
-            f"expected logits [N, C] and labels [N], got {logits.shape} and {labels.shape}"
+            f"expected logits [N, C] and labels [N], got {logits.shape} and "
+            f"{labels.shape}"
         )
-    classes = logits.shape[1]
-    wrong = [name for name in names if (name in CORRELATIONS) != (classes == 1)]
+    _check_kind(names, logits)
+    _check_values(logits, labels)
+
+    # [N, C] -> [N]
+    is_regression = logits.shape[1] == 1
+    predictions = logits[:, 0] if is_regression else logits.argmax(axis=1)
+    scores = {}
+    for name in names:
+        metric = METRICS[name]
+        scores[name] = metric(predictions, labels)
+    return scores
+
+
+def _check_kind(names: list[str], logits: np.ndarray) -> None:
+    """Raise ValueError if metrics are of classes and logits are not, or conversely."""
+    # A regression has one number a row.
+    is_regression = logits.shape[1] == 1
+    wrong = []
+    for name in names:
+        if (name in CORRELATIONS) != is_regression:
+            wrong.append(name)
     if wrong:
-        kind = "regression" if classes == 1 else "classes"
+        kind = "regression" if is_regression else "classes"
         raise ValueError(
             f"logits {logits.shape} are {kind}, which {', '.join(wrong)} cannot score"
         )
+
+
+def _check_values(logits: np.ndarray, labels: np.ndarray) -> None:
+    # Rows of [N, C].
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
         raise ValueError(
-            f"expected finite logits, got {bad:,} of {len(logits):,} rows that are not: training diverged"
+            f"expected finite logits, got {bad:,} of {len(logits):,} rows that are not"
+            ": training diverged"
         )
+    classes = logits.shape[1]
+    # Labels of a regression are any numbers.
     if classes > 1 and not np.isin(labels, range(classes)).all():
         raise ValueError(
             f"expected labels in 0..{classes - 1}, got {labels.min()}..{labels.max()}"
         )
-    predictions = logits[:, 0] if classes == 1 else logits.argmax(axis=1)
-    return {name: METRICS[name](predictions, labels) for name in names}
 
 
-def _known(names: Iterable[str]) -> None:
-    unknown = [name for name in names if name not in METRICS]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], METRICS, 1)
-        hint = f"; is {close[0]} meant?" if close else ""
-        raise ValueError(
-            f"expected metrics out of {', '.join(METRICS)}, got {', '.join(unknown)}{hint}"
-        )
-
-
-def _checked(
-    predictions: np.ndarray, labels: np.ndarray
+def _check_pair(
+    predictions: np.ndarray,
+    labels: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as arrays [N]. Raises ValueError if they are of other shapes."""
+    # Lists are welcome too.
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if (
-        predictions.shape != labels.shape
-        or predictions.ndim != 1
-        or not predictions.size
-    ):
+    is_pair = predictions.shape == labels.shape and predictions.ndim == 1
+    if not is_pair or not predictions.size:
         raise ValueError(
-            f"expected predictions [N] and labels [N], got {predictions.shape} and {labels.shape}"
+            f"expected predictions [N] and labels [N], got {predictions.shape} and "
+            f"{labels.shape}"
         )
     return predictions, labels
 
 
-def _correlation(test: str, predictions: np.ndarray, labels: np.ndarray) -> float:
-    from scipy import stats
+def _correlation(
+    test: Callable[..., Any],
+    predictions: np.ndarray,
+    labels: np.ndarray,
+) -> float:
+    predictions, labels = _check_pair(predictions, labels)
+    # In float64, whatever dtype the model has.
+    predictions, labels = predictions.astype(float), labels.astype(float)
+    if _is_constant(predictions) or _is_constant(labels):
+        return 0.0
+    return float(test(predictions, labels).statistic)
 
-    predictions, labels = (
-        values.astype(float) for values in _checked(predictions, labels)
-    )
-    return (
-        0.0
-        if _constant(predictions) or _constant(labels)
-        else float(getattr(stats, test)(predictions, labels).statistic)
-    )
 
-
-def _constant(values: np.ndarray) -> bool:
-    # Not exactly 0: a spread in the last bits is rounding, and scipy warns of it as it does of none.
+def _is_constant(values: np.ndarray) -> bool:
+    # Not exactly 0: a spread in the last bits is rounding, and scipy warns of it as it
+    # does of none.
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())

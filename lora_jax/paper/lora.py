@@ -222,7 +222,7 @@ def beside(
     joined = scores
     for dataset, part in published.groupby("dataset", sort=False):
         names = {"value": f"paper {dataset}", "std": f"paper {dataset} std"}
-        columns = part[[*on, "value", "std"]].rename(columns=names)
+        columns = part.rename(columns=names)[[*on, *names.values()]]
         joined = joined.merge(columns, on=on, how="left")
     return joined
 

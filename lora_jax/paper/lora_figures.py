@@ -9,7 +9,7 @@ the first i singular directions of one matrix and of the first j of another, fro
 import numpy as np
 import pandas as pd
 
-from lora_jax.paper.tables import table
+from lora_jax.paper.tables import rows_where, table
 
 # The sizes of GPT-3 175B (Brown et al. 2020, Table 2.1).
 WIDTH = 12288
@@ -73,7 +73,7 @@ def figure8() -> dict[str, np.ndarray]:
     maps = {}
     for printed, title in _RANKS.items():
         # The file has a row for each cell of each map.
-        cells = published[published.dWq_from == printed]
+        cells = rows_where(published, "dWq_from", printed)
         phi = cells.pivot(index="i_Wq", columns="j_dWq", values="phi")
         maps[title] = phi.to_numpy()
     return maps
@@ -95,11 +95,12 @@ def _maps(*names: str) -> dict[str, dict[int, np.ndarray]]:
     # The files between two ranks say which axis is which rank.
     published = published.rename(columns={"i_r8": "i", "j_r64": "j"})
     maps: dict[str, dict[int, np.ndarray]] = {}
-    groups = published.groupby(["matrix", "layer"])
-    for (printed, layer), cells in groups:
-        # [i, j]; a cell that is not in the figure is NaN.
-        phi = cells.pivot(index="i", columns="j", values="phi")
-        name = _MATRICES[printed]
-        layers = maps.setdefault(name, {})
-        layers[layer] = phi.to_numpy()
+    for printed, name in _MATRICES.items():
+        of_matrix = rows_where(published, "matrix", printed)
+        for layer in sorted(of_matrix["layer"].unique()):
+            cells = rows_where(of_matrix, "layer", layer)
+            # [i, j]; a cell that is not in the figure is NaN.
+            phi = cells.pivot(index="i", columns="j", values="phi")
+            layers = maps.setdefault(name, {})
+            layers[int(layer)] = phi.to_numpy()
     return maps

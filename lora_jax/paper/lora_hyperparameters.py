@@ -5,7 +5,7 @@ Table 9 is RoBERTa on GLUE, Table 11 GPT-2 on E2E, WebNLG and DART.
 
 from typing import Any
 
-from lora_jax.paper.tables import table
+from lora_jax.paper.tables import rows_where, table
 
 # WNLI is not in the paper.
 GLUE = {
@@ -45,15 +45,16 @@ def table9_epochs(task: str) -> int:
     published = table("lora_table9_roberta_hparams")
     # One row for each model, method, task and hyperparameter.
     # The table has RoBERTa-large and other methods too.
-    is_lora = (published.model == "RoBERTa-base") & (published.method == "LoRA")
-    epochs = published[is_lora & (published.hparam == "epochs")]
-    matches = epochs[epochs.dataset == GLUE.get(task)]
+    roberta = rows_where(published, "model", "RoBERTa-base")
+    lora = rows_where(roberta, "method", "LoRA")
+    epochs = rows_where(lora, "hparam", "epochs")
+    matches = rows_where(epochs, "dataset", GLUE.get(task))
     if matches.empty:
         raise ValueError(
             "epochs: expected 1 or more; 0 takes Table 9's, which has "
             f"{', '.join(GLUE)} but not {task!r}"
         )
-    return int(matches.value.iloc[0])
+    return int(matches["value"].iloc[0])
 
 
 def table11(task: str) -> dict[str, Any]:
@@ -67,9 +68,10 @@ def table11(task: str) -> dict[str, Any]:
     """
     published = table("lora_table11_gpt2_hparams")
     # Printed as E2E, WebNLG and DART.
-    of_task = published[published.dataset.str.lower() == task]
+    names = published["dataset"].str.lower()
+    of_task = rows_where(published.assign(task=names), "task", task)
     if of_task.empty:
-        tasks = ", ".join(published.dataset.str.lower().unique())
+        tasks = ", ".join(names.unique())
         raise ValueError(f"task: expected one of Table 11, {tasks}, got {task!r}")
     # Printed once for all three: r_q = r_v = 4.
     value = of_task.set_index("hparam").value

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lora_jax.paper.tables import table
+from lora_jax.paper.tables import rows_where, table
 
 # The paper spells a format differently in each of its tables.
 _TABLE2_FORMATS = {
@@ -48,7 +48,7 @@ def table3() -> pd.Series:
     """Return Table 3 by format: GLUE accuracy of RoBERTa-large with LoRA, in %."""
     published = table("qlora_table3_glue_sni")
     # The other models of the table are T5, which we do not have.
-    roberta = published[published.model == "RoBERTa-large"]
+    roberta = rows_where(published, "model", "RoBERTa-large")
     return _by_format(roberta, "method", _TABLE3_FORMATS)
 
 
@@ -56,7 +56,7 @@ def table4() -> pd.Series:
     """Return Table 4 by format: 5-shot MMLU in %, the mean over models and data."""
     published = table("qlora_table4_mmlu_datatypes")
     # The table prints this mean too, and each model and data set apart.
-    means = published[published.dataset == "Mean"]
+    means = rows_where(published, "dataset", "Mean")
     return _by_format(means, "data_type", _TABLE4_FORMATS)
 
 
@@ -116,7 +116,7 @@ def _by_format(
     published: pd.DataFrame, column: str, names: dict[str, str]
 ) -> pd.Series:
     """The values by our name of the format; lines of other formats are dropped."""
-    # A name that is not ours becomes NaN.
-    formats = published[column].map(names)
+    # A name that is not ours becomes None.
+    formats = [names.get(printed) for printed in published[column]]
     known = published.assign(format=formats).dropna(subset="format")
     return known.set_index("format").value

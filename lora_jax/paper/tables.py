@@ -88,6 +88,12 @@ def claims() -> pd.DataFrame:
     return table("claims").set_index("id")
 
 
+def rows_where(published: pd.DataFrame, column: str, value: object) -> pd.DataFrame:
+    """Return the rows of a table that have a value in a column."""
+    # As a query, since indexing by a mask may return other types than a table.
+    return published.query(f"{column} == @value")
+
+
 def schema(folder: Path | None = None) -> dict[str, Columns]:
     """Return the columns of every table, in order, and the kind of cells of each.
 

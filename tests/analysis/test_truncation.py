@@ -29,7 +29,9 @@ def tuned(tiny):
 @pytest.fixture(scope="module")
 def lora(tiny):
     """A trained LoRA: B is not zero. The adapters of key and output are idle."""
-    method = methods.lora("query,value", 3, pad=8, beside="query,key,value,output")
+    method = methods.lora(
+        "query,value", 3, rank_multiple=8, idle_targets="query,key,value,output"
+    )
     return move_leaves(method.adapt(jax.random.key(0), tiny()))
 
 
@@ -66,7 +68,9 @@ class TestTruncate:
             np.testing.assert_allclose(merged[path], expected, atol=1e-5, err_msg=path)
 
     def test_full_fine_tuning_gives_the_adapter_that_is_extracted(self, tiny, tuned):
-        extracted = lora_from_delta(tiny(), tuned, targets=BLOCKS, rank=3, rest="tuned")
+        extracted = lora_from_delta(
+            tiny(), tuned, targets=BLOCKS, rank=3, others="tuned"
+        )
         truncated = analysis.truncate(analysis.take_deltas(tuned, tiny()), 3)
         assert_same_leaves(
             methods.merge(truncated), methods.merge(extracted), atol=1e-6

@@ -177,7 +177,9 @@ class TestFewBits:
 
     @pytest.mark.parametrize("kind", quant.FORMATS)
     def test_what_is_not_there_stays_zero(self, kind, tiny, path):
-        method = methods.lora("query", rank=3, pad=8, beside="query,value")
+        method = methods.lora(
+            "query", rank=3, rank_multiple=8, idle_targets="query,value"
+        )
         model, mask = random(tiny(), method)
         path.write_bytes(adapter.dump(model, mask, {}, quantize=kind))
         layers = methods.adapters(adapter.load(path, model, mask)[0])

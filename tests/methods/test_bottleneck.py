@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lora_jax import accounting, methods, train, tree
-from lora_jax.methods.bottleneck import Adapter, Affine
+from lora_jax.methods.bottleneck import Affine, BottleneckAdapter
 from lora_jax.models import gpt2
 from lora_jax.nn.layers import LayerNorm, Linear
 
@@ -25,7 +25,7 @@ def test_by_hand():
         Affine(jnp.array([[1.0, -1.0], [1.0, 0.0]]), jnp.array([-4.0, 1.0])),
         Affine(jnp.eye(2), jnp.ones(2)),
     )
-    layer = Adapter(
+    layer = BottleneckAdapter(
         base, down, up, None, activation="relu"
     )  # (3, 7) -> (10 - 4, -3 + 1) -> (6, 0) -> (7, 1)
     assert layer(jnp.array([3.0])).tolist() == [10, 8]
@@ -56,7 +56,7 @@ def test_against_float64(norm, activation):
         + large
     )
     own = LayerNorm(parts[6], parts[7], epsilon=1e-5) if norm else None
-    layer = Adapter(
+    layer = BottleneckAdapter(
         Linear(*parts[:2]),
         Affine(*parts[2:4]),
         Affine(*parts[4:6]),

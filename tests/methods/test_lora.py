@@ -246,7 +246,7 @@ class TestTargets:
 class TestPadding:
     def test_target_sets_with_idle_adapters_beside_are_alike_to_a_compiler(self, tiny):
         few, many = (
-            lora(names, 2, pad=4, beside="query,value,up")
+            lora(names, 2, rank_multiple=4, idle_targets="query,value,up")
             for names in ("query", "query,value")
         )
         one, two = (method.adapt(KEY, tiny()) for method in (few, many))
@@ -266,8 +266,8 @@ class TestPadding:
             learning_rate=0.02, epochs=2, batch=8, weight_decay=0.1, clip=0.5
         )
 
-        def run(pad):
-            method = lora("query,value", 3, pad=pad)
+        def run(multiple):
+            method = lora("query,value", 3, rank_multiple=multiple)
             model = method.adapt(KEY, tiny())
             return train.fit(
                 model,

@@ -55,7 +55,7 @@ def test_by_hand():
     assert layer.base.bias[...].tolist() == [0, 0] and model["head"].kernel[
         ...
     ].tolist() == [[1], [1]]
-    whole = lora_from_delta(base, after, targets="query", rank=2, rest="tuned")
+    whole = lora_from_delta(base, after, targets="query", rank=2, others="tuned")
     assert whole["query"].base.bias[...].tolist() == [1, 1]
     np.testing.assert_allclose(
         methods.merge(whole)["query"].kernel[...], after["query"].kernel[...], atol=1e-6
@@ -118,18 +118,18 @@ def test_stacked_layers_are_each_their_own(tiny, tuned):
         np.testing.assert_allclose(delta, alone["query"].delta(), atol=1e-5)
 
 
-@pytest.mark.parametrize("rest", ["base", "tuned"])
-def test_whose_the_other_leaves_are(tiny, tuned, rest):
+@pytest.mark.parametrize("others", ["base", "tuned"])
+def test_whose_the_other_leaves_are(tiny, tuned, others):
     merged = tree.leaves(
         methods.merge(
-            lora_from_delta(tiny(), tuned, targets="query", rank=16, rest=rest)
+            lora_from_delta(tiny(), tuned, targets="query", rank=16, others=others)
         )
     )
     for path, leaf in merged.items():
         if path == "blocks/attention/query/kernel":
             np.testing.assert_allclose(leaf, tree.leaves(tuned)[path], atol=1e-5)
         else:
-            source = tuned if rest == "tuned" or path.startswith("head/") else tiny()
+            source = tuned if others == "tuned" or path.startswith("head/") else tiny()
             assert leaf.tolist() == tree.leaves(source)[path].tolist(), path
 
 
@@ -204,6 +204,6 @@ class TestErrors:
 
     def test_another_rest(self, tiny, tuned):
         with pytest.raises(
-            ValueError, match="rest: expected base or tuned, got 'mine'"
+            ValueError, match="others: expected base or tuned, got 'mine'"
         ):
-            lora_from_delta(tiny(), tuned, rest="mine")
+            lora_from_delta(tiny(), tuned, others="mine")

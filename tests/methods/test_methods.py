@@ -21,7 +21,7 @@ CASES: dict[str, methods.Method] = {
     "lora everywhere": methods.lora(
         r"attention/|mlp/|embed/|pooler", 2, bias="all", init="kaiming_uniform"
     ),
-    "lora padded": methods.lora("query,output", 3, pad=8, bias="lora_only"),
+    "lora padded": methods.lora("query,output", 3, rank_multiple=8, bias="lora_only"),
     "lora one layer": methods.lora("value,up", 2, layers=[1], rank_stabilized=True),
     "top one layer": methods.top(1),
 }

@@ -280,7 +280,7 @@ class TestMerge:
             methods.merge(adapted(), into="base")
         with pytest.raises(
             ValueError,
-            match=r"original: expected the model before.*kernel is quantised \(2, 16, 16\)",
+            match=r"original: expected the model before.*kernel is quantized \(2, 16, 16\)",
         ):
             methods.merge(
                 adapted(), into="original", original=methods.unload(adapted())
@@ -297,7 +297,7 @@ class TestMerge:
             methods.merge(adapted(), into="original")
         with pytest.raises(
             ValueError,
-            match=r"expected the model before it was quantised.*no blocks/attention/query/kernel",
+            match=r"expected the model before it was quantized.*no blocks/attention/query/kernel",
         ):
             methods.merge(adapted(), into="original", original=adapted(None))
 

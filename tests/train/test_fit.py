@@ -297,7 +297,7 @@ class TestFit:
         )  # no other test's, so that nothing is compiled before
 
         def run(seed=0, learning_rate=0.02, **options):
-            method = methods.lora(pad=8, **options)
+            method = methods.lora(rank_multiple=8, **options)
             model = method.adapt(jax.random.key(seed), tiny())
             config = replace(decayed, learning_rate=learning_rate)
             fit(model, examples, method, config, seed=seed, widths=(8, 16))

