@@ -26,7 +26,15 @@ import pandas as pd
 from lora_jax import analysis, paper, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, grid, presets
 from lora_jax.experiment.matrices import stacked_matrices
-from lora_jax.results import Claim, Comparison, Report, Section, claims, heatmaps, report
+from lora_jax.results import (
+    Claim,
+    Comparison,
+    Report,
+    Section,
+    claims,
+    heatmaps,
+    report,
+)
 
 SOURCE = "LoRA Table 7"
 TOP = 4  # Figure 8's directions of A

@@ -69,9 +69,11 @@ class RunConfig:
     matrices into arrays."""
     seed: int = 0
     """Seed of the adapter's initialization, of the batches and of dropout."""
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig(compute_dtype="auto")
-    decode: Decoding = Decoding()
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(compute_dtype="auto")
+    )
+    decode: Decoding = field(default_factory=Decoding)
     options: Mapping[str, Any] = field(default_factory=dict)
     # Where model and data came from: part of a row's identity, filled in by `check`.
     model_source: str = ""

@@ -1,6 +1,7 @@
 """What an experiment needs: one row, the runs that it is made from, and how."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from lora_jax.experiment.config import RunConfig, key
@@ -22,7 +23,7 @@ class Measurement(NamedTuple):
     """
 
     runs: tuple[RunConfig, ...] = ()
-    settings: Settings = {}
+    settings: Settings = MappingProxyType({})
     measure: Measure | None = None
     # What the row calls its runs, where there are several: ("left", "right").
     names: tuple[str, ...] = ()

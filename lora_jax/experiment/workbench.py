@@ -65,8 +65,8 @@ class Workbench(NamedTuple):
         within_attention = set(targets.split(",")) <= set(ATTENTION.split(","))
         # The bias beside an idle adapter would be trained too.
         if within_attention and options.get("bias") != "lora_only":
-            options["beside"] = ATTENTION
-        return methods.make(run.method, pad=RANK_MULTIPLE, **options)
+            options["idle_targets"] = ATTENTION
+        return methods.make(run.method, rank_multiple=RANK_MULTIPLE, **options)
 
     def adapted(self) -> tuple[Any, Any]:
         """Return the model as training finds it, and the mask of what is trainable.

@@ -55,25 +55,6 @@ def make(name: str, **settings: Any) -> Method:
     return METHODS[name](**own_settings)
 
 
-# Options that share compiled programs between the runs of a sweep: no flags.
-INTERNAL_OPTIONS = ("pad", "beside")
-
-
-def defaults(name: str) -> dict[str, Any]:
-    """Return the options of a method, those of its constructor, with their defaults.
-
-    Raises:
-        ValueError: there is no such method; names the ones there are.
-    """
-    names = options(name)
-    parameters = inspect.signature(METHODS[name]).parameters
-    return {
-        option: parameters[option].default
-        for option in names
-        if option not in INTERNAL_OPTIONS
-    }
-
-
 def options(name: str) -> tuple[str, ...]:
     """Return the names of a method's options, which its constructor takes.
 

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -65,7 +66,7 @@ class Report(NamedTuple):
     sections: Sequence[Section]
     claims: Sequence[Claim] = ()
     data: pd.DataFrame | None = None  # every number
-    figures: Mapping[str, Figure] = {}  # "" is the first, others by their suffix
+    figures: Mapping[str, Figure] = MappingProxyType({})  # "" is the first, others by their suffix
     comparison: Comparison | None = None
 
 
@@ -294,10 +295,8 @@ def _column(name: str, cells: list[str]) -> list[str]:
     is_numeric = bool(filled) and all(map(NUMERIC.match, filled))
     texts = [_escaped(name), *cells]
     width = max(3, *map(len, texts))
-    if is_numeric:
-        texts = [text.rjust(width) for text in texts]
-    else:
-        texts = [text.ljust(width) for text in texts]
+    side = ">" if is_numeric else "<"
+    texts = [f"{text:{side}{width}}" for text in texts]
     rule = "-" * (width - 1) + (":" if is_numeric else "-")
     return [texts[0], rule, *texts[1:]]
 
