@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lora_jax.results.rows import Row
-from lora_jax.results.summary import PLACES, Group, primary_metric
+from lora_jax.results.summary import PLACES, Group
 
 PRETRAINED = "none"  # the method of a row in which nothing was trained
 # What papers call the methods, in the order of their tables.
@@ -118,6 +118,12 @@ def metric_names(row: Row) -> list[str]:
     return [LOSS, *sorted(names, key=_metric_position)]
 
 
+def first_score(row: Row) -> str:
+    """Return the metric that a figure shows: the first of the texts' scores."""
+    scores = metric_names(row)[1:]
+    return scores[0] if scores else LOSS
+
+
 def unit_of(metric: str) -> float:
     """Return the factor of a metric: 100 for shares, which are shown in per cent."""
     is_share = metric != LOSS and base_name(metric) not in UNITLESS
@@ -142,7 +148,7 @@ def summary(group: Group) -> pd.DataFrame:
 
     It has the method's settings, its parameters, each metric's mean over seeds and its
     standard error (NaN for one seed), speeds in tokens a second, and the seconds.
-    `score` and `error` are those of the primary metric.
+    `score` and `error` are those of the first score.
     """
     names = columns_of_settings(group)
     lines = []
@@ -175,7 +181,7 @@ def _scores(rows: Sequence[Row]) -> dict[str, Any]:
         line[name] = statistics.fmean(values)
         line[f"{name} error"] = _standard_error(values)
     # The columns in which rows of another machine are compared with these.
-    metric = primary_metric(rows[0])
+    metric = first_score(rows[0])
     line["metric"] = metric
     line["score"] = line[metric]
     line["error"] = line[f"{metric} error"]
