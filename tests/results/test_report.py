@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from lora_jax import results
+from lora_jax.results import Claim, Comparison, Report, Section, files
+from lora_jax.results.report import agreement, clock, markdown, write
 
 
 def row(
@@ -110,7 +112,9 @@ def test_summary_takes_the_number_of_examples():
         {"config": {"rank": 1}, "metrics": {"test/accuracy": 0.5, "test/f1": 0.5}}
     )
     errors = [
-        results.summary(told, by=["rank"], metric=metric, n=n)["error_kind"].tolist()
+        results.summary(told, by=["rank"], metric=metric, examples=n)[
+            "error_kind"
+        ].tolist()
         for metric, n in (
             ("test/accuracy", 25),
             ("test/accuracy", None),
@@ -118,7 +122,7 @@ def test_summary_takes_the_number_of_examples():
         )
     ]
     assert errors == [["binomial"], ["none"], ["none"]]
-    assert results.summary(told, by=["rank"], metric="test/accuracy", n=25)[
+    assert results.summary(told, by=["rank"], metric="test/accuracy", examples=25)[
         "error"
     ].tolist() == [0.1]
 
@@ -153,32 +157,44 @@ def test_summary_names_what_there_is():
 
 def test_write_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     target = tmp_path / "new" / "table.md"
-    results.write(target, "ü\n")
+    files.write(target, "ü\n")
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="No space left"):
-        results.write(target, b"other")
+        files.write(target, b"other")
     assert target.read_text() == "ü\n" and names(target.parent) == ["table.md"]
 
 
-def test_markdown_is_a_padded_table():
+def test_a_table_is_padded_and_numbers_are_right_aligned():
     table = pd.DataFrame(
-        {"method": ["LoRA|x", None], "rank": [8, 16], "score": [0.51234, math.nan]}
+        {
+            "method": ["LoRA|x", None],
+            "parameters": [1234567, 16],
+            "score": [0.51234, math.nan],
+            "text": ["79.7 ± 0.3", ""],
+        }
     )
-    assert results.markdown(table, digits=2) == (
-        "| method  | rank | score |\n"
-        "| ------- | ---: | ----: |\n"
-        "| LoRA\\|x |    8 |  0.51 |\n"
-        "|         |   16 |       |\n"
+    assert results.table(table, digits={"score": 2}) == (
+        "| method  | parameters | score |       text |\n"
+        "| ------- | ---------: | ----: | ---------: |\n"
+        "| LoRA\\|x |  1,234,567 |  0.51 | 79.7 ± 0.3 |\n"
+        "|         |         16 |       |            |\n"
     )
-    assert (
-        results.markdown(table.filter(["rank"]), align={"rank": "left"})
-        == "| rank |\n| ---- |\n| 8    |\n| 16   |\n"
-    )
-    assert "0.5123 |" in results.markdown(table, digits={"score": 4})
+    assert "0.512 |" in results.table(table), "three decimals where nothing is said"
+
+
+def test_a_column_has_as_many_decimals_as_its_numbers_need():
+    lines = results.table(pd.DataFrame({"x": [80.0, 79.75, 1e-7]})).split("\n")
+    assert lines[2:5] == ["|    80.00 |", "|    79.75 |", "|    1e-07 |"] or lines[
+        2:5
+    ] == [
+        "| 80.00 |",
+        "| 79.75 |",
+        "| 1e-07 |",
+    ]
 
 
 cells = st.text(
@@ -186,29 +202,106 @@ cells = st.text(
 )
 
 
-@given(st.lists(st.tuples(cells, st.floats(-1e300, 1e300)), min_size=1, max_size=4))
+@given(st.lists(st.tuples(cells, st.floats(-1e9, 1e9)), min_size=1, max_size=4))
 @settings(deadline=None)
-def test_markdown_lines_are_as_wide_as_each_other_and_numbers_come_back(
+def test_lines_of_a_table_are_as_wide_as_each_other_and_numbers_come_back(
     data: list[tuple[str, float]],
 ):
-    lines = results.markdown(
-        pd.DataFrame(data, columns=pd.Index(["name", "score"]))
-    ).split("\n")[:-1]
+    frame = pd.DataFrame(data, columns=pd.Index(["name", "score"]))
+    lines = results.table(frame).split("\n")[:-1]
     assert len({len(line) for line in lines}) == 1
     for line, (name, score) in zip(lines[2:], data, strict=True):
-        assert float(line[:-1].rpartition("|")[2]) == pytest.approx(
-            score, rel=1e-9, abs=0
-        )
+        text = line[:-1].rpartition("|")[2].replace(",", "")
+        assert float(text) == pytest.approx(score, rel=1e-2, abs=6e-4)
         assert name.replace("|", "\\|") in line
 
 
-def test_markdown_refuses_what_it_does_not_know():
+def test_digits_of_a_column_that_is_not_there():
     with pytest.raises(ValueError, match="unknown column 'b'; there are a"):
-        results.markdown(pd.DataFrame({"a": [1]}), digits={"b": 1})
-    with pytest.raises(
-        ValueError, match=r"align: expected left or right, got \{'a': 'middle'\}"
-    ):
-        results.markdown(pd.DataFrame({"a": [1]}), align={"a": "middle"})
+        results.table(pd.DataFrame({"a": [1]}), digits={"b": 1})
+
+
+# --- the page of an experiment
+
+
+def report_of(score: float, error: float = 1.0) -> Report:
+    data = pd.DataFrame(
+        {"rank": [1], "paper X": [70.0], "score": score, "error": error}
+    )
+    return Report(
+        title="Rank sweep",
+        intro="Which rank?",
+        sections=[Section("Scores", ["In %:", data])],
+        claims=[Claim("Table 6", "r = 1 suffices", "80 against 79", "reproduced")],
+        data=data,
+        comparison=Comparison(by=("rank",)),
+    )
+
+
+def test_a_page_has_prose_tables_and_claims():
+    page = markdown(report_of(80.0))
+    assert page.startswith(
+        "# Rank sweep\n\nWhich rank?\n\n## Scores\n\nIn %:\n\n| rank |"
+    )
+    assert "| Table 6 | r = 1 suffices | 80 against 79 | reproduced |" in page
+    assert "Yours and the reference" not in page
+
+
+@pytest.mark.parametrize(
+    ("yours", "verdict", "sentence"),
+    [
+        (82.8, "yes", "Your rows and the reference rows agree**: 1 of 1 lines"),
+        (82.9, "no", "do not all agree**: 0 of 1 lines"),
+    ],
+)
+def test_yours_agree_with_the_reference_within_two_errors(yours, verdict, sentence):
+    # Two standard errors of the difference: 2 sqrt(1 + 1) = 2.83.
+    page = markdown(report_of(yours), reference=report_of(80.0))
+    assert sentence in page
+    (line,) = agreement(
+        report_of(yours).data, report_of(80.0).data, Comparison(by=("rank",))
+    ).to_dict("records")
+    assert line["agrees"] == verdict
+    assert (line["paper X"], line["reference"], line["yours"]) == (70.0, 80.0, yours)
+    assert line["allowed"] == pytest.approx(2 * 2**0.5)
+
+
+def test_other_settings_have_nothing_to_compare_with():
+    other = report_of(80.0)
+    moved = other._replace(data=other.data.assign(rank=2))
+    page = markdown(moved, reference=other)
+    assert "have none of these settings: there is nothing to compare" in page
+
+
+def test_a_value_without_an_error_agrees_within_the_tolerance():
+    comparison = Comparison(by=("rank",), error="", relative=0.1)
+    reference = pd.DataFrame({"rank": [1, 2], "score": [100.0, 100.0]})
+    yours = pd.DataFrame({"rank": [1, 2], "score": [109.0, 111.0]})
+    assert list(agreement(yours, reference, comparison)["agrees"]) == ["yes", "no"]
+
+
+def test_write_makes_a_folder_with_page_table_and_figures(tmp_path: Path):
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    report = report_of(80.0)._replace(figures={"": figure, "layers": figure})
+    paths = write(report, tmp_path / "rank_sweep")
+    assert [path.name for path in paths] == [
+        "README.md",
+        "table.csv",
+        "figure.png",
+        "figure_layers.png",
+    ]
+    assert "![Rank sweep](figure.png)" in paths[0].read_text()
+    before = [path.read_bytes() for path in paths]
+    write(report, tmp_path / "rank_sweep")
+    assert [path.read_bytes() for path in paths] == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(12.4, "12 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")]
+)
+def test_a_duration_in_words(seconds, text):
+    assert clock(seconds) == text
 
 
 def test_render_writes_only_what_changed(tmp_path: Path):

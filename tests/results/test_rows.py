@@ -184,13 +184,45 @@ def test_a_corrupt_line_in_the_middle_is_named(path: Path, line: str, reason: st
             read(path)
 
 
-def test_an_edited_config_is_noticed(path: Path):
+def test_a_key_follows_the_config_whatever_the_file_says(path: Path):
     results.record(path, row(1))
     path.write_text(path.read_text().replace('"rank":1', '"rank":2'))
-    with pytest.raises(
-        ValueError, match=r"line 1 is not a row: its key '.*' is not that of its config"
-    ):
+    (changed,) = results.read(path)
+    assert changed["key"] == results.key(changed["config"])
+    assert results.pending(path, [row(1)["config"], row(2)["config"]]) == [
+        row(1)["config"]
+    ]
+
+
+def test_an_identity_of_its_own(path: Path):
+    by_rank = results.RowFile(
+        path, key=lambda config: results.key({"r": config["rank"]})
+    )
+    by_rank.record(row(1, lr=0.1))
+    by_rank.record(row(1, lr=0.2))
+    assert len(by_rank.read()) == 1
+    with by_rank.claim({"rank": 2, "lr": 0.3}) as is_ours:
+        assert is_ours
+    with by_rank.claim({"rank": 1, "lr": 0.3}) as is_ours:
+        assert not is_ours
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"key":"k","config":[],"metrics":{}}', "expected config to be an object"),
+        ('{"key":"k","config":{},"metrics":[]}', "expected metrics to be an object"),
+        ('{"key":"k","config":{},"metrics":{"test/x":"1"}}', "metrics: expected"),
+        ('{"config":{},"metrics":{}}', "expected an object with key, config"),
+        ("[" * 100_000, "is not a row"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(path: Path, line: str, message: str):
+    path.parent.mkdir(parents=True)
+    path.write_text(line + "\n")
+    with pytest.raises(ValueError, match=message) as caught:
         results.read(path)
+    assert "rank_sweep.jsonl, line 1" in str(caught.value)
 
 
 def test_all_bad_metrics_are_told_at_once(path: Path):
