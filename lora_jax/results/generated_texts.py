@@ -21,8 +21,9 @@ def blocks(rows_by_name: Mapping[str, Sequence[Row]]) -> list[str | pd.DataFrame
     """
     examples_by_name = {}
     for name, rows in rows_by_name.items():
-        first_split = next(iter(rows[0]["written"].values()))
-        examples_by_name[name] = first_split["examples"]
+        texts_by_split = rows[0]["written"]
+        first_split = next(iter(texts_by_split))
+        examples_by_name[name] = texts_by_split[first_split]["examples"]
     # All have the same sources; a row of another size may have fewer.
     count = min(map(len, examples_by_name.values()))
     tables = []
@@ -49,14 +50,19 @@ def _table(
 ) -> pd.DataFrame:
     """One source, what each wrote for it, and the first of its references."""
     # The source and its references are the same in all examples.
-    first = next(iter(examples_by_name.values()))[index]
+    first_name = next(iter(examples_by_name))
+    first = examples_by_name[first_name][index]
     references = first["references"]
+    count = len(references)
     texts = {"source": first["source"]}
     for name, examples in examples_by_name.items():
         texts[name] = examples[index]["output"]
-    texts[f"a reference of {len(references)}"] = references[0]
-    lines = list(map(one_line, texts.values()))
-    return pd.DataFrame({"": list(texts), "text": lines})
+    texts[f"a reference of {count}"] = references[0]
+    columns = {
+        "": list(texts),
+        "text": list(map(one_line, texts.values())),
+    }
+    return pd.DataFrame(columns)
 
 
 def _printable(character: str) -> str:
@@ -64,4 +70,5 @@ def _printable(character: str) -> str:
         return character
     if character == "\n":
         return " / "
-    return f"\\x{ord(character):02x}"
+    code = ord(character)
+    return f"\\x{code:02x}"

@@ -93,7 +93,8 @@ def by_setting(group: Group) -> dict[str, list[Row]]:
     rows_by_setting: dict[tuple, list[Row]] = {}
     for row in sorted(group.rows, key=_seed):
         config = row["config"]
-        setting = (config["method"], *method_settings(config, names).items())
+        items = method_settings(config, names).items()
+        setting = (config["method"], *items)
         rows_by_setting.setdefault(setting, []).append(row)
     result = {}
     for setting in sorted(rows_by_setting, key=_position):
@@ -126,8 +127,9 @@ def first_score(row: Row) -> str:
 
 def unit_of(metric: str) -> float:
     """Return the factor of a metric: 100 for shares, which are shown in per cent."""
-    is_share = metric != LOSS and base_name(metric) not in UNITLESS
-    return 100 if is_share else 1
+    if metric == LOSS or base_name(metric) in UNITLESS:
+        return 1
+    return 100
 
 
 def base_name(metric: str) -> str:
@@ -139,8 +141,11 @@ def axis_label(metric: str) -> str:
     """Return a metric as an axis of a figure reads: `test BLEU, %`."""
     split = metric.partition("/")[0]
     name = base_name(metric)
-    label = f"{split} {METRICS.get(name, name)}"
-    return f"{label}, %" if unit_of(metric) == 100 else label
+    printed = METRICS.get(name, name)
+    label = f"{split} {printed}"
+    if unit_of(metric) == 100:
+        label += ", %"
+    return label
 
 
 def summary(group: Group) -> pd.DataFrame:
@@ -154,8 +159,12 @@ def summary(group: Group) -> pd.DataFrame:
     lines = []
     for label, rows in by_setting(group).items():
         config = rows[0]["config"]
-        line: dict[str, Any] = {"data": config["data"], "model": config["model"]}
-        line |= {"method": config["method"], "called": label}
+        line: dict[str, Any] = {
+            "data": config["data"],
+            "model": config["model"],
+            "method": config["method"],
+            "called": label,
+        }
         # Settings of other methods stay empty.
         line |= dict.fromkeys(names)
         line |= method_settings(config, names)
@@ -177,7 +186,8 @@ def _scores(rows: Sequence[Row]) -> dict[str, Any]:
         for row in rows:
             # METEOR is missing from rows of a machine without Java.
             if name in row["metrics"]:
-                values.append(unit_of(name) * row["metrics"][name])
+                value = row["metrics"][name]
+                values.append(unit_of(name) * value)
         line[name] = statistics.fmean(values)
         line[f"{name} error"] = _standard_error(values)
     # The columns in which rows of another machine are compared with these.
@@ -215,8 +225,7 @@ def _seed(row: Row) -> int:
 def _position(setting: tuple) -> tuple:
     """Where a setting of a method stands: as in the papers, then by its values."""
     method, *items = setting
-    order = [*NAMES]
-    index = order.index(method) if method in order else len(order)
+    index = _index(method, NAMES)
     # Numbers by their size: rank 16 comes after rank 4.
     numbers = [value for _, value in items if isinstance(value, int | float)]
     return index, method, numbers, str(items)
@@ -225,15 +234,24 @@ def _position(setting: tuple) -> tuple:
 def _metric_position(name: str) -> tuple[str, int]:
     """Where a metric stands: by its split, then as in the papers."""
     split, _, metric = name.partition("/")
-    order = [*METRICS]
-    index = order.index(metric) if metric in order else len(order)
-    return split, index
+    return split, _index(metric, METRICS)
+
+
+def _index(name: str, names: Mapping[str, str]) -> int:
+    """The index of a name; unknown ones come last."""
+    order = list(names)
+    if name in order:
+        return order.index(name)
+    return len(order)
 
 
 def _name(setting: tuple, settings: Sequence[tuple]) -> str:
     """The paper's name of a method, and in what it differs from others of its kind."""
     method, *items = setting
-    same_method = [dict(other[1:]) for other in settings if other[0] == method]
+    same_method = []
+    for other_method, *other_items in settings:
+        if other_method == method:
+            same_method.append(dict(other_items))
     parts = [NAMES.get(method, method)]
     for name, value in items:
         if any(other.get(name) != value for other in same_method):

@@ -86,6 +86,7 @@ def section_blocks(
     group: Group, table: pd.DataFrame, published: Blocks, note: Note
 ) -> list[str | pd.DataFrame]:
     """Return a task's blocks: scores, the paper's, texts, settings."""
+    # What a reader must know before the first number.
     units = (
         "Loss in nats a token of the target, without smoothing; shares in %, ± is the "
         "standard error over seeds."
@@ -179,6 +180,7 @@ def lora_claims(
     if "lora" not in scores:
         return []
     result = []
+    # In the order of the papers, as the table's lines are.
     for method in scores:
         # The paper has no line of the model as pretrained.
         if method not in ("lora", PRETRAINED):

@@ -9,7 +9,16 @@ from lora_jax.experiment.grid import RATES, grid_of_methods
 
 def keys(names, seeds=(0,), rates=None, **changes):
     base = presets.NLG_SMOKE.changed(**changes)
-    return [key(run.flat()) for run in grid_of_methods(base, names, seeds, rates=rates)]
+    result = []
+    for run in grid_of_methods(base, names, seeds, rates=rates):
+        result.append(key(run.flat()))
+    return result
+
+
+def learning_rates(names, **options):
+    base = presets.NLG_SMOKE.changed(learning_rate=1.0)
+    runs = grid_of_methods(base, names, (0,), **options)
+    return [run.train.learning_rate for run in runs]
 
 
 def test_what_trains_nothing_depends_on_neither_seed_nor_rate():
@@ -32,11 +41,9 @@ def test_full_fine_tuning_has_arrays_whatever_the_others_have():
 
 
 def test_rates_are_factors_of_the_learning_rate():
-    base = presets.NLG_SMOKE.changed(learning_rate=1.0)
-    runs = grid_of_methods(base, ["lora", *RATES], (0,))
-    assert [run.train.learning_rate for run in runs] == [1.0, *RATES.values()]
-    runs = grid_of_methods(base, ["lora", *RATES], (0,), rates={})
-    assert {run.train.learning_rate for run in runs} == {1.0}
+    names = ["lora", *RATES]
+    assert learning_rates(names) == [1.0, *RATES.values()]
+    assert set(learning_rates(names, rates={})) == {1.0}
 
 
 def test_an_unknown_method_is_an_error_with_the_nearest():
