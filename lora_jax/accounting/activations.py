@@ -2,12 +2,17 @@
 
 The terms of `saved_by_autodiff` follow from the layers in `lora_jax.nn`, and the tests
 hold them against jax's own list. Those of `saved_by_xla` were read from the buffers of
-steps that XLA's CPU backend compiled.
+steps that XLA's CPU backend compiled. They depend on the version of jax, which
+`merges_recomputation` tells apart.
 """
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from lora_jax.models import bert
 
@@ -28,11 +33,16 @@ def activation_bytes(
     alone anyway. `trainable` has the trainable leaves by path; `looped` says whether
     the blocks are a loop in the compiled program.
     """
+    merged = merges_recomputation()
     per_token = sum(saved_by_autodiff(config, trainable, length).values())
-    if not looped:
-        per_token += sum(saved_by_xla(config, trainable, length).values())
     # The largest temporaries: gradients of the activation's output and input.
     temporary = 2 * config.ffn
+    if not looped:
+        by_xla = saved_by_xla(config, trainable, length, merged=merged)
+        per_token += sum(by_xla.values())
+    if not looped and not merged:
+        # Computed anew, in the one block that the backward pass is in.
+        temporary += activation_parts(config, trainable)
     kept = (config.layers - 1) * per_token + temporary
     size = FLOAT32 * batch * length * kept
     if looped:
@@ -84,27 +94,56 @@ def _adapter_ranks(trainable: Mapping[str, Any]) -> int:
     return ranks
 
 
+@cache
+def merges_recomputation() -> bool:
+    """Return whether XLA keeps what the backward pass is to compute anew.
+
+    It does so in blocks that are not a loop, with a jax that makes the body of an
+    unrolled scan a function and calls it for every layer (0.10). The barriers that keep
+    the recomputation apart from the forward pass are in that function, and XLA merges
+    the two. A later jax (0.12) writes the body out for every layer, and the barriers
+    hold. The same XLA does either, given either program.
+    """
+
+    def step(x: Any, _: None) -> tuple[Any, None]:
+        return jnp.sin(x), None
+
+    def unrolled(x: Any) -> Any:
+        return jax.lax.scan(step, x, None, length=2, unroll=2)[0]
+
+    program = jax.jit(unrolled).lower(jax.ShapeDtypeStruct((), "float32"))
+    return "call @" in program.as_text()
+
+
 def saved_by_xla(
-    config: bert.Config, trainable: Mapping[str, Any], length: int
+    config: bert.Config, trainable: Mapping[str, Any], length: int, *, merged: bool
 ) -> dict[str, int]:
     """Return the float32 numbers per token that XLA keeps beside them, without a loop.
 
-    XLA sees that what the backward pass is to compute anew is the same as what the
-    forward pass computed, and keeps that. And it writes out factors that are the same
-    for all of a line.
+    It writes out factors that are the same for all of a line. With `merged`, see
+    `merges_recomputation`, it also keeps what the backward pass would compute anew.
     """
+    saved = {"the softmax's divisors": config.heads * length}
+    if not merged:
+        return saved
     trained_scales = 0
     for path in trainable:
         if re.fullmatch(r"blocks/\w+_norm/scale", path):
             trained_scales += 1
-    # Where an adapter adds to the activation's input, both products are kept instead
-    # of their sum, and three parts of the GELU.
-    adapted_up = "blocks/mlp/up/lora_a" in trainable
     return {
-        "the softmax's divisors": config.heads * length,
+        **saved,
         "the norms' centered inputs": 2 * config.width,
         "the norms' factors, where scales are trained": trained_scales * config.width,
-        "the activation's parts, with an adapter on its input": (
-            4 * config.ffn if adapted_up else 0
-        ),
+        "the activation's parts": activation_parts(config, trainable),
     }
+
+
+def activation_parts(config: bert.Config, trainable: Mapping[str, Any]) -> int:
+    """Return the float32 numbers per token of the parts of the GELU's derivative.
+
+    They are buffers of their own only where an adapter adds to the activation's input:
+    its two products instead of their sum, and three parts of the GELU, so four more
+    than the input; elsewhere they are fused into what reads them.
+    """
+    adapted = "blocks/mlp/up/lora_a" in trainable
+    return 4 * config.ffn if adapted else 0

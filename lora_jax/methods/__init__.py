@@ -26,6 +26,7 @@ from lora_jax.methods.merge import merge, unload
 from lora_jax.methods.prefix import PrefixLayer, prefix
 from lora_jax.methods.top_layers import top
 
+# By the names that the command line and the rows of results use.
 METHODS = {
     "lora": lora,
     "full": full,
@@ -51,8 +52,12 @@ def make(name: str, **settings: Any) -> Method:
             its range.
     """
     names = options(name)
-    own_settings = {key: value for key, value in settings.items() if key in names}
-    return METHODS[name](**own_settings)
+    # A sweep over methods passes the settings of all of them to each.
+    method_settings = {}
+    for option, value in settings.items():
+        if option in names:
+            method_settings[option] = value
+    return METHODS[name](**method_settings)
 
 
 def options(name: str) -> tuple[str, ...]:
@@ -62,8 +67,10 @@ def options(name: str) -> tuple[str, ...]:
         ValueError: there is no such method; lists the methods.
     """
     if name not in METHODS:
+        # The nearest names first.
         candidates = tree.near(name, list(METHODS))
         raise ValueError(f"method: expected one of {candidates}, got {name!r}")
+    # The constructor's signature is the only place that declares options.
     return tuple(inspect.signature(METHODS[name]).parameters)
 
 
@@ -73,9 +80,14 @@ def defaults(name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no such method; lists the methods.
     """
-    names = [option for option in options(name) if option not in INTERNAL_OPTIONS]
+    names = options(name)
     parameters = inspect.signature(METHODS[name]).parameters
-    return {option: parameters[option].default for option in names}
+    default_by_option = {}
+    for option in names:
+        # Internal options are not the user's to set.
+        if option not in INTERNAL_OPTIONS:
+            default_by_option[option] = parameters[option].default
+    return default_by_option
 
 
 __all__ = [

@@ -18,7 +18,8 @@ from jaxtyping import Key
 
 from lora_jax import quant, tree
 
-# The task's own head. It is trained with every method, and counted apart.
+# The task's own head. It is trained with every method, and counted apart, as the paper's
+# numbers of trainable parameters leave it out.
 HEAD = r"^head/"
 
 
@@ -57,6 +58,7 @@ def mask(model: Any, method: Method, *, head: bool = True) -> Any:
     if not head:
         pattern = rf"^(?!{HEAD}).*(?:{method.trainable})"
     chosen = tree.mask(model, pattern)
+    # Bits have no gradient.
     trainable, _ = tree.split(model, chosen)
     quantized = quant.quantized_leaves(trainable)
     if quantized:
@@ -96,6 +98,7 @@ def counts(model: Any, method: Method) -> Counts:
 def adapters(model: Any) -> dict[str, Any]:
     """Return the adapter layers by path, including those that cannot be merged."""
     layers = {}
+    # In the tree's order, so an adapter comes before those inside of it.
     for path, node in tree.nodes(model).items():
         if isinstance(node, nnx.Module) and hasattr(node, "base"):
             layers[path] = node
@@ -156,6 +159,7 @@ def _adaptable_layers(model: Any) -> dict[str, Any]:
 
 def _parts(pattern: str) -> list[tuple[str, str]]:
     """Return the parts of a target pattern, each as it was written and as a regex."""
+    # Without any of a regex's own characters it is a list of names.
     if not re.fullmatch(r"[\w/ ]+(,[\w/ ]+)*", pattern):
         return [(pattern, pattern)]
     parts = []

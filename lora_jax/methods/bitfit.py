@@ -8,6 +8,7 @@ import re
 from lora_jax import tree
 from lora_jax.methods.base import Method
 
+# Biases of linear layers and of norms alike.
 BIASES = r"(^|/)bias$"
 
 

@@ -32,7 +32,8 @@ class Affine(nnx.Module):
         self.bias = nnx.Param(bias)
 
     def __call__(self, x: Float[Array, "... i"]) -> Float[Array, "... o"]:
-        return dense(x, self.matrix[...]) + self.bias[...].astype(x.dtype)
+        bias = self.bias[...].astype(x.dtype)
+        return dense(x, self.matrix[...]) + bias
 
 
 class BottleneckAdapter(nnx.Module):
@@ -64,13 +65,16 @@ class BottleneckAdapter(nnx.Module):
         if self.adapter_norm is not None:
             bottleneck_input = self.adapter_norm(y)
         activate = ACTIVATIONS[self.activation]
+        # [..., r]
         hidden = activate(self.adapter_down(bottleneck_input))
         return y + self.adapter_up(hidden)
 
     def parameters(self) -> int:
         """Return the trainable parameters: 2 d r + r + d a layer, and 2 d of a norm."""
+        # Whatever the adapter stores is trained.
         count = 0
         for path, leaf in tree.leaves(self).items():
+            # What is wrapped stays frozen.
             if not path.startswith("base/"):
                 count += leaf.size
         return count
@@ -91,6 +95,7 @@ def adapter_h(bottleneck: int = 8) -> base.Method:
         ValueError: `bottleneck` is no integer of 1 or more; from `adapt`: the model does
             not have these layers.
     """
+    # Both layers end in the residual sum.
     return _method(
         "adapter_h", "attention/output,mlp/down", bottleneck, "silu", with_norm=False
     )
@@ -106,6 +111,7 @@ def adapter_l(bottleneck: int = 8) -> base.Method:
         ValueError: `bottleneck` is no integer of 1 or more; from `adapt`: the model does
             not have these layers.
     """
+    # LayerNorm's own scale and bias are trained too.
     return _method("adapter_l", "mlp/down", bottleneck, "relu", with_norm=True)
 
 
@@ -116,14 +122,17 @@ def _method(
         raise ValueError(f"bottleneck: expected an integer >= 1, got {bottleneck}")
 
     def adapt(key, model):
+        # A stack of layers gets a stack of adapters, which is one entry here.
         wrapped_layers = {}
         for path, layer in base.targets(model, places, setting=name).items():
+            # By path, so that Adapter^H and Adapter^L start alike where both are.
             layer_key = base.path_key(key, path)
             wrapped_layers[path] = _wrapped(
                 layer_key, layer, int(bottleneck), activation, with_norm=with_norm
             )
         return tree.replace(model, wrapped_layers)
 
+    # `adapter_down`, `adapter_up` and `adapter_norm`.
     return base.Method(name, adapt, trainable=r"(^|/)adapter_\w+/")
 
 
@@ -136,6 +145,7 @@ def _wrapped(
     with_norm: bool,
 ) -> BottleneckAdapter:
     """Return the layer, or stack of layers, with a bottleneck at its initial value."""
+    # `stack` is empty, or the number of layers.
     *stack, _, d = layer.kernel.shape
     # `down` is drawn as LoRA's A is, and `up` is zero as its B.
     deviation = (3 * d) ** -0.5
@@ -144,6 +154,7 @@ def _wrapped(
     up = Affine(jnp.zeros((*stack, bottleneck, d)), jnp.zeros((*stack, d)))
     norm = None
     if with_norm:
+        # The identity but for normalizing.
         scale = jnp.ones((*stack, d))
         norm = LayerNorm(scale, jnp.zeros((*stack, d)), epsilon=1e-5)
     return BottleneckAdapter(layer, down, up, norm, activation=activation)

@@ -73,7 +73,12 @@ class LoRA(nnx.Module):
             self.lora_b[...],
         )
 
-    def factors(self) -> tuple[Float[Array, "... i r"], Float[Array, "... r o"]]:
+    def factors(
+        self,
+    ) -> tuple[
+        Float[Array, "... i r"],
+        Float[Array, "... r o"],
+    ]:
         """Return A and B with alpha/r in B, so that delta = A B, without idle directions.
 
         An idle adapter has no directions.
@@ -82,22 +87,28 @@ class LoRA(nnx.Module):
         scale = self.scale[...]
         scaled_b = scale[..., None] * self.lora_b[...]
         # A direction that any layer of a stack uses is kept in all of them.
-        by_layer = np.asarray(scale).reshape(-1, scale.shape[-1])
+        rank = scale.shape[-1]
+        by_layer = np.asarray(scale).reshape(-1, rank)
         active = by_layer.any(axis=0)  # [r]
-        return a[..., active], scaled_b[..., active, :]
+        active_a = a[..., active]
+        active_b = scaled_b[..., active, :]
+        return active_a, active_b
 
     def merged(self) -> Any:
         """Return the base layer with delta added to its matrix."""
         name = base.matrix_name(self.base)
+        # A quantized base has to be dequantized before (see `merge`).
         matrix = getattr(self.base, name).get_value()
         # Added in float32, and stored as the matrix was.
         summed = matrix + self.delta()
-        return tree.replace(self.base, {name: summed.astype(matrix.dtype)})
+        summed = summed.astype(matrix.dtype)
+        return tree.replace(self.base, {name: summed})
 
     def parameters(self) -> int:
         """Return the trainable parameters: r (i + o) a layer, without idle directions."""
         # With a layer axis, the directions of all layers are counted.
-        directions = int(np.count_nonzero(self.scale[...]))
+        scale = self.scale[...]
+        directions = int(np.count_nonzero(scale))
         inputs = self.lora_a.shape[-2]
         outputs = self.lora_b.shape[-1]
         return directions * (inputs + outputs)
@@ -116,7 +127,8 @@ class LoRAEmbedding(LoRA):
     ) -> Float[Array, "... D"]:
         rows = self.base(x)
         # [..., r]
-        low = self.lora_a[...][x].astype(rows.dtype)
+        a = self.lora_a[...]
+        low = a[x].astype(rows.dtype)
         scaled = low * self.scale[...]
         return rows + dense(scaled, self.lora_b[...])
 
@@ -160,6 +172,7 @@ def lora(
         ValueError: an option is outside its range; from `adapt`: a pattern matches
             nothing, or a rank is larger than a side of its matrix.
     """
+    # What can be known without a model.
     _check_choice("init", init, INITS)
     _check_choice("bias", bias, BIASES)
     if not 0 <= dropout < 1:
@@ -172,6 +185,7 @@ def lora(
 
     def adapt(key, model):
         chosen = base.targets(model, targets)
+        # Each target has its rank and its alpha, that of the first pattern it matches.
         rank_by_path = _by_path(model, "rank", ranks, chosen)
         alpha_by_path = _by_path(model, "alpha", alphas, chosen)
         adapters = {}
@@ -180,16 +194,16 @@ def lora(
             divisor = r**0.5 if rank_stabilized else r
             value = alpha_by_path[path] / divisor
             layer_key = base.path_key(key, path)
+            # Of a stack these are all its layers' at once.
             a, b = initial_factors(layer_key, path, layer, r, init)
             scale = scales(path, layer, r, value, layers)
             adapters[path] = _adapter(layer, a, b, scale, rank_multiple, dropout)
 
+        # Idle adapters are stored like the widest of the targets'.
+        r = max(rank_by_path.values())
         idle_layers = {}
         if idle_targets:
-            setting = "idle_targets"
-            idle_layers = base.targets(model, idle_targets, setting=setting)
-        # Stored like the widest of the targets.
-        r = max(rank_by_path.values())
+            idle_layers = base.targets(model, idle_targets, setting="idle_targets")
         for path, layer in idle_layers.items():
             if path in adapters:
                 continue
@@ -218,8 +232,11 @@ def _check_ranks(ranks: Iterable[Any]) -> None:
 
 
 def _check_alphas(alphas: Iterable[Any]) -> None:
-    # Not the same as alpha <= 0: NaN is wrong too.
-    wrong = [str(alpha) for alpha in alphas if not alpha > 0]
+    wrong = []
+    for alpha in alphas:
+        # Not the same as alpha <= 0: NaN is wrong too.
+        if not alpha > 0:
+            wrong.append(str(alpha))
     if wrong:
         raise ValueError(f"alpha: expected a number > 0, got {', '.join(wrong)}")
 
@@ -239,10 +256,9 @@ def _by_path(
     missing = [path for path in chosen if path not in value_by_path]
     if missing:
         patterns = ", ".join(values)
-        raise ValueError(
-            f"{setting}: no pattern of {patterns} gives one for {', '.join(missing)}"
-        )
-    return {path: value_by_path[path] for path in chosen}
+        paths = ", ".join(missing)
+        raise ValueError(f"{setting}: no pattern of {patterns} gives one for {paths}")
+    return value_by_path
 
 
 def _adapter(

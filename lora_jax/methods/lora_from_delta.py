@@ -60,20 +60,27 @@ def lora_from_delta(
     """
     if others not in ("base", "tuned"):
         raise ValueError(f"others: expected base or tuned, got {others!r}")
+    # Shapes first, so that an error comes before the long decomposition.
     layers = target_layers(base, targets)
     _check_rank(layers, rank)
     deltas = decompose(base, tuned, targets)
 
     start = tree.replace(tuned, _base_leaves(base, layers, others))
+    # A target's wrapped layer has the other leaves of `start`, such as its bias.
     nodes = tree.nodes(start)
     adapters = {}
-    for path in layers:
-        adapters[path] = adapter(nodes[path], deltas[path], rank)
+    for path, delta in deltas.items():
+        adapters[path] = adapter(nodes[path], delta, rank)
     return tree.replace(start, adapters)
 
 
-def _base_leaves(base: Any, layers: Mapping[str, Any], others: str) -> dict[str, Any]:
+def _base_leaves(
+    base: Any,
+    layers: Mapping[str, Any],
+    others: str,
+) -> dict[str, Any]:
     """Return the leaves that the base model has in the result, by path."""
+    # The difference of these is what the adapters hold.
     matrices = set()
     for path, layer in layers.items():
         matrices.add(f"{path}/{matrix_name(layer)}")
@@ -81,7 +88,8 @@ def _base_leaves(base: Any, layers: Mapping[str, Any], others: str) -> dict[str,
     leaves = {}
     for path, leaf in tree.leaves(base).items():
         # The head is trained with every method, so it is the tuned model's.
-        is_other = others == "base" and not re.search(HEAD, path)
+        is_head = re.search(HEAD, path) is not None
+        is_other = others == "base" and not is_head
         if path in matrices or is_other:
             leaves[path] = leaf
     return leaves
@@ -93,10 +101,12 @@ def decompose(base: Any, tuned: Any, targets: str) -> dict[str, SVD]:
     Raises:
         ValueError: the models have different leaves, or the pattern matches nothing.
     """
+    # Before the pattern, which may select other layers of an unlike model.
     _check_alike(base, tuned)
     tuned_layers = target_layers(tuned, targets)
     deltas = {}
     for path, layer in target_layers(base, targets).items():
+        # [i, o], or [L, i, o] of a stack
         before = _matrix(layer)
         after = _matrix(tuned_layers[path])
         deltas[path] = _delta_svd(before, after)
@@ -115,6 +125,7 @@ def adapter(layer: Any, delta: SVD, rank: int) -> LoRA:
     a = u * root[..., None, :]
     b = root[..., None] * vt
     scale = jnp.ones_like(root)
+    # An embedding looks up rows of A.
     if matrix_name(layer) == "embedding":
         return LoRAEmbedding(layer, a, b, scale)
     return LoRA(layer, a, b, scale)
@@ -128,24 +139,30 @@ def _delta_svd(
     # Subtracted in float32, whatever the models are stored in.
     before = before.astype(jnp.float32)
     after = after.astype(jnp.float32)
-    u, s, vt = jnp.linalg.svd(after - before, full_matrices=False)
+    # Only the directions that a matrix [i, o] can have: k = min(i, o).
+    delta = after - before
+    u, s, vt = jnp.linalg.svd(delta, full_matrices=False)
     return SVD(u, s, vt)
 
 
 def _matrix(layer: Any) -> Float[Array, "... i o"]:
-    return getattr(layer, matrix_name(layer))[...]
+    name = matrix_name(layer)
+    return getattr(layer, name)[...]
 
 
 def _check_rank(layers: Mapping[str, Any], rank: int) -> None:
     wrong = []
     for path, layer in layers.items():
-        matrix = getattr(layer, matrix_name(layer))
-        *_, i, o = matrix.shape
-        if not 1 <= rank <= min(i, o):
+        name = matrix_name(layer)
+        matrix = getattr(layer, name)
+        *_, i, o = matrix.shape  # perhaps with a layer axis
+        limit = min(i, o)
+        if not 1 <= rank <= limit:
             wrong.append(f"{path} ({i} x {o})")
     if wrong:
+        matrices = ", ".join(wrong)
         raise ValueError(
-            f"rank: expected 1 <= rank <= min(i, o), got {rank} for {', '.join(wrong)}"
+            f"rank: expected 1 <= rank <= min(i, o), got {rank} for {matrices}"
         )
 
 
@@ -159,17 +176,21 @@ def _check_alike(base: Any, tuned: Any) -> None:
         base_shape = base_shapes.get(path, "none")
         tuned_shape = tuned_shapes.get(path, "none")
         if base_shape != tuned_shape:
-            differences.append(f"{path}: {base_shape} and {tuned_shape}")
+            difference = f"{path}: {base_shape} and {tuned_shape}"
+            differences.append(difference)
     if not differences:
         return
     text = "; ".join(differences[:DIFFERENCES_NAMED])
-    if len(differences) > DIFFERENCES_NAMED:
-        text += f"; … ({len(differences)} in all)"
+    count = len(differences)
+    if count > DIFFERENCES_NAMED:
+        text += f"; … ({count} in all)"
     raise ValueError(
         "base and tuned: expected leaves alike (merge adapters first), got " + text
     )
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    leaves = tree.leaves(model)
-    return {path: leaf.shape for path, leaf in leaves.items()}
+    shapes = {}
+    for path, leaf in tree.leaves(model).items():
+        shapes[path] = leaf.shape
+    return shapes

@@ -21,12 +21,16 @@ def initial_factors(
     layer: Any,
     rank: int,
     init: str,
-) -> tuple[Float[Array, "... i r"], Float[Array, "... r o"]]:
+) -> tuple[
+    Float[Array, "... i r"],
+    Float[Array, "... r o"],
+]:
     """Return A and B before training.
 
     Raises:
         ValueError: the rank is larger than a side of the layer's matrix.
     """
+    # An embedding's i is the vocabulary.
     *stack, i, o = _matrix_shape(layer)
     a_shape = (*stack, i, rank)
     b_shape = (*stack, rank, o)
@@ -39,9 +43,13 @@ def initial_factors(
     # which would look like the similarity of subspaces that section 7.2 measures.
     key = jax.random.fold_in(key, rank)
     if matrix_name(layer) == "embedding":
-        # Tokens select rows of A. Zero rows add nothing, as loralib has it.
-        return jnp.zeros(a_shape), jax.random.normal(key, b_shape)
-    return _draw(key, init, a_shape), jnp.zeros(b_shape)
+        # As in loralib: tokens select rows of A, so A is the one that is zero.
+        a = jnp.zeros(a_shape)
+        b = jax.random.normal(key, b_shape)
+        return a, b
+    a = _draw(key, init, a_shape)
+    b = jnp.zeros(b_shape)
+    return a, b
 
 
 def _draw(
@@ -72,12 +80,16 @@ def scales(
             layer is no stack.
     """
     *stack, _, _ = _matrix_shape(layer)
-    directions = jnp.full((*stack, rank), value, jnp.float32)
+    # [L, r] for a stack, else [r]
+    shape = (*stack, rank)
+    directions = jnp.full(shape, value, jnp.float32)
     if layers is None:
         return directions
     _check_layers(path, stack, layers)
+    # [L, 1]
     is_adapted = jnp.zeros((*stack, 1))
-    is_adapted = is_adapted.at[jnp.array(layers)].set(1)
+    indices = jnp.array(layers)
+    is_adapted = is_adapted.at[indices].set(1)
     return directions * is_adapted
 
 
@@ -89,7 +101,8 @@ def _check_layers(path: str, stack: Sequence[int], layers: Sequence[int]) -> Non
         # An empty selection would adapt nothing.
         if layers and min(layers) >= 0 and max(layers) < depth:
             return
-    raise ValueError(f"layers: expected for {path} {expected}, got {tuple(layers)}")
+    indices = tuple(layers)
+    raise ValueError(f"layers: expected for {path} {expected}, got {indices}")
 
 
 def padded(
@@ -100,14 +113,21 @@ def padded(
 ) -> tuple[Array, Array, Array]:
     """Return A, B and the scale with the rank rounded up by idle directions of zeros."""
     rank = scale.shape[-1]
-    before_and_after = (0, -rank % rank_multiple)
-    unpadded = (0, 0)
-    stack = [unpadded] * (scale.ndim - 1)
-    a = jnp.pad(a, [*stack, unpadded, before_and_after])
-    b = jnp.pad(b, [*stack, before_and_after, unpadded])
-    scale = jnp.pad(scale, [*stack, before_and_after])
-    return a, b, scale
+    # Numbers of zeros before and after, for each axis.
+    padding = (0, -rank % rank_multiple)
+    none = (0, 0)
+    stack = [none] * (scale.ndim - 1)
+    a_padding = [*stack, none, padding]
+    b_padding = [*stack, padding, none]
+    scale_padding = [*stack, padding]
+    return (
+        jnp.pad(a, a_padding),
+        jnp.pad(b, b_padding),
+        jnp.pad(scale, scale_padding),
+    )
 
 
 def _matrix_shape(layer: Any) -> tuple[int, ...]:
-    return getattr(layer, matrix_name(layer)).shape
+    name = matrix_name(layer)
+    matrix = getattr(layer, name)
+    return matrix.shape

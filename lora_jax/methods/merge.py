@@ -11,6 +11,7 @@ from lora_jax import quant, tree
 from lora_jax.methods.base import adapters
 from lora_jax.nn.blocks import Stacks, join_stacks, layer_count, split_stacks
 
+# What an adapter of a quantized matrix can be merged into.
 MERGES = ("dequantized", "original", "requantized")
 
 
@@ -44,7 +45,8 @@ def merge(model: Any, *, into: str = "dequantized", original: Any = None) -> Any
     for path, layer in adapters(model).items():
         if hasattr(layer, "merged"):
             merged_layers[path] = _merged_layer(layer, into)
-    return join_stacks(tree.replace(model, merged_layers))
+    merged = tree.replace(model, merged_layers)
+    return join_stacks(merged)
 
 
 def unload(model: Any) -> Any:
@@ -71,9 +73,11 @@ def _check_options(into: str, original: Any) -> None:
 
 
 def _merged_layer(layer: Any, into: str) -> Any:
+    # Without a quantized matrix in it the layer stays as it is.
     merged = quant.dequantize_model(layer).merged()
     if into != "requantized":
         return merged
+    # Those that the base stores in bits, by path.
     arrays = tree.leaves(merged)
     quantized = quant.quantized_leaves(layer.base)
     requantized = {}
@@ -85,16 +89,19 @@ def _merged_layer(layer: Any, into: str) -> Any:
 
 def _with_originals(model: Any, original: Any) -> Any:
     """Return the model with the original weight in place of each quantized one."""
-    if isinstance(getattr(model, "blocks", None), Stacks):
+    blocks = getattr(model, "blocks", None)
+    if isinstance(blocks, Stacks):
         # `top` has taken the model's blocks apart, but not the original's.
-        last = layer_count(model.blocks.last)
+        last = layer_count(blocks.last)
         original = split_stacks(original, last)
     originals = tree.leaves(original)
+    # Only what is quantized is replaced; trained leaves stay trained.
     quantized = quant.quantized_leaves(model)
     replacements = {}
     for path, value in quantized.items():
         # The original has no adapters, hence no `base` in its paths.
-        original_path = re.sub(r"(^|/)base/", r"\1", path)
+        base_part = r"(^|/)base/"
+        original_path = re.sub(base_part, r"\1", path)
         weight = originals.get(original_path)
         _check_original(original_path, weight, value)
         replacements[path] = weight
@@ -105,8 +112,8 @@ def _check_original(path: str, weight: Any, quantized: Any) -> None:
     expected = "original: expected the model before it was quantized, without adapters"
     if weight is None:
         raise ValueError(f"{expected}; no {path} in it")
-    shape = quantized.shape
+    shapes = f"{weight.shape}, not {quantized.shape}"
     if quant.is_quantized(weight):
-        raise ValueError(f"{expected}; {path} is quantized {weight.shape}, not {shape}")
-    if weight.shape != shape:
-        raise ValueError(f"{expected}; {path} is {weight.shape}, not {shape}")
+        raise ValueError(f"{expected}; {path} is quantized {shapes}")
+    if weight.shape != quantized.shape:
+        raise ValueError(f"{expected}; {path} is {shapes}")

@@ -17,6 +17,7 @@ from lora_jax import tree
 from lora_jax.methods import base
 from lora_jax.nn.attention import Attention, AttentionContext, Cache, heads_first
 
+# The attention of all layers, which are stacked.
 PATH = "blocks/attention"
 
 
@@ -45,6 +46,7 @@ class PrefixLayer(nnx.Module):
         The prefix's keys and values are computed anew in each call, so that the cache
         holds those of the text alone.
         """
+        # [B, G, P, K]
         keys = self._prefix_heads(self.base.key, y)
         values = self._prefix_heads(self.base.value, y)
         return self.base(
@@ -55,11 +57,14 @@ class PrefixLayer(nnx.Module):
         self, projection: Any, y: Float[Array, "B S D"]
     ) -> Float[Array, "B G P K"]:
         one_row = self.prefix[...].astype(y.dtype)[None]  # [1, P, D]
+        # [1, G, P, K]
         heads = heads_first(projection(one_row), self.base.kv_heads)
+        # The same for all rows of the batch.
         return jnp.broadcast_to(heads, (y.shape[0], *heads.shape[1:]))
 
     def parameters(self) -> int:
         """Return the number of trainable parameters: P d a layer."""
+        # With a layer axis, the prefixes of all layers.
         return self.prefix.size
 
 
@@ -93,11 +98,13 @@ def prefix(prefix_length: int = 10) -> base.Method:
     def adapt(key, model):
         attention = _attention(model)
         positions = model.config.max_positions
+        # The prefix has no positions, but the tokens it starts from have.
         if prefix_length > positions:
             raise ValueError(
                 f"prefix_length: expected at most {positions}, the model's positions, "
                 f"got {prefix_length}"
             )
+        # One row of random tokens; the prefix is what each layer reads of them.
         shape = (1, int(prefix_length))
         tokens_key = base.path_key(key, PATH)
         tokens = jax.random.randint(tokens_key, shape, 0, model.config.vocabulary)
@@ -128,7 +135,9 @@ def read_by_attention(model: Any, tokens: Int[Array, "B T"]) -> Float[Array, "L 
     for block in tree.unstack(model.blocks):
         recorder = _RecordingAttention(block.attention, layer_inputs.append)
         blocks.append(tree.replace(block, {"attention": recorder}))
-    tree.replace(model, {"blocks": tuple(blocks)}).hidden(tokens)
+    recording = tree.replace(model, {"blocks": tuple(blocks)})
+    # The hidden states themselves are not needed.
+    recording.hidden(tokens)
     return jnp.stack(layer_inputs)
 
 

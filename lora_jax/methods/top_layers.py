@@ -40,6 +40,7 @@ def top(top_layers: int = 2) -> Method:
         if top_layers == layers:
             # The first stack will be empty, and an empty one cannot hold bits.
             model = tree.replace(model, {"blocks": quant.dequantize_model(blocks)})
+        # From here on the model's paths are `blocks/first/...` and `blocks/last/...`.
         model = split_stacks(model, int(top_layers))
         trained = quant.dequantize_model(model.blocks.last)
         return tree.replace(model, {"blocks/last": trained})
@@ -49,6 +50,8 @@ def top(top_layers: int = 2) -> Method:
 
 def _single_stack(model: Any) -> Any:
     """Return the model's blocks; raise ValueError if they are not one stack."""
+    # A model that has been adapted by `top` before has two stacks, and one that is made
+    # for generation a tuple of blocks.
     blocks = getattr(model, "blocks", None)
     if blocks is None or isinstance(blocks, Stacks | tuple):
         kind = "none" if blocks is None else type(blocks).__name__

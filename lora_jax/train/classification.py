@@ -1,4 +1,4 @@
-"""Labels of texts: the loss of a classifier or regressor, and its predictions."""
+"""Classification and regression: the loss, and batched prediction."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +21,7 @@ def loss(
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the losses of a batch's rows, summed, and the number of rows."""
+    # [B, C]
     logits = model(
         batch.tokens,
         batch.segments,
@@ -34,7 +35,9 @@ def loss(
 
 
 def losses(
-    logits: Float[Array, "B C"], label: Shaped[Array, " B"], smoothing: float
+    logits: Float[Array, "B C"],
+    label: Shaped[Array, " B"],
+    smoothing: float,
 ) -> Float[Array, " B"]:
     """Return the loss of each row.
 
@@ -44,13 +47,10 @@ def losses(
     classes = logits.shape[-1]
     if classes == 1:
         return (logits[:, 0] - label) ** 2
-    target = optax.smooth_labels(jax.nn.one_hot(label, classes), smoothing)
+    # [B, C]
+    target = jax.nn.one_hot(label, classes)
+    target = optax.smooth_labels(target, smoothing)
     return optax.softmax_cross_entropy(logits, target)
-
-
-@jax.jit
-def _logits(model, batch: data.Batch):
-    return model(batch.tokens, batch.segments, batch.length)
 
 
 def predict(
@@ -62,13 +62,34 @@ def predict(
     pad: int,
     compute_dtype: str,
 ) -> np.ndarray:
-    """Logits [N, C] in the order of the examples."""
+    """Return a model's logits [N, C], in the order of the examples.
+
+    Args:
+        model: a classifier or regressor, adapted or not.
+        encoded: the examples.
+        size: rows in a batch.
+        widths: widths that batches are padded to, in tokens.
+        pad: the token that they are padded with.
+        compute_dtype: dtype of the matrix products.
+    """
     mesh = devices.mesh(size)
-    model = devices.replicate(precision.cast_kernels(model, compute_dtype), mesh)
-    pending = [
-        (batch.index, _logits(model, devices.shard_rows(batch, mesh)))
-        for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
-    ]
-    index = np.concatenate([index for index, _ in pending])
-    logits = np.concatenate([np.asarray(logits) for _, logits in pending])
-    return logits[index >= 0][np.argsort(index[index >= 0])]
+    model = precision.cast_kernels(model, compute_dtype)
+    model = devices.replicate(model, mesh)
+    # All batches are dispatched before the first result is waited for.
+    indices = []
+    outputs = []
+    for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad):
+        indices.append(batch.index)
+        outputs.append(_logits(model, devices.shard_rows(batch, mesh)))
+
+    index = np.concatenate(indices)
+    logits = np.concatenate([np.asarray(output) for output in outputs])
+    # Batches are sorted by length. Rows of index -1 only fill the last one up.
+    is_example = index >= 0
+    order = np.argsort(index[is_example])
+    return logits[is_example][order]
+
+
+@jax.jit
+def _logits(model: Any, batch: data.Batch) -> Float[Array, "B C"]:
+    return model(batch.tokens, batch.segments, batch.length)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from lora_jax import devices
 
 
+# The docstring below each field is the help text of its command-line flag.
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. The defaults are a laptop's; the papers' are in the presets."""
@@ -77,6 +78,7 @@ def check(config: TrainConfig) -> None:
     Raises:
         ValueError: one or more settings are outside their range; lists them all.
     """
+    # Collected, so that one error lists them all.
     problems = []
 
     def expect(holds: bool, name: str, expected: str) -> None:
@@ -95,8 +97,10 @@ def check(config: TrainConfig) -> None:
     expect(config.clip >= 0, "clip", ">= 0 (0: none)")
     expect(0 <= config.label_smoothing < 1, "label_smoothing", "in [0, 1)")
     expect(0 <= config.hidden_dropout < 1, "hidden_dropout", "in [0, 1)")
+    # "auto" is for whoever makes the configuration to resolve.
     is_concrete = config.compute_dtype in ("float32", "bfloat16")
     expect(is_concrete, "compute_dtype", "float32 or bfloat16")
+    # Only some backends have memory of the host that a device can read.
     memory_kinds = devices.memory_kinds()
     can_offload = devices.HOST in memory_kinds
     expect(
@@ -115,6 +119,7 @@ def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
     It rises linearly during the warm-up, beginning above zero, and then falls linearly.
     """
     warmup_steps = math.ceil(config.warmup * steps)
+    # Each is 1 where the warm-up ends, and the smaller one counts.
     rise = (step + 1) / max(1, warmup_steps)
     fall = (steps - step) / max(1, steps - warmup_steps)
     return config.learning_rate * min(rise, fall)

@@ -61,6 +61,7 @@ def train_step(
     updates, state = optimizer(config).update(gradients, state, trainable)
     if config.offload:
         state = jax.device_put(state, jax.memory.Space.Host)
+    # Adam's updates are of the learning rate 1.
     scaled = jax.tree.map(lambda update: -rate * update, updates)
     return optax.apply_updates(trainable, scaled), state, value
 
@@ -82,6 +83,8 @@ def gradient(
         return loss(model, batch, config, key)
 
     differentiated = jax.value_and_grad(summed_loss, has_aux=True)
+    # Both are sums, so that micro-batches of unlike numbers of tokens weigh as they
+    # should; the mean comes last.
     if config.accumulate == 1:
         (total, count), gradients = differentiated(trainable, batch, key)
     else:
@@ -110,6 +113,7 @@ def _accumulated(
         result = differentiated(trainable, micro_batch, fold_key(key, index))
         return jax.tree.map(jnp.add, sums, result), None
 
+    # A loop, so that the activations of one micro-batch exist at a time.
     zero_loss = jnp.zeros(()), jnp.zeros(())
     zero_gradients = jax.tree.map(jnp.zeros_like, trainable)
     micro_batches = jnp.arange(count), jax.tree.map(split_rows, batch)

@@ -8,6 +8,7 @@ import pytest
 from jax._src.ad_checkpoint import saved_residuals
 
 from lora_jax import methods, tree
+from lora_jax.accounting import activations
 from lora_jax.accounting.activations import saved_by_autodiff, saved_by_xla
 from tests.accounting.encoders import METHODS, encoder_config, split_encoder
 
@@ -37,8 +38,6 @@ class TestByHand:
             "output of the activation": 0,
             "between A and B": 2 * 3,
         }
-        by_xla = saved_by_xla(encoder_config(**SMALL), leaves, length=8)
-        assert list(by_xla.values()) == [2 * 8, 2 * 16, 0, 0]
 
     def test_of_full_fine_tuning(self):
         leaves = small_leaves(methods.full())
@@ -54,8 +53,69 @@ class TestByHand:
             "output of the activation": 32,
             "between A and B": 0,
         }
-        by_xla = saved_by_xla(encoder_config(**SMALL), leaves, length=8)
-        assert list(by_xla.values()) == [2 * 8, 2 * 16, 2 * 16, 0]
+
+
+class TestXla:
+    @pytest.mark.parametrize(
+        ("method", "merged"),
+        [
+            (methods.lora("query,value", 3), [2 * 8, 2 * 16, 0, 0]),
+            (methods.lora("up", 3), [2 * 8, 2 * 16, 0, 4 * 32]),
+            (methods.full(), [2 * 8, 2 * 16, 2 * 16, 0]),
+        ],
+        ids=["attention", "up", "full"],
+    )
+    def test_by_hand(self, method, merged):
+        leaves = small_leaves(method)
+        config = encoder_config(**SMALL)
+        saved = saved_by_xla(config, leaves, 8, merged=True)
+        assert list(saved.values()) == merged
+        saved = saved_by_xla(config, leaves, 8, merged=False)
+        assert saved == {"the softmax's divisors": 2 * 8}
+
+    def test_recomputed_parts_exist_once(self, monkeypatch):
+        leaves = small_leaves(methods.lora("up", 3))
+        config = encoder_config(layers=3, **SMALL)
+
+        def size(merged):
+            monkeypatch.setattr(activations, "merges_recomputation", lambda: merged)
+            return activations.activation_bytes(config, leaves, 1, 8, looped=False)
+
+        # The norms' inputs are kept in two blocks, the activation's parts in two or one.
+        norms, parts = 2 * 16, 4 * 32
+        assert size(True) - size(False) == 4 * 8 * (2 * norms + 2 * parts - parts)
+
+    def test_the_compiler_keeps_as_much_as_the_program_of_this_jax_lets_it(self):
+        """Two layers of a checkpointed GELU, beside the same layers written out."""
+
+        @jax.checkpoint
+        def gelu(x):
+            return 0.5 * x * jax.scipy.special.erfc(-0.7 * x)
+
+        def layer(x, w):
+            return gelu(x @ w) @ w
+
+        def scanned(w, x):
+            def step(x, _):
+                return layer(x, w), None
+
+            x = jax.lax.scan(step, x, None, length=4, unroll=4)[0]
+            return (x**2).sum()
+
+        def written_out(w, x):
+            for _ in range(4):
+                x = layer(x, w)
+            return (x**2).sum()
+
+        def temporary(loss):
+            shapes = [
+                jax.ShapeDtypeStruct(s, "float32") for s in ((512, 512), (2048, 512))
+            ]
+            compiled = jax.jit(jax.grad(loss)).lower(*shapes).compile()
+            return compiled.memory_analysis().temp_size_in_bytes
+
+        keeps_more = temporary(scanned) > temporary(written_out)
+        assert activations.merges_recomputation() == keeps_more
 
 
 @pytest.mark.parametrize("name", METHODS)

