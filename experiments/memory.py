@@ -246,8 +246,8 @@ def step_table(rows: list) -> pd.DataFrame:
 
 
 def agreement(table: pd.DataFrame) -> str:
-    distance = table["difference, %"].abs()
-    worst = table.loc[distance.idxmax()]
+    distance = table["difference, %"].abs().reset_index(drop=True)
+    worst = table.iloc[int(distance.to_numpy().argmax())]
     return (
         f"{(distance <= 10).sum()} of {len(table)} totals are within 10 %, "
         f"{(distance <= 5).sum()} within 5 %; the largest difference is "

@@ -162,10 +162,10 @@ def growth(mb: int) -> float:
     return 8 * (large_bytes - small_bytes) / parameters
 
 
-EXPLAINED = """- **Adapters and optimiser** are as printed, to the digit, with S = 18 h: 8 h for attention, 10 h for an MLP of two
+EXPLAINED = """- **Adapters and optimizer** are as printed, to the digit, with S = 18 h: 8 h for attention, 10 h for an MLP of two
   matrices, 4 h wide. LLaMA's has three, narrower ones, so that S is 19.1 h: 6 % more.
 - **The models' bars** are not explained: ours are {far} % below. But they grow by {bits:.2f} bits for each parameter
-  of the blocks, which is NF4 without double quantisation (4.5) rather than with it (4.127; were their MB 10^6 bytes it would be
+  of the blocks, which is NF4 without double quantization (4.5) rather than with it (4.127; were their MB 10^6 bytes it would be
   {other:.2f}, between the two). Without it {left} MB are left over, nearly the same for each model, as is what a GPU's
   process holds beside its tensors. How the bars were measured is not known.
 - **Input gradient.** None is printed, nor a formula. 18 MB a sequence (section 2, 7B) are 2 T 18 h if a sequence has 128 tokens;

@@ -230,8 +230,8 @@ def table_claims(table: pd.DataFrame) -> list[Claim]:
 
 
 def score_of(by_type: pd.DataFrame, name: str, part: str) -> claims.Score:
-    line = by_type.loc[name]
-    return claims.Score(float(line[part]), float(line[f"{part} error"]))
+    line = by_type.loc[name].to_dict()
+    return claims.Score(line[part], line[f"{part} error"])
 
 
 def figure(table: pd.DataFrame) -> dict:

@@ -165,7 +165,7 @@ def merge_table(group: results.Group) -> pd.DataFrame:
 def advice(table: pd.DataFrame) -> str:
     movement = table.groupby("into")["logits"].mean()
     return (
-        f"**Merge {PLACES[movement.idxmin()]}** where the function is to be kept: the "
+        f"**Merge {PLACES[str(movement.idxmin())]}** where the function is to be kept: the "
         "logits move least. The matrices then take the bits of floating-point weights."
     )
 

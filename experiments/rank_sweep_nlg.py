@@ -15,6 +15,7 @@ supplied nor downloadable, film reviews take its place.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -140,7 +141,9 @@ def figure(table: pd.DataFrame, published: pd.DataFrame) -> plots.Figure:
     label = method_summary.axis_label(metric)
     beside = []
     if metric in published:
-        lines = {"query,value": (published["rank"], published[metric], None)}
+        lines: Any = {
+            "query,value": (published["rank"], published[metric], None)
+        }
         beside.append(plots.Panel(lines, "Paper: GPT-2 medium, E2E", label))
     return plots.lines_with_errors(
         plots.by_label(table, "targets", x="rank"),

@@ -46,8 +46,8 @@ def entries(folder: Path) -> list[page.Entry]:
         if rows:
             experiment.draw(folder)
             report = experiment.report(rows)
-            question = page.first_sentence(experiment.description)
-            result.append(page.Entry(experiment.name, question, report, rows))
+            entry = page.Entry(experiment.name, experiment.question, report, rows)
+            result.append(entry)
     return result
 
 

@@ -104,7 +104,9 @@ def show(rows: list) -> Report:
         for group in groups_of(rows, kind):
             ours = maps.ours(group.rows)
             published = maps.published(kind)
-            sections.append(Section(heading(kind, group), blocks(group, ours, published)))
+            sections.append(
+                Section(heading(kind, group), blocks(group, ours, published))
+            )
             # The pictures and the claims are those of the first group.
             if not drawn:
                 claims += maps.claims(SOURCES[kind], kind, ours)

@@ -106,15 +106,16 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     lines = table.set_index("targets")
     if BOTH not in lines.index:
         return pd.DataFrame()
-    both = lines.loc[BOTH]
+    both = claims.line_score(lines.loc[BOTH])
+    paper_both = lines.loc[BOTH]
     others = lines.drop(BOTH)
     errors = [math.hypot(both.error, error) for error in others.error]
     gain = {"against": [f"{{{name}}}" for name in others.index]}
-    gain["ours"] = results.plus_minus(both.score - others.score, errors, sign="+")
+    gain["ours"] = results.plus_minus(both.value - others.score, errors, sign="+")
     for dataset in paper.lora.DATASETS:
         column = f"paper {dataset}"
         unknown = [math.nan] * len(others)
-        difference = both[column] - others[column]
+        difference = paper_both[column] - others[column]
         gain[column] = results.plus_minus(difference, unknown, sign="+")
     return pd.DataFrame(gain)
 

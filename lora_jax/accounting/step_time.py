@@ -46,7 +46,8 @@ def compile_step(
     results and temporaries).
     """
     adapted = method.adapt(jax.random.key(0), model)
-    config = train.step_config(train.TrainConfig(compute_dtype=compute_dtype))
+    settings: Any = {"compute_dtype": compute_dtype}
+    config = train.step_config(train.TrainConfig(**settings))
     trainable, frozen = tree.split(adapted, methods.mask(adapted, method))
     optimizer_state = train.optimizer(config).init(trainable)
     rows = random_batch(batch, length, adapted.config.vocabulary)

@@ -10,11 +10,12 @@ import ast
 import inspect
 import sys
 import textwrap
+from collections import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -106,7 +107,9 @@ def _command(
     top: Sequence[Flag],
 ) -> Command:
     """The flags' values, put back where they belong."""
-    own = {flag.name: values[flag.name] for flag in _option_flags(options)}
+    option_values = {}
+    for flag in _option_flags(options):
+        option_values[flag.name] = values[flag.name]
     run = base
     if base is not None:
         flags = [flag for flag in top if flag.name in FIRST]
@@ -119,7 +122,7 @@ def _command(
                 changes[flag.name] = values[flag.name]
         run = base.changed(**changes)
     return Command(
-        options=type(options)(**own),
+        options=type(options)(**option_values),
         run=run,
         preset=values["preset"],
         out=values["out"],
@@ -224,9 +227,7 @@ def _method_flags(base: RunConfig, chosen: Sequence[str]) -> list[Flag]:
         for name, default in method_defaults(method).items():
             value = base.options.get(name, default)
             annotation = _scalar(hints.get(name, type(default)))
-            flags.setdefault(
-                name, Flag(name, annotation, value, texts.get(name, ""))
-            )
+            flags.setdefault(name, Flag(name, annotation, value, texts.get(name, "")))
     return list(flags.values())
 
 
@@ -272,14 +273,11 @@ def _scalar(annotation: Any) -> Any:
     is_union = parts and not hasattr(annotation, "__origin__")
     if not is_union:
         return annotation
-    kept = [part for part in parts if getattr(part, "__origin__", part) is not MAPPING]
+    kept = [part for part in parts if get_origin(part) is not abc.Mapping]
     result = kept[0]
     for part in kept[1:]:
         result = result | part
     return result
-
-
-MAPPING = Mapping[str, int].__origin__  # collections.abc.Mapping
 
 
 def _ask(
@@ -314,4 +312,8 @@ def _ask(
 def _field(flag: Flag) -> tuple[str, Any, Any]:
     """The flag as `make_dataclass` takes it."""
     conf = tyro.conf.arg(help=flag.help, aliases=ALIASES.get(flag.name, ()))
-    return flag.name, Annotated[flag.annotation, conf], field(default_factory=lambda: flag.default)
+    return (
+        flag.name,
+        Annotated[flag.annotation, conf],
+        field(default_factory=lambda: flag.default),
+    )

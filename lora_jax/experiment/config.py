@@ -108,7 +108,7 @@ class RunConfig:
         for part in PARTS:
             values = _values(getattr(self, part))
             flat |= {ROW_NAMES.get(name, name): values[name] for name in values}
-        return flat | method_defaults(self.method) | self.method_options()
+        return {**flat, **method_defaults(self.method), **self.method_options()}
 
     def method_options(self) -> dict[str, Any]:
         """Return the given options that the method takes; others belong to others."""
@@ -174,7 +174,9 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     identity; nor does an option of a method that the row's method does not take.
     """
     method = config.get("method")
-    defaults = DEFAULT.flat() | method_defaults(method) if method else {}
+    defaults: dict[str, Any] = {}
+    if method:
+        defaults = {**DEFAULT.flat(), **method_defaults(method)}
     ignored = _ignored(method)
     differing = {}
     for name, value in config.items():
@@ -234,15 +236,15 @@ def _field_names() -> Mapping[str, str]:
 
 def _values(part: Any) -> dict[str, Any]:
     """The fields of a dataclass or of a named tuple."""
-    if isinstance(part, tuple):
+    if hasattr(part, "_asdict"):
         return part._asdict()
     return {item.name: getattr(part, item.name) for item in fields(part)}
 
 
 def _replaced(part: Any, values: Mapping[str, Any]) -> Any:
-    return (
-        part._replace(**values) if isinstance(part, tuple) else replace(part, **values)
-    )
+    if hasattr(part, "_replace"):
+        return part._replace(**values)
+    return replace(part, **values)
 
 
 DEFAULT = RunConfig()

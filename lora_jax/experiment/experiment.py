@@ -40,7 +40,7 @@ class Experiment(NamedTuple):
     presets: Mapping[str, tuple[Any, RunConfig | None]]
     measurements: Callable[[Any, RunConfig, Workbenches], list[Measurement]]
     report: Callable[[list[Row]], Report]
-    description: str
+    description: str | None  # the script's docstring
     keep: bool = False  # keep what runs learn, unless --no-keep
     hidden: tuple[str, ...] = ()  # settings of a run that it chooses itself
     cores_as_devices: bool = True  # not for language models, see `process.prepare`
@@ -56,7 +56,7 @@ class Experiment(NamedTuple):
         """
         command = cli.parse(
             self.name,
-            self.description,
+            self.description or "",
             self.presets,
             keep=self.keep,
             hidden=self.hidden,
@@ -88,6 +88,12 @@ class Experiment(NamedTuple):
         for path in redraw.final():
             print(f"wrote {path}")
         schedule.report_diverged(diverged)
+
+    @property
+    def question(self) -> str:
+        """The first paragraph of the description, in one line."""
+        paragraph = (self.description or "").strip().partition("\n\n")[0]
+        return " ".join(paragraph.split())
 
     def script(self) -> None:
         """Run as a script: an error is one message."""
@@ -143,8 +149,7 @@ class Experiment(NamedTuple):
 
     def _announce(self, command: cli.Command) -> None:
         """Say at once what happens, how long it takes, and where it goes."""
-        question = self.description.strip().partition("\n\n")[0]
-        print(" ".join(question.split()))
+        print(self.question)
         page = command.out / self.name / "README.md"
         rows = command.out / f"{self.name}.jsonl"
         print(f"Preset {command.preset}; rows go to {rows}, the page to {page}.")

@@ -72,9 +72,7 @@ class Display:
         line = f"[{self.done}/{self.runs}] {self.label}: {result}"
         if self.live:
             description = f"{self.done}/{self.runs}"
-            self.live.update(
-                self.run_bar, completed=self.done, description=description
-            )
+            self.live.update(self.run_bar, completed=self.done, description=description)
             self.live.console.print(line, highlight=False, markup=False)
         else:
             print(line, flush=True)

@@ -56,7 +56,7 @@ class Schedule(NamedTuple):
     def _train_rows(self, measurements: Sequence[Measurement]) -> list[str]:
         names = _names(measurements)
         diverged: list[str] = []
-        with display(len(self.pending(measurements))) as shown:
+        with display(len(self.pending(measurements))) as screen:
             # Once around for what is free, once more for what others were busy with.
             for wait in (False, True):
                 for item in self.pending(measurements):
@@ -64,11 +64,11 @@ class Schedule(NamedTuple):
                     if label in diverged:
                         continue
                     with self.file.claim(item.config(), wait=wait) as is_ours:
-                        if is_ours and not self._train_row(item, label, shown):
+                        if is_ours and not self._train_row(item, label, screen):
                             diverged.append(label)
         return diverged
 
-    def _train_row(self, item: Measurement, label: str, shown: Display) -> bool:
+    def _train_row(self, item: Measurement, label: str, screen: Display) -> bool:
         """Train and record; False if the run diverged."""
         (run,) = item.runs
         config = item.config()
@@ -76,7 +76,7 @@ class Schedule(NamedTuple):
         def record(trained: Trained) -> None:
             self.file.record({**trained.row, "config": config})
 
-        finished = self._train(run, label, shown, keep=self.keep, record=record)
+        finished = self._train(run, label, screen, keep=self.keep, record=record)
         if finished:
             self.row_recorded()
         return finished
@@ -85,13 +85,13 @@ class Schedule(NamedTuple):
         self,
         run: RunConfig,
         label: str,
-        shown: Display,
+        screen: Display,
         *,
         keep: bool,
         record: Callable[[Trained], None] | None = None,
     ) -> bool:
         """Train a run. What it learned is on disk before its row is."""
-        shown.start(label)
+        screen.start(label)
         unfinished = adapters.path_of(self.out, run).with_suffix(".partial")
         runs_file = RowFile(self.out / adapters.FOLDER / "runs.jsonl", key)
         # Two experiments may have a run in common: one process at a time has its
@@ -99,10 +99,10 @@ class Schedule(NamedTuple):
         with runs_file.claim(run.flat(), wait=True):
             try:
                 bench = self.benches.bench(run)
-                trained = train_run(bench, report=shown.step, resume=unfinished)
+                trained = train_run(bench, report=screen.step, resume=unfinished)
             except train.Diverged as error:
                 shutil.rmtree(unfinished, ignore_errors=True)
-                shown.finish(str(error))
+                screen.finish(str(error))
                 return False
             trained.row["key"] = key(run.flat())
             trained.row["provenance"] = self.provenance
@@ -111,7 +111,7 @@ class Schedule(NamedTuple):
             if record:
                 record(trained)
             shutil.rmtree(unfinished, ignore_errors=True)
-        shown.finish(_result_text(trained.row))
+        screen.finish(_result_text(trained.row))
         return True
 
     def _measure_rows(self, measurements: Sequence[Measurement]) -> None:
@@ -133,9 +133,9 @@ class Schedule(NamedTuple):
         runs = unique_runs(measurements)
         missing = adapters.missing(self.out, runs)
         names = labels([run.flat() for run in missing])
-        with display(len(missing)) as shown:
+        with display(len(missing)) as screen:
             for run, label in zip(missing, names, strict=True):
-                if not self._train(run, label, shown, keep=True):
+                if not self._train(run, label, screen, keep=True):
                     raise ValueError(f"{label} diverged: there is no model to analyze")
 
     def _load(self, run: RunConfig) -> Trained:

@@ -65,7 +65,8 @@ def parameter_counts(numbers: Sequence[int] = tuple(TABLES)) -> list[ParameterCo
     for number, name in TABLES.items():
         if number in numbers:
             for line in table(name).to_dict("records"):
-                counts[_count(number, line, settings)] = None
+                count = _count(number, {str(key): line[key] for key in line}, settings)
+                counts[count] = None
     return list(counts)
 
 

@@ -116,7 +116,7 @@ def _by_format(
     published: pd.DataFrame, column: str, names: dict[str, str]
 ) -> pd.Series:
     """The values by our name of the format; lines of other formats are dropped."""
-    # A name that is not ours becomes None.
-    formats = [names.get(printed) for printed in published[column]]
+    # A name that is not ours becomes NaN.
+    formats = published[column].map(names)
     known = published.assign(format=formats).dropna(subset="format")
     return known.set_index("format").value

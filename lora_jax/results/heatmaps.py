@@ -1,7 +1,7 @@
-"""Grids of heat maps under one colour scale, drawn on `matplotlib.figure.Figure` itself: no pyplot, no global state.
+"""Grids of heat maps under one color scale, drawn on `matplotlib.figure.Figure` itself: no pyplot, no global state.
 
 Laid out as LoRA's Figures 3, 4 and 6 to 8 are: i goes down, j across, both counted from 1, and what is NaN is left white. Viridis
-keeps its order for colour-blind readers and in grey. Text stays readable at 60 % of the size.
+keeps its order for color-blind readers and in gray. Text stays readable at 60 % of the size.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ class Panel(NamedTuple):
 
 
 def grid(rows: Sequence[Sequence[Panel | None]], *, label: str) -> Figure:
-    """The panels in rows and columns, None or a missing end of a row left empty; colours go from 0 to the greatest value of all.
+    """The panels in rows and columns, None or a missing end of a row left empty; colors go from 0 to the greatest value of all.
 
-    label: of the colour bar.
+    label: of the color bar.
     Raises ValueError that lists every panel that is not a matrix with a finite value, none of them negative; and for no panel.
     """
     columns = max((len(row) for row in rows), default=0)

@@ -252,7 +252,7 @@ def _name(setting: tuple, settings: Sequence[tuple]) -> str:
     for other_method, *other_items in settings:
         if other_method == method:
             same_method.append(dict(other_items))
-    parts = [NAMES.get(method, method)]
+    parts = [str(NAMES.get(method, method))]
     for name, value in items:
         if any(other.get(name) != value for other in same_method):
             parts.append(f"{name} {value}")

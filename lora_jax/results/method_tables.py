@@ -49,7 +49,7 @@ def report(
     rows: Sequence[Row],
     *,
     title: str,
-    intro: str,
+    intro: str | None,
     published: Callable[[str], Blocks],
     note: Note,
     claims: Sequence[Claim],

@@ -1,6 +1,5 @@
 """The index of all experiments: what each asks, what came out, and its page."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,12 +138,6 @@ def provenance_table(entries: Sequence[Entry]) -> pd.DataFrame:
         line["machine"] = "; ".join(sorted({_machine(origin) for origin in origins}))
         lines.append(line)
     return pd.DataFrame(lines)
-
-
-def first_sentence(docstring: str) -> str:
-    """Return the first paragraph of a docstring in one line."""
-    paragraph = docstring.strip().partition("\n\n")[0]
-    return re.sub(r"\s+", " ", paragraph)
 
 
 def _time(rows: Sequence[Row]) -> str:

@@ -1,6 +1,6 @@
 """Figures of scores with error bars, drawn on `matplotlib.figure.Figure` itself: no pyplot, no global state.
 
-Colours are Okabe and Ito's, which stay apart for colour-blind readers, and every series has its own marker or hatching
+Colors are Okabe and Ito's, which stay apart for color-blind readers, and every series has its own marker or hatching
 too. The legend lies under the panels, where it can cover no data. Text stays readable at 60 % of the size.
 """
 
@@ -18,7 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST_TICKS = 8  # of an axis: the labels of more would overlap
 HATCHES = ("", "//", "..", "xx", "\\\\", "++", "oo")
@@ -76,7 +76,7 @@ def lines_with_errors(
     xscale: str = "log2",
     beside: Sequence[Panel] = (),
 ) -> Figure:
-    """Lines over x with error bars, x ticks at the values there are; a label has one colour and marker in all panels.
+    """Lines over x with error bars, x ticks at the values there are; a label has one color and marker in all panels.
 
     xscale: "log2" or "linear". beside: further panels, e.g. the paper's trend on another model and data set.
     Raises ValueError for unequal lengths, no data, another xscale, or an x not above 0 on the log scale.
@@ -112,7 +112,7 @@ def lines_with_errors(
 
 def horizontal_line(figure: Figure, value: float, index: int) -> None:
     """Draw a dotted line in the first panel, in the color of a series."""
-    color = COLOURS[index % len(COLOURS)]
+    color = COLORS[index % len(COLORS)]
     figure.axes[0].axhline(value, color=color, linestyle=":", linewidth=1.5)
 
 
@@ -126,7 +126,7 @@ def curves(series: Series, *, xlabel: str, ylabel: str, title: str) -> Figure:
             ax.plot(
                 x,
                 y,
-                color=COLOURS[i % 7],
+                color=COLORS[i % 7],
                 linestyle=("-", "--", ":", "-.")[i // 7 % 4],
                 linewidth=1.8,
                 label=label,
@@ -191,7 +191,7 @@ def bars_with_errors(
                 for name in x
             ]
             style: dict[str, Any] = {
-                "color": COLOURS[i % 7],
+                "color": COLORS[i % 7],
                 "hatch": HATCHES[i % 7],
                 "edgecolor": "white",
             }
@@ -270,7 +270,7 @@ def _line(
         for v in points
     )
     style: dict[str, Any] = {
-        "color": COLOURS[index % 7],
+        "color": COLORS[index % 7],
         "marker": MARKERS[index % 7],
         "label": label,
     }

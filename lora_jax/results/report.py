@@ -62,11 +62,13 @@ class Report(NamedTuple):
     """Everything an experiment shows."""
 
     title: str
-    intro: str  # the script's docstring
+    intro: str | None  # the script's docstring
     sections: Sequence[Section]
     claims: Sequence[Claim] = ()
     data: pd.DataFrame | None = None  # every number
-    figures: Mapping[str, Figure] = MappingProxyType({})  # "" is the first, others by their suffix
+    figures: Mapping[str, Figure] = MappingProxyType(
+        {}
+    )  # "" is the first, others by their suffix
     comparison: Comparison | None = None
 
 
@@ -89,7 +91,7 @@ def write(report: Report, folder: Path, reference: Report | None = None) -> list
 
 def markdown(report: Report, reference: Report | None = None) -> str:
     """Return the page."""
-    parts = [f"# {report.title}", report.intro.strip()]
+    parts = [f"# {report.title}", (report.intro or "").strip()]
     for suffix in report.figures:
         title = f"{report.title} {suffix}".strip()
         parts.append(f"![{title}]({figure_name(suffix)})")
@@ -110,9 +112,7 @@ def figure_name(suffix: str) -> str:
     return f"figure_{suffix}.png" if suffix else "figure.png"
 
 
-def table(
-    frame: pd.DataFrame, digits: int | Mapping[str, int] | None = None
-) -> str:
+def table(frame: pd.DataFrame, digits: int | Mapping[str, int] | None = None) -> str:
     """Return a padded pipe table; numbers are right-aligned, missing values empty.
 
     `digits` are the decimals of floats, for all columns or by column; without them a
@@ -307,12 +307,12 @@ NUMERIC = re.compile(r"[+\-−]?[\d,.]+(e[+-]?\d+)?( ± [\d.]+)?( (s|min|h|%).*)
 
 def _decimals(values: pd.Series) -> int:
     """The fewest decimals that show every float of a column, at most three."""
-    most = 0
+    decimals = 0
     for value in values:
         if isinstance(value, float) and not math.isnan(value):
             text = f"{value:.{DIGITS}f}".rstrip("0")
-            most = max(most, len(text.partition(".")[2]))
-    return most
+            decimals = max(decimals, len(text.partition(".")[2]))
+    return decimals
 
 
 def _cell(value: Any, decimals: int) -> str:

@@ -29,7 +29,7 @@ class Maps(NamedTuple):
 
     source: str  # "ours", "paper"
     width: int  # the dimension of the space that directions lie in
-    middle: int  # the layer that is shown alone
+    middle: int  # the layer that is visible alone
     layers: int
     phi: Mapping[str, Mapping[int, Float[np.ndarray, "i j"]]]
 
@@ -52,7 +52,7 @@ def ours(rows: Sequence[Row]) -> Maps:
         if row["config"]["comparison"] == RANDOM:
             phi[RANDOM] = {middle: np.array(row["phi"][0])}
             continue
-        name = row["config"]["matrix"].rpartition("/")[2]
+        name = str(row["config"]["matrix"]).rpartition("/")[2]
         by_layer = enumerate(row["phi"], start=1)
         phi[MATRICES.get(name, name)] = {n: np.array(values) for n, values in by_layer}
     return Maps("ours", rows[0]["dimension"], middle, layers, phi)
@@ -60,7 +60,9 @@ def ours(rows: Sequence[Row]) -> Maps:
 
 def published(kind: str) -> Maps:
     """Return the paper's maps: Figures 3 and 6 for "rank", 4 and 7 for "seed"."""
-    figures = paper.lora.figure3_and_6() if kind == "rank" else paper.lora.figure4_and_7()
+    figures = (
+        paper.lora.figure3_and_6() if kind == "rank" else paper.lora.figure4_and_7()
+    )
     sizes = (paper.lora.WIDTH, paper.lora.MIDDLE_LAYER, paper.lora.LAYERS)
     return Maps("paper", *sizes, figures)
 
@@ -70,7 +72,9 @@ def middle_layer(kind: str, sources: Sequence[Maps]) -> Figure:
     rows = []
     for maps in sources:
         names = maps.phi
-        rows.append([_panel(maps, name, maps.middle, _shown(kind)) for name in names])
+        rows.append(
+            [_panel(maps, name, maps.middle, _visible_cells(kind)) for name in names]
+        )
     if kind == "rank":
         # Figure 3's third and fourth panel; the paper's have not been read.
         first = sources[0]
@@ -88,7 +92,10 @@ def all_layers(kind: str, sources: Sequence[Maps]) -> Figure:
             if name != RANDOM:
                 layers = sorted(by_layer)
                 columns.append(
-                    [_panel(maps, name, layer, _shown(kind)) for layer in layers]
+                    [
+                        _panel(maps, name, layer, _visible_cells(kind))
+                        for layer in layers
+                    ]
                 )
     return heatmaps.grid(list(zip_longest(*columns)), label="φ(i, j)")
 
@@ -190,16 +197,18 @@ def _all(maps: Maps) -> list[np.ndarray]:
     return values
 
 
-def _shown(kind: str) -> Callable[[np.ndarray], np.ndarray]:
+def _visible_cells(kind: str) -> Callable[[np.ndarray], np.ndarray]:
     """Between two ranks the paper leaves the cells with j < i white."""
     return heatmaps.upper if kind == "rank" else np.asarray
 
 
 def _panel(
-    maps: Maps, name: str, layer: int, shown: Callable[[np.ndarray], np.ndarray]
+    maps: Maps, name: str, layer: int, visible: Callable[[np.ndarray], np.ndarray]
 ) -> heatmaps.Panel:
     place = "" if name == RANDOM else f", layer {layer}/{maps.layers}"
-    return heatmaps.Panel(f"{maps.source}: {name}{place}", shown(maps.phi[name][layer]))
+    return heatmaps.Panel(
+        f"{maps.source}: {name}{place}", visible(maps.phi[name][layer])
+    )
 
 
 def _matrix_order(row: Row) -> tuple:

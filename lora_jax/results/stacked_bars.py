@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lora_jax.results.plots import COLOURS, HATCHES
+from lora_jax.results.plots import COLORS, HATCHES
 
 
 class Bar(NamedTuple):
@@ -26,7 +26,7 @@ class Panel(NamedTuple):
 
 
 def stacked(rows: Sequence[Sequence[Panel]], *, xlabel: str, whole: str) -> Figure:
-    """The panels in rows and columns; those of a column have one scale. A part has one colour and hatching everywhere.
+    """The panels in rows and columns; those of a column have one scale. A part has one color and hatching everywhere.
 
     whole: what the legend calls the measured wholes.
     Raises ValueError for no panel or rows of unequal length, and listing every panel without bars or with a negative part.
@@ -111,7 +111,7 @@ def _draw(ax: Axes, panel: Panel, names: Sequence[str], whole: str) -> None:
     for index, name in enumerate(names):
         width = [bar.parts.get(name, 0.0) for bar in panel.bars]
         style: dict[str, Any] = {
-            "color": COLOURS[index % 6],
+            "color": COLORS[index % 6],
             "hatch": HATCHES[index % 7],
             "edgecolor": "white",
         }
@@ -135,7 +135,7 @@ def _draw(ax: Axes, panel: Panel, names: Sequence[str], whole: str) -> None:
             [place for place, _ in known],
             [value for _, value in known],
             0.2,
-            color=COLOURS[6],
+            color=COLORS[6],
             label=whole,
             zorder=2,
         )

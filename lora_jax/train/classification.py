@@ -16,7 +16,7 @@ from lora_jax.train.config import StepConfig
 
 def loss(
     model: Any,
-    batch: data.Batch,
+    batch: Any,  # a data.Batch of arrays on the devices
     config: StepConfig,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -22,7 +22,7 @@ from lora_jax.train.cross_entropy import cross_entropy
 
 def loss(
     model: Decoder,
-    batch: data.Batch,
+    batch: Any,  # a data.Batch of arrays on the devices
     config: StepConfig,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -51,7 +51,7 @@ def loss(
     kernel = model.head().astype(config.compute_dtype)
     if quant.is_quantized(kernel):
         kernel = kernel.dequantize()
-    total = cross_entropy(x, kernel, labels, weight, config.label_smoothing)
+    total: Any = cross_entropy(x, kernel, labels, weight, config.label_smoothing)
     return total, weight.sum()
 
 

@@ -113,4 +113,5 @@ class Saver:
             return start
         saved_leaves, facts = saved
         arrays = jax.tree.unflatten(structure, saved_leaves)
-        return TrainState(*arrays, History(**facts))
+        trainable, optimizer_state, best = arrays
+        return TrainState(trainable, optimizer_state, best, History(**facts))

@@ -68,7 +68,7 @@ def test_a_label_has_one_colour_in_all_panels_and_stands_in_the_legend_once():
     assert (
         ours.containers[1].lines[0].get_color()
         == paper.containers[0].lines[0].get_color()
-        == plots.COLOURS[1]
+        == plots.COLORS[1]
     )
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "Wq",

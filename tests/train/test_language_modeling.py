@@ -295,7 +295,7 @@ class TestTraining:
         options = {"seed": 0} | changes
         return train.fit(model, methods.mask(model, LORA), objective, CONFIG, **options)
 
-    @pytest.mark.parametrize("name", metrics.LOWER_IS_BETTER)
+    @pytest.mark.parametrize("name", sorted(metrics.LOWER_IS_BETTER))
     def test_keeps_the_epoch_of_the_lowest_loss(self, name, model, encoded, same):
         scores, kept = iter([3.0, 1.0, 2.0]), []
 
