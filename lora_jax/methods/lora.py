@@ -225,7 +225,7 @@ def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 def _check_ranks(ranks: Iterable[Any]) -> None:
     wrong = []
     for rank in ranks:
-        if not (isinstance(rank, Integral) and rank >= 1):
+        if not (isinstance(rank, Integral) and int(rank) >= 1):
             wrong.append(str(rank))
     if wrong:
         raise ValueError(f"rank: expected an integer >= 1, got {', '.join(wrong)}")

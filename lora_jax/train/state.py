@@ -112,5 +112,5 @@ class Saver:
         if saved is None:
             return start
         saved_leaves, facts = saved
-        arrays = jax.tree.unflatten(structure, saved_leaves)
-        return TrainState(*arrays, History(**facts))
+        trainable, moments, best = jax.tree.unflatten(structure, saved_leaves)
+        return TrainState(trainable, moments, best, History(**facts))
