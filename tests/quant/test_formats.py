@@ -158,11 +158,11 @@ class TestDoubleQuantization:
     # 560 scales: two blocks of 256 and a ragged one
     W = normal(70, 512)
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def double(self):
         return quantize(self.W, "nf4", double=True)
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def single(self):
         return quantize(self.W, "nf4")
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from lora_jax import quant, tree
-from lora_jax.checkpoints import safetensors
+from lora_jax.checkpoints import placement
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert
 from lora_jax.quant import CODECS, Scales, Spec
 from tests.quant.numbers import dequantize, quantize
@@ -154,9 +155,9 @@ class TestLoading:
 
         abstract = {path: leaves[path] for path in expected}
         rules = bert.rules(config("bert"))
-        loaded = safetensors.load(tensors, rules, abstract, convert=spec)
+        loaded = placement.load(tensors, rules, abstract, convert=spec)
         assert same(loaded, expected)
 
 
-def tensor_of(array: np.ndarray) -> safetensors.Tensor:
-    return safetensors.Tensor("here", array.shape, array.dtype, lambda: array)
+def tensor_of(array: np.ndarray) -> Tensor:
+    return Tensor("here", array.shape, array.dtype, lambda: array)

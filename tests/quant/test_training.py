@@ -1,6 +1,7 @@
 """Training on a quantized base: as on its dequantized one, one layer at a time."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 
 from lora_jax import data, methods, quant, train, tree
+from lora_jax.train import classification
 
 LORA = methods.lora(rank=4)
-STATIC = train.Static(1, 0.0, 0.0, 0.0, 0.0, "float32")
-SETTINGS = train.Settings(learning_rate=0.02, epochs=1, batch=8)
+CONFIG = train.TrainConfig(learning_rate=0.02, epochs=1, batch=8)
+STEP = {"loss": classification.loss, "config": train.StepConfig()}
 
 # Half the time to compile.
 compiled = functools.partial(
@@ -50,7 +52,7 @@ def logits(model: Any, batch: data.Batch) -> jax.Array:
 def gradient(model: Any, batch: data.Batch) -> dict[str, jax.Array]:
     trainable, frozen = tree.split(model, methods.mask(model, LORA))
     key = jax.random.key(0)
-    _, gradients = train.gradient(trainable, frozen, batch, key, STATIC)
+    _, gradients = train.gradient(trainable, frozen, batch, key, **STEP)
     return tree.leaves(gradients)
 
 
@@ -86,11 +88,9 @@ class TestTraining:
         done = train.fit(
             model,
             methods.mask(model, LORA),
-            examples,
-            SETTINGS._replace(epochs=8, compute="bfloat16"),
+            train.Objective(classification.loss, examples, (16,), pad=1),
+            replace(CONFIG, epochs=8, compute_dtype="bfloat16"),
             seed=0,
-            widths=(16,),
-            pad=1,
         )
         first_loss = done.losses[:4].mean()
         last_loss = done.losses[-4:].mean()
@@ -155,15 +155,15 @@ def trace_step(model: Any) -> Any:
         index=np.arange(rows, dtype=np.int32),
     )
     trainable, frozen = tree.split(model, methods.mask(model, LORA))
-    state = train.optimizer(STATIC).init(trainable)
+    optimizer = train.optimizer(train.StepConfig())
     return train.train_step.trace(
         trainable,
-        state,
+        optimizer.init(trainable),
         frozen,
         batch,
         jnp.float32(0.01),
         jax.random.key(0),
-        static=STATIC,
+        **STEP,
     )
 
 
@@ -270,7 +270,7 @@ class TestMerge:
 
     def test_the_original_must_not_be_quantized(self, adapted):
         base = methods.unload(adapted())
-        message = r"expected the model before.*kernel is quanti[sz]ed \(2, 16, 16\)"
+        message = r"expected the model before.*kernel is quantized \(2, 16, 16\)"
         with pytest.raises(ValueError, match=message):
             methods.merge(adapted(), into="original", original=base)
 
@@ -281,6 +281,6 @@ class TestMerge:
             methods.merge(adapted(), into="original", original=larger)
 
     def test_the_original_must_have_no_adapters(self, adapted):
-        message = r"expected the model before.*no blocks/attention/query/kernel"
+        message = r"before it was quantized.*no blocks/attention/query/kernel"
         with pytest.raises(ValueError, match=message):
             methods.merge(adapted(), into="original", original=adapted(None))
