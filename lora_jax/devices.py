@@ -1,7 +1,8 @@
-"""One batch on all of a machine's devices: each has a copy of the model and computes its share of the rows.
+"""One batch on all devices of a machine: each has the model and a share of the rows.
 
-XLA sees the sharding of its arguments and sums gradients over devices by itself; nothing else knows of devices. On CPU, cores are
-made devices: what XLA does not cut into threads (norms, softmax, transposes) then runs on all of them.
+XLA sees how its arguments are sharded and sums gradients over the devices by itself;
+nothing else in the library knows of devices. On CPU, cores are made devices: what XLA
+does not cut into threads (norms, softmax, transposes) then runs on all of them.
 """
 
 import os
@@ -11,48 +12,71 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 HOST = "pinned_host"  # jax's name for host memory that a device reads directly
-MOST_CORES = 4  # each core that is a device holds a copy of the model, and has fewer rows than products need to be fast
+
+# Each core that is a device holds a copy of the model, and has fewer rows of a batch
+# than products need to be fast.
+MAX_CORES = 4
 
 
 def cores_as_devices() -> None:
-    """Let every core be a device, up to `MOST_CORES`, where nobody has said how many; before jax counts its devices."""
-    said = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get(
-        "XLA_FLAGS", ""
-    )
-    if not said:
-        cores = (
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1
-        )
-        jax.config.update("jax_num_cpu_devices", min(MOST_CORES, cores))
+    """Make every core a device, up to `MAX_CORES`.
+
+    Where the environment says how many devices there are, nothing is changed. This has
+    to be called before jax counts its devices.
+    """
+    is_set_for_jax = "JAX_NUM_CPU_DEVICES" in os.environ
+    is_set_for_xla = "device_count" in os.environ.get("XLA_FLAGS", "")
+    if is_set_for_jax or is_set_for_xla:
+        return
+    count = min(MAX_CORES, _core_count())
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+def _core_count() -> int:
+    # A container may have been given fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def memory_kinds() -> list[str]:
-    """The kinds of memory this backend can keep arrays in, by jax's names."""
-    return [memory.kind for memory in jax.local_devices()[0].addressable_memories()]
+    """Return jax's names for the kinds of memory that this backend has."""
+    device = jax.local_devices()[0]
+    return [memory.kind for memory in device.addressable_memories()]
 
 
 def mesh(rows: int) -> Mesh:
-    """As many of this process's devices as share that many rows evenly."""
+    """Return a mesh of as many of this process's devices as share the rows evenly."""
+    # The largest number of devices that divides the rows; one always does.
     devices = jax.local_devices()
-    count = max(n for n in range(1, len(devices) + 1) if rows % n == 0)
+    count = len(devices)
+    while rows % count:
+        count -= 1
     return jax.make_mesh(
-        (count,), ("rows",), axis_types=(AxisType.Auto,), devices=devices[:count]
+        (count,),
+        ("rows",),
+        axis_types=(AxisType.Auto,),
+        devices=devices[:count],
     )
 
 
 def replicate(tree: Any, mesh: Mesh, *, host: bool = False) -> Any:
-    """The tree with every leaf on all devices, or with `host` in the host's memory for each of them."""
-    kind = {"memory_kind": HOST} if host else {}
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(), **kind))
+    """Return the tree with every leaf on all devices.
+
+    With `host`, the leaves are in the host's memory, once for each device.
+    """
+    kind = HOST if host else None  # None: the device's own
+    sharding = NamedSharding(mesh, PartitionSpec(), memory_kind=kind)
+    return jax.device_put(tree, sharding)
 
 
 def shard_rows(batch: Any, mesh: Mesh) -> Any:
-    """The batch with its rows, the first axis of every leaf, dealt out over the devices."""
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("rows")))
+    """Return the batch with its rows, each leaf's first axis, shared by the devices."""
+    sharding = NamedSharding(mesh, PartitionSpec("rows"))
+    return jax.device_put(batch, sharding)
 
 
 def to_first_device(tree: Any) -> Any:
-    """The tree on the first device alone."""
-    return jax.device_put(tree, jax.local_devices()[0])
+    """Return the tree on the first device alone."""
+    first = jax.local_devices()[0]
+    return jax.device_put(tree, first)

@@ -44,22 +44,29 @@ def make_wheel(folder: Path) -> tuple[Path, str]:
         archive.writestr(
             f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-data\nVersion: 1.0\n"
         )
+        # What pip asks of a wheel.
         archive.writestr(
             f"{info}/WHEEL",
-            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            "Wheel-Version: 1.0\n"
+            "Generator: test\n"
+            "Root-Is-Purelib: true\n"
+            "Tag: py3-none-any\n",
         )
         archive.writestr(f"{info}/RECORD", "")
     return folder / NAME, hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
 
 
 def fake_pip(monkeypatch: pytest.MonkeyPatch, act) -> None:
-    """`act(destination)` in pip's place; what it returns is pip's stderr, or None for success."""
+    """Call `act(destination)` in pip's place.
+
+    What it returns is pip's stderr; None is success.
+    """
 
     def run(command, **_):
-        said = act(Path(command[command.index("--dest") + 1]))
-        return subprocess.CompletedProcess(
-            command, 0 if said is None else 1, "", said or ""
-        )
+        destination = command[command.index("--dest") + 1]
+        error = act(Path(destination))
+        status = 0 if error is None else 1
+        return subprocess.CompletedProcess(command, status, "", error or "")
 
     monkeypatch.setattr(download.subprocess, "run", run)
 
@@ -80,10 +87,9 @@ def test_pip_fetches_once_and_a_member_is_read(index, cache, monkeypatch, capsys
     _, sha256 = make_wheel(index)
     assert download.read_member(PIN, sha256, "tiny_data/numbers.csv") == b"1,2\n"
     assert visible(cache) == [NAME]
-    said = capsys.readouterr().err
-    assert said.startswith(
-        f"downloading {PIN} with pip into {cache} ..."
-    ) and said.endswith("0.0 MB\n")
+    report = capsys.readouterr().err
+    assert report.startswith(f"downloading {PIN} with pip into {cache} ...")
+    assert report.endswith("0.0 MB\n")
     no_pip(monkeypatch)
     assert "tiny_data/words.txt" in download.member_names(PIN, sha256)
     assert capsys.readouterr().err == ""
@@ -92,16 +98,16 @@ def test_pip_fetches_once_and_a_member_is_read(index, cache, monkeypatch, capsys
 def test_without_network_and_cache_the_error_says_what_to_do(index, cache):
     with pytest.raises(OSError) as caught:
         download.wheel_path(PIN, "f" * 64)
-    said = str(caught.value)
-    assert f"{PIN} is not in {cache}" in said
-    assert "ERROR: No matching distribution found for tiny-data==1.0" in said
+    text = str(caught.value)
+    assert f"{PIN} is not in {cache}" in text
+    assert "ERROR: No matching distribution found for tiny-data==1.0" in text
     for advice in (
         "run once with network",
         f"copy the wheel tiny_data-1.0-*.whl (sha256 {'f' * 64})",
         "LORA_JAX_CACHE",
+        "pass a local directory",
     ):
-        assert advice in said
-    assert "pass a local directory" in said
+        assert advice in text
     assert visible(cache) == []
 
 
@@ -112,7 +118,7 @@ def test_a_wheel_copied_by_hand_needs_no_pip(cache, monkeypatch):
     assert download.wheel_path("Tiny.Data==1.0", sha256) == wheel
 
 
-def test_another_version_is_not_taken(cache, monkeypatch):
+def test_another_version_is_not_used(cache, monkeypatch):
     wheel, sha256 = make_wheel(cache)
     wheel.rename(cache / "tiny_data-1.0.1-py3-none-any.whl")
     fake_pip(monkeypatch, lambda _: "ERROR: none")
@@ -137,8 +143,8 @@ def test_a_fetched_wheel_with_another_hash_is_refused(cache, monkeypatch):
     fake_pip(
         monkeypatch, lambda part: (part / NAME).write_bytes(b"something else") and None
     )
-    got = hashlib.sha256(b"something else").hexdigest()
-    with pytest.raises(OSError, match=f"expected sha256 {'a' * 64}, got {got}"):
+    actual = hashlib.sha256(b"something else").hexdigest()
+    with pytest.raises(OSError, match=f"expected sha256 {'a' * 64}, got {actual}"):
         download.wheel_path(PIN, "a" * 64)
     assert visible(cache) == []
 
@@ -146,13 +152,12 @@ def test_a_fetched_wheel_with_another_hash_is_refused(cache, monkeypatch):
 def test_a_verified_wheel_is_hashed_again_only_after_a_change(cache, monkeypatch):
     wheel, sha256 = make_wheel(cache)
     hashed = []
-    monkeypatch.setattr(
-        download,
-        "_sha256",
-        lambda file: (
-            hashed.append(file) or hashlib.sha256(file.read_bytes()).hexdigest()
-        ),
-    )
+
+    def counted(file: Path) -> str:
+        hashed.append(file)
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(download, "_sha256", counted)
     download.wheel_path(PIN, sha256)
     download.wheel_path(PIN, sha256)
     assert len(hashed) == 1
@@ -173,7 +178,7 @@ def test_an_unknown_member_names_the_nearest(cache):
 @pytest.mark.parametrize(
     "requirement", ["tiny-data", "tiny-data>=1.0", "../x==1.0", "a==1/../../x"]
 )
-def test_only_a_pin_is_taken(requirement, cache):
+def test_only_a_pin_is_accepted(requirement, cache):
     with pytest.raises(ValueError, match="'name==version', got"):
         download.wheel_path(requirement, "f" * 64)
 
@@ -203,7 +208,7 @@ def test_leftovers_of_a_killed_run_are_cleared(index, cache, monkeypatch):
 
 def test_two_at_once_download_once(index, cache, monkeypatch, capsys):
     source, sha256 = make_wheel(index)
-    calls, found = [], []
+    calls, paths = [], []
 
     def slow(part: Path):
         calls.append(part)
@@ -212,30 +217,30 @@ def test_two_at_once_download_once(index, cache, monkeypatch, capsys):
 
     fake_pip(monkeypatch, slow)
     threads = [
-        threading.Thread(target=lambda: found.append(download.wheel_path(PIN, sha256)))
+        threading.Thread(target=lambda: paths.append(download.wheel_path(PIN, sha256)))
         for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [cache / NAME] * 2 and len(calls) == 1
+    assert paths == [cache / NAME] * 2 and len(calls) == 1
     assert "waiting for another process" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_said_plainly(cache, monkeypatch):
+def test_a_full_disk_is_reported_plainly(cache, monkeypatch):
     fake_pip(
         monkeypatch,
         lambda _: "ERROR: Could not install: [Errno 28] No space left on device: '/x'",
     )
     with pytest.raises(
         OSError,
-        match=r"cannot store tiny-data==1.0 in .*: No space left on device. Make room there",
+        match=r"cannot store tiny-data==1.0 in .*: No space left on device. Make room",
     ):
         download.wheel_path(PIN, "f" * 64)
 
 
-def test_a_cache_that_cannot_be_written_is_said_plainly(cache):
+def test_a_cache_that_cannot_be_written_is_reported_plainly(cache):
     cache.parent.write_text("a file where the cache should be")
     with pytest.raises(
         OSError, match=r"cannot store tiny-data==1.0 in .*set LORA_JAX_CACHE"

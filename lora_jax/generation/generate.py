@@ -1,4 +1,9 @@
-"""Text from a language model: prompts are checked, put together by length and padded; decoding.py chooses the tokens."""
+"""`generate`: the texts that a language model writes after prompts.
+
+Prompts are checked, sorted by length and padded into batches (`prompts.py`). A batch is
+one compiled program: the model reads the prompts, then a loop chooses one token after
+the other (`sampling.py`) or searches with several beams (`beam_search.py`).
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -9,195 +14,195 @@ import jax
 import numpy as np
 
 from lora_jax import devices, quant, tree
-from lora_jax.generation.decoding import Decoding, check, is_whole, texts
+from lora_jax.generation.beam_search import search_beams
+from lora_jax.generation.decoding import Decoding, check, is_integer
+from lora_jax.generation.next_token import Written, read_prompts
+from lora_jax.generation.prompts import check_prompts, pad_prompts
+from lora_jax.generation.sampling import write_tokens
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
 from lora_jax.nn.blocks import stacks
 from lora_jax.nn.layers import Linear
 
-__all__ = ["Decoding", "Generated", "check", "check_prompts", "generate", "prepared"]
-
 
 class Generated(NamedTuple):
-    """What followed each prompt, without the end token, and how long it took, compilation included."""
+    """What followed each prompt, without the end token, and how long it took."""
 
     tokens: list[list[int]]
-    ended: int  # of the texts; the others were cut at `Decoding.new_tokens`
+    ended: int
+    """The texts that ended by themselves; others were cut at `Decoding.new_tokens`."""
     steps: int
     seconds: float
+    """The time of all batches, compilation included."""
 
     @property
     def tokens_per_second(self) -> float:
-        """New tokens, those that ended a text included."""
-        return (sum(map(len, self.tokens)) + self.ended) / self.seconds
-
-
-def _checked(
-    model: Decoder, end: Any, batch: Any, compute_dtype: Any
-) -> tuple[int, ...]:
-    """The tokens that end a text. Raises one ValueError for everything that does not go with the model."""
-    if not isinstance(model, Decoder):
-        raise ValueError(
-            f"expected a language model (gpt2, llama), got {type(model).__name__}"
-        )
-    ends, known = (
-        tuple(end) if isinstance(end, Iterable) else (end,),
-        model.config.vocabulary,
-    )
-    wrong = []
-    if not ends or not all(is_whole(token) and 0 <= token < known for token in ends):
-        wrong.append(f"eos_ids: expected token ids in 0 … {known - 1}, got {end!r}")
-    if not is_whole(batch) or batch < 1:
-        wrong.append(f"batch: expected 1 or more prompts, got {batch!r}")
-    if compute_dtype not in ("float32", "bfloat16"):
-        wrong.append(
-            f"compute_dtype: expected float32 or bfloat16, got {compute_dtype!r}"
-        )
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return tuple(map(int, ends))
+        """New tokens a second, those that ended a text included."""
+        count = sum(len(text) for text in self.tokens)
+        return (count + self.ended) / self.seconds
 
 
 def generate(
     model: Decoder,
     prompts: Sequence[Sequence[int]],
-    how: Decoding = Decoding(),  # noqa: B008
+    decoding: Decoding = Decoding(),  # noqa: B008
     *,
-    eos_ids: int | Sequence[int],
+    eos_ids: int | Iterable[int],
     batch: int = 16,
     compute_dtype: str = "float32",
     seed: int = 0,
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[int], None] | None = None,
 ) -> Generated:
-    """What the model writes after each prompt, until one of the tokens `eos_ids` (or one of several) or `how.new_tokens` tokens.
+    """Return what the model writes after each prompt.
 
-    Prompts of like length go together, `batch` at a time, padded on the left. Quantised matrices are dequantised once: each new
-    token reads all of them. `report` is told how many prompts are done.
+    Args:
+        model: a language model; its quantized matrices are dequantized once, because
+            each new token reads all of them.
+        prompts: lists of token ids.
+        decoding: how many tokens are written, and how they are chosen.
+        eos_ids: the token that ends a text, or several.
+        batch: the number of prompts that are continued together.
+        compute_dtype: the dtype of products and of the cache, float32 or bfloat16.
+        seed: of the tokens that are drawn, with a temperature.
+        report: called after each batch with the number of prompts that are done.
 
     Raises:
-        ValueError: a setting outside its range, an empty prompt, token ids that the model does not have, or a prompt that with
-            `how.new_tokens` tokens is longer than the model's positions; names the first prompts of each kind.
+        ValueError: a setting outside its range, or prompts that the model cannot
+            continue (see `check_prompts`).
     """
-    check(how)
-    ends = _checked(model, eos_ids, batch, compute_dtype)
-    check_prompts(model.config, prompts, how.new_tokens)
-    began, steps = time.monotonic(), 0
+    check(decoding)
+    end_tokens = _check_arguments(model, eos_ids, batch, compute_dtype)
+    check_prompts(model.config, prompts, decoding.new_tokens)
+
+    began = time.monotonic()
     mesh = devices.mesh(batch)
-    ready = devices.replicate(prepared(model, compute_dtype), mesh)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found: dict[int, list[int]] = {}
-    for at in range(0, len(order), batch):
-        rows = order[at : at + batch]
-        tokens, start = _padded(
-            [prompts[i] for i in rows],
-            batch,
-            model.config.max_positions - how.new_tokens,
+    ready = devices.replicate(prepare(model, compute_dtype), mesh)
+    longest = model.config.max_positions - decoding.new_tokens
+    texts: dict[int, list[int]] = {}  # by the index of the prompt
+    steps = 0
+
+    # Prompts of like length go together, so that little is padding.
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for first in range(0, len(order), batch):
+        indices = order[first : first + batch]
+        padded = pad_prompts([prompts[index] for index in indices], batch, longest)
+        tokens, start = devices.shard_rows(padded, mesh)
+        written = continue_prompts(
+            ready,
+            tokens,
+            start,
+            _batch_key(seed, first, decoding),
+            decoding=decoding,
+            eos_ids=end_tokens,
+            compute_dtype=compute_dtype,
         )
-        key = jax.random.fold_in(jax.random.key(seed), at) if how.temperature else None
-        tokens, start = devices.shard_rows((tokens, start), mesh)
-        written, took = texts(
-            ready, tokens, start, key, how=how, ends=ends, compute_dtype=compute_dtype
-        )
-        steps += int(took)
-        found |= {
-            i: _until(text, ends)
-            for i, text in zip(rows, np.asarray(written), strict=False)
-        }
-        report(len(found))
-    ended = sum(len(text) < how.new_tokens for text in found.values())
-    return Generated(
-        [found[i] for i in range(len(prompts))], ended, steps, time.monotonic() - began
-    )
+        steps += int(written.steps)
+        # Rows beyond the last prompt only fill the batch.
+        for index, text in zip(indices, np.asarray(written.tokens), strict=False):
+            texts[index] = _cut_at_end(text, end_tokens)
+        if report:
+            report(len(texts))
+
+    in_order = [texts[index] for index in range(len(prompts))]
+    ended = sum(len(text) < decoding.new_tokens for text in in_order)
+    seconds = time.monotonic() - began
+    return Generated(in_order, ended, steps, seconds)
 
 
-def prepared(model: Decoder, compute_dtype: str) -> Decoder:
-    """The model as generation reads it: single layers, arrays of the dtype of computation, a head that is not transposed.
+@partial(jax.jit, static_argnames=("decoding", "eos_ids", "compute_dtype"))
+def continue_prompts(
+    model: Decoder,
+    tokens: Any,
+    start: Any,
+    key: Any,
+    *,
+    decoding: Decoding,
+    eos_ids: tuple[int, ...],
+    compute_dtype: str,
+) -> Written:
+    """Return what follows prompts [B, P], which are padded on the left up to `start`.
 
-    `materialize_in_order` says why of the head; slices of stacks would be copied for each token. `generate` takes what this gives
-    as it is: for many calls it need not be made in each.
+    Without a key nothing is drawn. Texts are filled up with the first of `eos_ids`.
     """
-    return (
-        model
-        if isinstance(model.blocks, tuple)
-        else _prepared(model, compute_dtype=compute_dtype)
+    prompts = read_prompts(
+        model, tokens, start, new_tokens=decoding.new_tokens, dtype=compute_dtype
     )
+    if decoding.beam > 1:
+        return search_beams(model, prompts, decoding, eos_ids)
+    return write_tokens(model, prompts, key, decoding, eos_ids)
+
+
+def prepare(model: Decoder, compute_dtype: str) -> Decoder:
+    """Return the model in the form in which generation reads it fastest.
+
+    It has single layers, because slices of stacks would be copied for each token;
+    arrays of the dtype of computation; and a head of its own that is not transposed
+    (see `materialize_in_order` in `nn/dense.py`). `generate` takes a prepared model as
+    it is, so that for many calls it need not be prepared in each.
+    """
+    if isinstance(model.blocks, tuple):
+        return model
+    return _prepare(model, compute_dtype=compute_dtype)
 
 
 @partial(jax.jit, static_argnames="compute_dtype")
-def _prepared(model, compute_dtype):
-    model = precision.cast_kernels(quant.dequantize_model(model), compute_dtype)
-    blocks = tuple(
-        layer for stack in stacks(model.blocks) for layer in tree.unstack(stack)
-    )
+def _prepare(model: Decoder, compute_dtype: str) -> Decoder:
+    model = quant.dequantize_model(model)
+    model = precision.cast_kernels(model, compute_dtype)
+    layers = []
+    for stack in stacks(model.blocks):
+        layers += tree.unstack(stack)
+    kernel = model.head().astype(compute_dtype)
     untied = Decoder(
-        model.embed,
-        model.blocks,
-        model.norm,
-        Linear(model.head().astype(compute_dtype)),
-        config=model.config,
+        model.embed, model.blocks, model.norm, Linear(kernel), config=model.config
     )
-    return tree.replace(untied, {"blocks": blocks})
+    return tree.replace(untied, {"blocks": tuple(layers)})
 
 
-def check_prompts(config: Any, prompts: Sequence[Sequence[int]], new: int) -> None:
-    """Raises ValueError for what a model of that config cannot continue by so many tokens; names the first of each kind."""
-    if isinstance(prompts, str) or any(not _is_ids(prompt) for prompt in prompts):
-        first = next((prompt for prompt in prompts if not _is_ids(prompt)), prompts)
+def _batch_key(seed: int, first: int, decoding: Decoding) -> Any:
+    """Return the random key of a batch that begins with the prompt of rank `first`."""
+    if not decoding.temperature:
+        return None
+    return jax.random.fold_in(jax.random.key(seed), first)
+
+
+def _check_arguments(
+    model: Any, eos_ids: Any, batch: Any, compute_dtype: Any
+) -> tuple[int, ...]:
+    """Return the tokens that end a text, once all arguments fit the model.
+
+    Raises:
+        ValueError: an argument that does not; the message lists them all.
+    """
+    if not isinstance(model, Decoder):
         raise ValueError(
-            f"expected prompts that are lists of token ids, one list each, got {first!r} for one"
+            f"expected a language model (gpt2, llama), got {type(model).__name__}"
         )
-    room, known = config.max_positions - new, config.vocabulary
-    if room < 1:
-        raise ValueError(
-            f"new_tokens: expected fewer new tokens than the model's {config.max_positions} positions, got {new}"
+    vocabulary = model.config.vocabulary
+    tokens = tuple(eos_ids) if isinstance(eos_ids, Iterable) else (eos_ids,)
+    unknown = [token for token in tokens if not _is_token(token, vocabulary)]
+    problems = []
+    if unknown or not tokens:
+        problems.append(
+            f"eos_ids: expected token ids in 0 … {vocabulary - 1}, got {eos_ids!r}"
         )
-    kinds = {
-        "empty": [i for i, prompt in enumerate(prompts) if not len(prompt)],
-        f"with token ids outside 0 … {known - 1}": [
-            i
-            for i, prompt in enumerate(prompts)
-            if len(prompt) and not 0 <= min(prompt) <= max(prompt) < known
-        ],
-        f"longer than {room} tokens ({config.max_positions} positions less {new} new tokens)": [
-            i for i, prompt in enumerate(prompts) if len(prompt) > room
-        ],
-    }
-    said = [
-        f"{len(rows)} {kind} (the first: prompt {rows[0]})"
-        for kind, rows in kinds.items()
-        if rows
-    ]
-    if said or not len(prompts):
-        raise ValueError(
-            f"expected prompts of 1 to {room} tokens that the model has, got {'; '.join(said) or 'none'}"
+    if not is_integer(batch) or batch < 1:
+        problems.append(f"batch: expected 1 or more prompts, got {batch!r}")
+    if compute_dtype not in ("float32", "bfloat16"):
+        problems.append(
+            f"compute_dtype: expected float32 or bfloat16, got {compute_dtype!r}"
         )
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(int(token) for token in tokens)
 
 
-def _is_ids(prompt: Any) -> bool:
-    try:
-        array = np.asarray(prompt)
-    except ValueError:  # rows of several lengths
-        return False
-    return array.ndim == 1 and (
-        not array.size or np.issubdtype(array.dtype, np.integer)
-    )
+def _is_token(token: Any, vocabulary: int) -> bool:
+    return is_integer(token) and 0 <= token < vocabulary
 
 
-def _padded(
-    prompts: list[Sequence[int]], rows: int, room: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """[rows, P] tokens with padding on the left, repeated to fill all rows; and where each begins."""
-    longest = max(map(len, prompts))
-    width = min(
-        room, max(32, 1 << (longest - 1).bit_length())
-    )  # few widths: each is compiled
-    filled = [prompts[i % len(prompts)] for i in range(rows)]
-    tokens = np.zeros((rows, width), np.int32)
-    for row, prompt in zip(tokens, filled, strict=True):
-        row[width - len(prompt) :] = prompt
-    return tokens, np.array([width - len(prompt) for prompt in filled], np.int32)
-
-
-def _until(tokens: np.ndarray, ends: Sequence[int]) -> list[int]:
-    stop = np.flatnonzero(np.isin(tokens, ends))
-    return tokens[: stop[0] if len(stop) else None].tolist()
+def _cut_at_end(tokens: np.ndarray, eos_ids: Sequence[int]) -> list[int]:
+    """Return the tokens before the first one that ends a text."""
+    ends = np.flatnonzero(np.isin(tokens, eos_ids))
+    stop = ends[0] if len(ends) else None
+    return tokens[:stop].tolist()

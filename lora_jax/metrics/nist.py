@@ -76,6 +76,7 @@ def _brevity(rows: list[Row]) -> float:
     """Return the factor for outputs shorter than their average references."""
     # In words, of all rows.
     length = 0
+    # Of the references' words.
     averages = []
     for row in rows:
         length += len(row.output)

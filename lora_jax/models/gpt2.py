@@ -1,23 +1,40 @@
 """GPT-2 language models, and GPT-3's, which have the same layers at another size.
 
-Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners"), Brown et al. 2020 (arXiv 2005.14165; its layers of
-sparse attention are dense here). The numbers are those of transformers' `GPT2LMHeadModel`. Shape letters are
-those of `layers.py`.
+Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners"); Brown et
+al. 2020 (arXiv 2005.14165), whose layers of sparse attention are dense here. The numbers
+are those of transformers' `GPT2LMHeadModel`. Shape letters are those of
+`nn/layers.py`.
 """
 
-import itertools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from lora_jax.checkpoints.placement import Rule
-from lora_jax.models.decoder import Block, Decoder, end_tokens
-from lora_jax.models.hf_config import fields
+from lora_jax.models import hf_config
+from lora_jax.models.decoder import Block, Decoder
+from lora_jax.models.initial_weights import STD, matrix_drawer
 from lora_jax.nn.attention import Attention
 from lora_jax.nn.layers import ACTIVATIONS, MLP, Embedding, LayerNorm, Linear
+
+FIELDS = {  # our name -> the name in config.json
+    "layers": "n_layer",
+    "width": "n_embd",
+    "heads": "n_head",
+    "vocabulary": "vocab_size",
+    "max_positions": "n_positions",
+    "epsilon": "layer_norm_epsilon",
+    "activation": "activation_function",
+}
+FIXED = {  # optional fields of config.json -> the one value that is implemented
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
 
 
 class Config(NamedTuple):
@@ -31,71 +48,63 @@ class Config(NamedTuple):
     max_positions: int
     epsilon: float
     activation: str
-    eos_ids: tuple[
-        int, ...
-    ] = ()  # the tokens that end a text; what is trained on ends with the first
+    # The tokens that end a text; texts that are trained on end with the first of them.
+    eos_ids: tuple[int, ...] = ()
 
-    pad, offset = 0, 0  # padding is never seen; the first position's index
+    pad = 0  # padding is never attended to, so that any token will do
+    offset = 0  # the position of the first token
     rope_frequencies = None  # positions are embedded, not rotated
 
     @classmethod
-    def from_hf(cls, config: dict[str, Any]) -> "Config":
-        """From the parsed config.json; `n_inner`, if absent or null, is four times the width.
+    def from_hf(cls, config: Mapping[str, Any]) -> "Config":
+        """Return the configuration in a parsed config.json.
+
+        `n_inner`, if absent or null, is four times the width.
 
         Raises:
-            ValueError: fields are missing, or ask for what this family does not have; all of them are named.
+            ValueError: fields are missing, or ask for something that this family does
+                not have; the message lists them all.
         """
-        names = dict(
-            layers="n_layer",
-            width="n_embd",
-            heads="n_head",
-            vocabulary="vocab_size",
-            max_positions="n_positions",
-            epsilon="layer_norm_epsilon",
-            activation="activation_function",
-        )
-        inner = {"ffn": "n_inner"} if config.get("n_inner") else {}
-        found = fields(config, names | inner)
-        made = cls(**{"ffn": 4 * found["width"], **found}, eos_ids=end_tokens(config))
-        wrong = [
-            f"{name} is {config[name]!r}, expected {only}"
-            for name, only in FIXED.items()
-            if config.get(name, only) != only
-        ]
-        if made.activation not in ACTIVATIONS:
-            wrong.append(
-                f"activation_function is {made.activation!r}, expected one of {', '.join(ACTIVATIONS)}"
-            )
-        if made.width % made.heads:
-            wrong.append(f"n_embd {made.width} is no multiple of n_head {made.heads}")
-        if wrong:
-            raise ValueError(f"config.json: {'; '.join(wrong)}")
-        return made
+        names = dict(FIELDS)
+        if config.get("n_inner"):
+            names["ffn"] = "n_inner"
+        values = hf_config.read_fields(config, names)
+        values.setdefault("ffn", 4 * values["width"])
+        eos_ids = hf_config.read_eos_ids(config)
+        hf_config.raise_problems(_config_problems(config))
+        return cls(**values, eos_ids=eos_ids)
 
     @property
     def kv_heads(self) -> int:
-        """Heads of keys: every head of queries has its own."""
+        """Heads of keys and values: as many as heads of queries."""
         return self.heads
 
     @property
     def head_dim(self) -> int:
-        """Numbers of a head."""
+        """The width of a head."""
         return self.width // self.heads
 
 
-FIXED = {  # fields that may be left out, and the one value of each that is implemented
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
-}
+def _config_problems(config: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name, implemented in FIXED.items():
+        value = config.get(name, implemented)
+        if value != implemented:
+            problems.append(f"{name} is {value!r}, expected {implemented}")
+    activation = config["activation_function"]
+    problems += hf_config.choice_problems(
+        "activation_function", activation, ACTIVATIONS
+    )
+    problems += hf_config.multiple_problems(config, "n_embd", "n_head")
+    return problems
 
 
 class Embed(nnx.Module):
     """Token and position embeddings, summed."""
 
     def __init__(self, tokens: Embedding, positions: Embedding):
-        self.tokens, self.positions = tokens, positions
+        self.tokens = tokens
+        self.positions = positions
 
     def __call__(
         self, tokens: Int[Array, "B T"], positions: Int[Array, "#B T"]
@@ -104,70 +113,82 @@ class Embed(nnx.Module):
 
 
 def init(key: Key[Array, ""], config: Config) -> Decoder:
-    """A model with random weights: N(0, 0.02²), those that add to the residual stream over sqrt(2 L) (Radford et al., 2.3)."""
-    d, f, n, count = config.width, config.ffn, config.layers, itertools.count()
+    """Return a model with random weights.
 
-    def matrix(*shape, std):
-        return std * jax.random.normal(jax.random.fold_in(key, next(count)), shape)
+    Matrices are N(0, 0.02²); those that add to the residual stream have a standard
+    deviation smaller by sqrt(2 L) (Radford et al. 2019, section 2.3).
+    """
+    draw = matrix_drawer(key)
+    width, ffn, layers = config.width, config.ffn, config.layers
+    residual_std = STD * (2 * layers) ** -0.5
 
-    def linear(i, o, std):
-        return Linear(matrix(n, i, o, std=std), jnp.zeros((n, o)))
+    def linear(inputs: int, outputs: int, std: float = STD) -> Linear:
+        kernel = draw(layers, inputs, outputs, std=std)
+        return Linear(kernel, jnp.zeros((layers, outputs)))
 
-    def norm(*stack):
-        return LayerNorm(
-            jnp.ones((*stack, d)), jnp.zeros((*stack, d)), epsilon=config.epsilon
-        )
+    def norm(*stack: int) -> LayerNorm:
+        shape = (*stack, width)
+        return LayerNorm(jnp.ones(shape), jnp.zeros(shape), epsilon=config.epsilon)
 
-    std, residual = 0.02, 0.02 * (2 * n) ** -0.5
-    blocks = Block(
-        Attention(
-            *(linear(d, d, to) for to in (std, std, std, residual)), heads=config.heads
-        ),
-        norm(n),
-        MLP(linear(d, f, std), linear(f, d, residual), activation=config.activation),
-        norm(n),
+    # The order of these calls decides which key draws which matrix.
+    attention = Attention(
+        query=linear(width, width),
+        key=linear(width, width),
+        value=linear(width, width),
+        output=linear(width, width, residual_std),
+        heads=config.heads,
     )
-    embed = Embed(
-        *(
-            Embedding(matrix(rows, d, std=std))
-            for rows in (config.vocabulary, config.max_positions)
-        )
+    mlp = MLP(
+        up=linear(width, ffn),
+        down=linear(ffn, width, residual_std),
+        activation=config.activation,
     )
-    return Decoder(embed, blocks, norm(), config=config)
+    blocks = Block(attention, norm(layers), mlp, norm(layers))
+    tokens = Embedding(draw(config.vocabulary, width))
+    positions = Embedding(draw(config.max_positions, width))
+    return Decoder(Embed(tokens, positions), blocks, norm(), config=config)
 
 
-PREFIX = r"(?:transformer\.)?"  # there or not, as the checkpoint was saved with a head or without
+# A checkpoint saved without a head has no prefix.
+PREFIX = r"(?:transformer\.)?"
 LAYER = PREFIX + r"h\.(\d+)\."
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
-    """Where each Hugging Face tensor goes. Matrices are stored (in, out), as ours; query, key and value are one tensor."""
+    """Return where each tensor of a Hugging Face checkpoint goes.
 
-    def block(name, *layers, weight="kernel"):
-        return tuple(
-            Rule(
-                rf"{LAYER}{name}\.{theirs}",
-                tuple(f"blocks/{layer}/{ours}" for layer in layers),
-                1,
-            )
-            for theirs, ours in (("weight", weight), ("bias", "bias"))
-        )
-
+    Its matrices are stored [in, out] as ours are. Query, key and value are one tensor.
+    """
     return (
         Rule(PREFIX + r"wte\.weight", "embed/tokens/embedding"),
         Rule(PREFIX + r"wpe\.weight", "embed/positions/embedding"),
-        *block("ln_1", "attention_norm", weight="scale"),
-        *block(r"attn\.c_attn", "attention/query", "attention/key", "attention/value"),
-        *block(r"attn\.c_proj", "attention/output"),
-        *block("ln_2", "mlp_norm", weight="scale"),
-        *block(r"mlp\.c_fc", "mlp/up"),
-        *block(r"mlp\.c_proj", "mlp/down"),
+        *_block_rules("ln_1", "attention_norm", weight="scale"),
+        *_block_rules(
+            r"attn\.c_attn", "attention/query", "attention/key", "attention/value"
+        ),
+        *_block_rules(r"attn\.c_proj", "attention/output"),
+        *_block_rules("ln_2", "mlp_norm", weight="scale"),
+        *_block_rules(r"mlp\.c_fc", "mlp/up"),
+        *_block_rules(r"mlp\.c_proj", "mlp/down"),
         Rule(PREFIX + r"ln_f\.weight", "norm/scale"),
         Rule(PREFIX + r"ln_f\.bias", "norm/bias"),
     )
 
 
-IGNORE = (
-    LAYER + r"attn\.(?:masked_)?bias",  # the causal mask and its value, not parameters
+def _block_rules(name: str, *paths: str, weight: str = "kernel") -> tuple[Rule, Rule]:
+    """Return the rules of a layer's weight and bias.
+
+    A fused layer has several paths, each of which gets its share of the columns.
+    """
+    weight_paths = tuple(f"blocks/{path}/{weight}" for path in paths)
+    bias_paths = tuple(f"blocks/{path}/bias" for path in paths)
+    return (
+        Rule(rf"{LAYER}{name}\.weight", weight_paths, layer=1),
+        Rule(rf"{LAYER}{name}\.bias", bias_paths, layer=1),
+    )
+
+
+IGNORE = (  # tensors that are no parameters
+    LAYER + r"attn\.(?:masked_)?bias",  # the causal mask and its value
     r"lm_head\.weight",  # tied: the token embedding again
 )

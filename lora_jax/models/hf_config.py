@@ -1,35 +1,117 @@
-"""What a Hugging Face config.json has to say of a model."""
+"""Reading the fields of a Hugging Face config.json, and checking them.
+
+Each model family has its own names for the same sizes; a family's `Config.from_hf` says
+which field of the file holds which of ours.
+"""
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-KINDS = {  # by our names; everything else is a size
-    "activation": ("a word", lambda value: isinstance(value, str)),
-    "epsilon": (
-        "a number above 0",
-        lambda value: type(value) in (int, float) and 0 < value < math.inf,
-    ),
-    "pad": ("a token id", lambda value: type(value) is int and value >= 0),
+
+class FieldKind(NamedTuple):
+    """The values that a field may have."""
+
+    description: str
+    is_valid: Callable[[Any], bool]
+
+
+# `type(value) is int` and not isinstance: JSON's true and false are Python's 1 and 0.
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_token_id(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_positive(value: Any) -> bool:
+    is_number = type(value) in (int, float)
+    return is_number and 0 < value < math.inf
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+SIZE = FieldKind("a whole number above 0", _is_size)
+KINDS = {  # by our names; every other field is a size
+    "activation": FieldKind("a word", _is_text),
+    "epsilon": FieldKind("a number above 0", _is_positive),
+    "pad": FieldKind("a token id", _is_token_id),
 }
-SIZE = ("a whole number above 0", lambda value: type(value) is int and value > 0)
 
 
-def fields(config: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    """The values of a parsed config.json by our names; `names` says what it calls them.
+def read_fields(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return values of a parsed config.json under our names.
+
+    Args:
+        config: the parsed file.
+        names: our name of each field -> the name of the field in the file.
 
     Raises:
-        ValueError: some are missing, or of another kind; all of them are named.
+        ValueError: fields are missing, or of another kind; the message lists them all.
     """
-    if absent := [name for name in names.values() if name not in config]:
+    expected = list(names.values())
+    missing = [name for name in expected if name not in config]
+    if missing:
         raise ValueError(
-            f"config.json: expected the fields {', '.join(names.values())}; missing: {', '.join(absent)}"
+            f"config.json: expected the fields {', '.join(expected)}; "
+            f"missing: {', '.join(missing)}"
         )
-    kinds = {name: KINDS.get(ours, SIZE) for ours, name in names.items()}
-    wrong = [
-        f"{name} is {config[name]!r}, expected {said}"
-        for name, (said, fits) in kinds.items()
-        if not fits(config[name])
-    ]
-    if wrong:
-        raise ValueError(f"config.json: {'; '.join(wrong)}")
-    return {ours: config[name] for ours, name in names.items()}
+    values = {}
+    problems = []
+    for our_name, name in names.items():
+        value = config[name]
+        kind = KINDS.get(our_name, SIZE)
+        if not kind.is_valid(value):
+            problems.append(f"{name} is {value!r}, expected {kind.description}")
+        values[our_name] = value
+    raise_problems(problems)
+    return values
+
+
+def read_eos_ids(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the tokens that end a text; a config.json names none, one, or a list.
+
+    They may be tokens that the model does not have: small random models often keep the
+    end token of a large vocabulary.
+
+    Raises:
+        ValueError: the field holds something else than token ids.
+    """
+    value = config.get("eos_token_id")
+    if value is None:
+        return ()
+    eos_ids = tuple(value) if isinstance(value, list) else (value,)
+    if any(type(token) is not int for token in eos_ids):
+        raise ValueError(
+            f"eos_token_id: expected a token id or a list of them, got {value!r}"
+        )
+    return eos_ids
+
+
+def choice_problems(name: str, value: Any, choices: Iterable[str]) -> list[str]:
+    """Return a message, in a list, if the field's value is none of the choices."""
+    choices = list(choices)
+    if value in choices:
+        return []
+    message = f"{name} is {value!r}, expected one of {', '.join(choices)}"
+    return [message]
+
+
+def multiple_problems(config: Mapping[str, Any], name: str, divisor: str) -> list[str]:
+    """Return a message, in a list, if one field is no multiple of another."""
+    value = config[name]
+    unit = config[divisor]
+    if value % unit == 0:
+        return []
+    message = f"{name} {value} is no multiple of {divisor} {unit}"
+    return [message]
+
+
+def raise_problems(problems: list[str]) -> None:
+    """Raise one ValueError that lists all problems of a config.json, if it has any."""
+    if problems:
+        listed = "; ".join(problems)
+        raise ValueError(f"config.json: {listed}")

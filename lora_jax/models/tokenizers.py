@@ -1,4 +1,4 @@
-"""Tokenizers from plain vocabulary files, for checkpoints that have no tokenizer.json."""
+"""Tokenizers from plain vocabulary files, for checkpoints without a tokenizer.json."""
 
 from tokenizers import (
     AddedToken,
@@ -8,40 +8,56 @@ from tokenizers import (
 )
 from tokenizers.processors import RobertaProcessing
 
+# The special tokens of RoBERTa and GPT-2. <mask> takes the space before it as well.
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
+MASK_TOKEN = "<mask>"
+
 
 def wordpiece(vocabulary: str, *, lowercase: bool) -> Tokenizer:
-    """BERT's tokenizer from the lines of vocab.txt."""
-    tokens = vocabulary.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    made = BertWordPieceTokenizer(
-        {token: i for i, token in enumerate(tokens)}, lowercase=lowercase
-    )
-    return Tokenizer.from_str(made.to_str())
+    """Return BERT's tokenizer.
+
+    `vocabulary` is the text of vocab.txt, one token a line.
+    """
+    # Not splitlines(), which also splits at tokens that are Unicode's line separators.
+    lines = vocabulary.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    ids = {token: index for index, token in enumerate(lines)}
+    tokenizer = BertWordPieceTokenizer(ids, lowercase=lowercase)
+    return Tokenizer.from_str(tokenizer.to_str())
 
 
 def byte_level(vocabulary: dict[str, int], merges: str) -> Tokenizer:
-    """RoBERTa's tokenizer; with a vocabulary that has no <s>, </s> (GPT-2's) nothing is put around a text."""
-    pairs = [
-        (line.split(" ")[0], line.split(" ")[1])
-        for line in merges.splitlines()[1:]
-        if line
-    ]
-    made = ByteLevelBPETokenizer(vocabulary, pairs)
-    special = [
-        token
-        for token in ("<s>", "<pad>", "</s>", "<unk>", "<|endoftext|>")
-        if token in vocabulary
-    ]
-    made.add_special_tokens(
-        [
-            *special,
-            *(AddedToken(t, lstrip=True) for t in ("<mask>",) if t in vocabulary),
-        ]
-    )
-    made_tokenizer = Tokenizer.from_str(made.to_str())
-    if {"<s>", "</s>"} <= vocabulary.keys():
-        made_tokenizer.post_processor = RobertaProcessing(
+    """Return RoBERTa's or GPT-2's tokenizer, byte-level BPE.
+
+    RoBERTa's puts <s> and </s> around a text. A vocabulary without these two tokens is
+    GPT-2's, which puts nothing around it.
+
+    Args:
+        vocabulary: token -> id, the content of vocab.json.
+        merges: the text of merges.txt: a version, then two tokens a line.
+    """
+    bpe = ByteLevelBPETokenizer(vocabulary, _parse_merges(merges))
+    special: list[str | AddedToken] = []
+    for token in SPECIAL_TOKENS:
+        if token in vocabulary:
+            special.append(token)
+    if MASK_TOKEN in vocabulary:
+        special.append(AddedToken(MASK_TOKEN, lstrip=True))
+    bpe.add_special_tokens(special)
+
+    tokenizer = Tokenizer.from_str(bpe.to_str())
+    if "<s>" in vocabulary and "</s>" in vocabulary:
+        tokenizer.post_processor = RobertaProcessing(
             ("</s>", vocabulary["</s>"]),
             ("<s>", vocabulary["<s>"]),
             add_prefix_space=False,
         )
-    return made_tokenizer
+    return tokenizer
+
+
+def _parse_merges(text: str) -> list[tuple[str, str]]:
+    merges = []
+    for line in text.splitlines()[1:]:  # the first line is the version
+        if line:
+            first, second = line.split(" ")[:2]
+            merges.append((first, second))
+    return merges

@@ -1,1 +1,1 @@
-"""What models are made of: layers, attention, the scan over blocks, the one product."""
+"""What models are made of: the product, layers, attention and the scan over blocks."""

@@ -20,21 +20,23 @@ from flax import nnx
 
 from lora_jax import quant, tree
 
-UNROLL = 12  # the most layers that are unrolled; the compile time grows with them
+# The largest number of layers that is unrolled; the time to compile grows with it.
+UNROLL = 12
 
 
 class Stacks(nnx.Module):
     """The layers of a model in two stacks: the first ones, and the last ones."""
 
     def __init__(self, first: Any, last: Any):
-        self.first, self.last = first, last
+        self.first = first
+        self.last = last
 
 
 def stacks(blocks: Any) -> tuple[Any, ...]:
     """Return the one stack or the two, in the order of the layers."""
     if isinstance(blocks, Stacks):
         return blocks.first, blocks.last
-    return (blocks,)
+    return (blocks,)  # a tuple of one, to be iterated over like two
 
 
 def layer_count(blocks: Any) -> int:
@@ -43,8 +45,9 @@ def layer_count(blocks: Any) -> int:
         return len(blocks)
     count = 0
     for stack in stacks(blocks):
-        first_leaf = jax.tree.leaves(stack)[0]
-        count += first_leaf.shape[0]
+        leaves = jax.tree.leaves(stack)
+        # All leaves have the same leading axis L.
+        count += leaves[0].shape[0]
     return count
 
 
@@ -56,45 +59,64 @@ def should_unroll(blocks: Any) -> bool:
     dequantizes for the forward pass until the backward pass; in a loop it keeps those
     of one layer.
     """
-    return layer_count(blocks) <= UNROLL and not quant.quantized_leaves(blocks)
+    # The time to compile is to stay small.
+    if layer_count(blocks) > UNROLL:
+        return False
+    return not quant.quantized_leaves(blocks)
 
 
 def scan_blocks(
-    step: Callable, x: Any, blocks: Any, caches: Any = None, *, unroll: bool = False
+    step: Callable,
+    x: Any,
+    blocks: Any,
+    caches: Any = None,
+    *,
+    unroll: bool = False,
 ) -> tuple[Any, Any]:
-    """Return what `x` is after all layers, and what each layer gives beside it.
+    """Return what `x` is after all layers, and what each layer returns beside it.
 
-    Args:
-        step: `step(x, index, block, cache) -> (x, output)`, one layer.
-        x: what goes into the first layer.
-        blocks: a stack, `Stacks`, or a tuple of blocks.
-        caches: one value per layer, or None: a tree with a leading layer axis for
-            stacks, a tuple for a tuple of blocks.
-        unroll: compile a stack as straight code, not as a loop (see `should_unroll`).
-
-    The outputs of the layers come back in the form that `caches` has.
+    One layer is `step(x, index, block, cache) -> (x, output)`. `caches` has a value for
+    each layer, if any: along a leading layer axis, or in a tuple like `blocks`. So have
+    the outputs. `unroll` compiles a stack as straight code, see `should_unroll`.
     """
     if isinstance(blocks, tuple):
         return _loop_over_tuple(step, x, blocks, caches)
+    return _scan_stacks(step, x, blocks, caches, unroll)
 
+
+def _scan_stacks(step, x, blocks, caches, unroll):
     def scanned_step(x, layer):
-        return step(x, *layer)
+        index, block, cache = layer
+        return step(x, index, block, cache)
 
+    # Indices and caches run on from one stack to the next.
     start = 0
     outputs = []
     for stack in stacks(blocks):
         stop = start + layer_count(stack)
-        layers = jnp.arange(start, stop), stack, _slice_layers(caches, start, stop)
-        x, output = jax.lax.scan(scanned_step, x, layers, unroll=unroll)
+        layers = (
+            jnp.arange(start, stop),
+            stack,
+            _slice_layers(caches, start, stop),
+        )
+        x, output = jax.lax.scan(
+            scanned_step,
+            x,
+            layers,
+            unroll=unroll,
+        )
         outputs.append(output)
         start = stop
     return x, _concatenate_layers(*outputs)
 
 
 def _loop_over_tuple(step, x, blocks, caches):
+    # Without caches each layer gets None for its own.
+    if not caches:
+        caches = (None,) * len(blocks)
     outputs = []
-    caches = caches or (None,) * len(blocks)
-    for index, (block, cache) in enumerate(zip(blocks, caches, strict=True)):
+    layers = zip(blocks, caches, strict=True)
+    for index, (block, cache) in enumerate(layers):
         x, output = step(x, index, block, cache)
         outputs.append(output)
     return x, tuple(outputs)
@@ -105,11 +127,12 @@ def without_last(blocks: Any) -> tuple[Any, Any]:
     if isinstance(blocks, tuple):
         return blocks[:-1], blocks[-1]
 
-    stack = stacks(blocks)[-1]
-    last = jax.tree.map(lambda leaf: leaf[-1], stack)
-    others = _slice_layers(stack, None, -1)
-    if isinstance(blocks, Stacks):
-        others = Stacks(blocks.first, others)
+    # The last layer is in the last of the stacks.
+    *first_stacks, last_stack = stacks(blocks)
+    last = jax.tree.map(lambda leaf: leaf[-1], last_stack)
+    others = _slice_layers(last_stack, None, -1)
+    if first_stacks:
+        others = Stacks(first_stacks[0], others)
     return others, last
 
 
@@ -118,24 +141,32 @@ def split_stacks(model: Any, last: int) -> Any:
 
     Its paths begin with `blocks/first/` and `blocks/last/`.
     """
+    # The order of the layers stays, and so does a forward pass.
     first_stack = _slice_layers(model.blocks, None, -last)
     last_stack = _slice_layers(model.blocks, -last, None)
-    return tree.replace(model, {"blocks": Stacks(first_stack, last_stack)})
+    blocks = Stacks(first_stack, last_stack)
+    return tree.replace(model, {"blocks": blocks})
 
 
 def join_stacks(model: Any) -> Any:
     """Return the model with its two stacks of layers joined into one.
 
-    A model with one stack, or with two that are stored differently (one of them
-    quantized, for example), is returned as it is.
+    A model with one stack is returned as it is, and so is one whose stacks are stored
+    differently, of which only one is quantized for example.
     """
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, Stacks):
         return model
-    if jax.tree.structure(blocks.first) != jax.tree.structure(blocks.last):
+    first_structure = jax.tree.structure(blocks.first)
+    last_structure = jax.tree.structure(blocks.last)
+    # One may be quantized and the other not: what `top_layers` leaves.
+    if first_structure != last_structure:
         return model
     joined = _concatenate_layers(blocks.first, blocks.last)
     return tree.replace(model, {"blocks": joined})
+
+
+# The layer axis is the first of every leaf, of the arrays of a quantized value too.
 
 
 def _slice_layers(stack: Any, start: int | None, stop: int | None) -> Any:
@@ -143,4 +174,7 @@ def _slice_layers(stack: Any, start: int | None, stop: int | None) -> Any:
 
 
 def _concatenate_layers(*stacks: Any) -> Any:
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacks)
+    def concatenate(*leaves):
+        return jnp.concatenate(leaves)
+
+    return jax.tree.map(concatenate, *stacks)

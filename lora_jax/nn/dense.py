@@ -15,13 +15,16 @@ from jaxtyping import Array, Float
 from lora_jax.quant import Quantized
 
 
-def dense(x: Float[Array, "... i"], kernel: Any) -> Float[Array, "... o"]:
+def dense(
+    x: Float[Array, "... i"],
+    kernel: Any,
+) -> Float[Array, "... o"]:
     """Return x @ kernel [i, o], in the dtype of x.
 
     The product is computed in the dtype of the kernel and summed in float32 or wider: a
     bfloat16 kernel makes a bfloat16 product of float32 activations, in the forward and
-    in the backward pass. A quantized kernel is dequantized in each of the two passes and
-    gets no gradient.
+    in the backward pass. A quantized kernel is dequantized in each of the two passes,
+    and gets no gradient.
     """
     if isinstance(kernel, Quantized):
         return _quantized_product(x, kernel)
@@ -42,7 +45,8 @@ def _quantized_forward(x, kernel):
 
 
 def _quantized_backward(kernel, dy):
-    dx = dense(dy, kernel.T.dequantize())
+    transpose = kernel.T.dequantize()
+    dx = dense(dy, transpose)
     return dx, None
 
 
@@ -55,14 +59,19 @@ def _mixed_product(x, kernel):
     # times as fast as the one in float32. Asked for a bfloat16 result it converts the
     # factors to float32 instead, and so it would in the transpose that autodiff makes.
     factor = x.astype(kernel.dtype)
-    product = jnp.matmul(factor, kernel, preferred_element_type=jnp.float32)
+    product = jnp.matmul(
+        factor,
+        kernel,
+        preferred_element_type=jnp.float32,
+    )
     return product.astype(x.dtype)
 
 
 def _mixed_forward(x, kernel):
     # x serves the kernel's gradient alone, so a frozen kernel's layer does not keep it.
     kept_x = x.value if kernel.perturbed else None
-    return _mixed_product(x.value, kernel.value), (kept_x, kernel.value)
+    product = _mixed_product(x.value, kernel.value)
+    return product, (kept_x, kernel.value)
 
 
 def _mixed_backward(residuals, dy):
@@ -71,17 +80,23 @@ def _mixed_backward(residuals, dy):
     if x is None:
         return dx, None
 
-    x_rows = x.reshape(-1, x.shape[-1])  # [N, i]
-    dy_rows = dy.reshape(-1, dy.shape[-1])  # [N, o]
-    d_kernel = _mixed_product(x_rows.T, dy_rows.astype(kernel.dtype))
+    columns = _rows(x).T  # [i, N]
+    rows = _rows(dy)  # [N, o]
+    d_kernel = _mixed_product(columns, rows.astype(kernel.dtype))
     return dx, d_kernel.astype(kernel.dtype)
+
+
+def _rows(x):
+    return x.reshape(-1, x.shape[-1])
 
 
 # Symbolic zeros tell the forward pass whether the kernel is differentiated.
 _mixed_product.defvjp(_mixed_forward, _mixed_backward, symbolic_zeros=True)
 
 
-def materialize_in_order(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
+def materialize_in_order(
+    kernel: Float[Array, "i o"],
+) -> Float[Array, "i o"]:
     """Return the same matrix, laid out in memory in the order of its axes.
 
     This pays for a kernel that is the transpose of a stored array: XLA's CPU backend
@@ -89,8 +104,11 @@ def materialize_in_order(kernel: Float[Array, "i o"]) -> Float[Array, "i o"]:
     one of few rows. Where it does not pay, the kernel is returned as it is. Slices of a
     stack need no such care, as XLA lays them out as they are used.
     """
-    if kernel.dtype != jnp.bfloat16 or jax.default_backend() != "cpu":
+    if kernel.dtype != jnp.bfloat16:
         return kernel
-    # A vector has one order only, and the barrier hides from XLA that it is a transpose.
+    if jax.default_backend() != "cpu":
+        return kernel
+    # A vector has one order only, and the barrier hides where it came from: XLA cannot
+    # undo it.
     vector = jax.lax.optimization_barrier(kernel.reshape(-1))
     return vector.reshape(kernel.shape)

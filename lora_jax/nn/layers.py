@@ -1,9 +1,11 @@
 """The layers models are made of: flax NNX modules used as immutable pytrees.
 
-Shapes: B batch, T tokens, S keys attended to, D model, H heads, G heads of keys, K head, F feed-forward, V vocabulary, L layers,
-r rank.
-A layer is written for one block; a model's blocks carry a leading layer axis L and are scanned. Every leaf is an `nnx.Param`: a
-bare array attribute set under `jit` or `vmap` would silently become static.
+Shape letters: B batch, T tokens, S keys attended to, D model, H heads, G heads of keys
+and values, K numbers of a head, F feed-forward, V vocabulary, L layers, r rank. In a
+linear layer i and o are the numbers that go in and come out.
+
+A layer is written for one block. The blocks of a model are one such layer whose leaves
+have a leading axis L, and are scanned (`blocks.py`).
 """
 
 from typing import Any
@@ -14,72 +16,101 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from lora_jax.nn.dense import dense
-from lora_jax.quant import Quantized
+from lora_jax.quant import is_quantized
+
+# Every leaf is an `nnx.Param`: a bare array that is set as an attribute under `jit` or
+# `vmap` would silently become static and vanish from the tree.
 
 
 def dropout(
-    key: Key[Array, ""] | None, rate: float, x: Float[Array, "..."]
+    key: Key[Array, ""] | None,
+    rate: float,
+    x: Float[Array, "..."],
 ) -> Float[Array, "..."]:
-    """Zero a share `rate` of x and scale the rest up; the identity without a key (evaluation) or at rate 0."""
+    """Return x with a share `rate` of its numbers at 0 and the others scaled up.
+
+    Without a key, as in evaluation, and at rate 0, x is returned as it is.
+    """
     if key is None or rate == 0:
         return x
-    return jnp.where(
-        jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0
-    ).astype(x.dtype)
+    # A number is kept with the chance 1 - rate, and 1 / (1 - rate) keeps the mean.
+    is_kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    scaled = x / (1 - rate)
+    return jnp.where(is_kept, scaled, 0).astype(x.dtype)
 
 
 def fold_key(key: Key[Array, ""] | None, index: Any) -> Key[Array, ""] | None:
-    """`jax.random.fold_in`, where no key stays no key."""
-    return None if key is None else jax.random.fold_in(key, index)
+    """Return `jax.random.fold_in(key, index)`, or None without a key."""
+    if key is None:
+        return None
+    return jax.random.fold_in(key, index)
 
 
 class Linear(nnx.Module):
-    """y = x kernel + bias; kernel [i, o]."""
+    """y = x kernel + bias, with a kernel [i, o] and perhaps a bias [o]."""
 
     def __init__(self, kernel: Any, bias: Any = None):
         self.kernel = nnx.Param(kernel)
+        # Set once: nnx decides by the first value whether an attribute is data.
         self.bias = None if bias is None else nnx.Param(bias)
 
     def __call__(
-        self, x: Float[Array, "... i"], key: Any = None
+        self,
+        x: Float[Array, "... i"],
+        key: Any = None,
     ) -> Float[Array, "... o"]:
+        # The key is for adapters, which are called as the layer they wrap.
         y = dense(x, self.kernel.get_value())
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        if self.bias is None:
+            return y
+        bias = self.bias[...]
+        return y + bias.astype(x.dtype)
 
 
 class Embedding(nnx.Module):
-    """Rows of a table [V, D] by index."""
+    """Rows of a table [V, D] by their index."""
 
     def __init__(self, embedding: Any):
         self.embedding = nnx.Param(embedding)
 
-    def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... D"]:
+    def __call__(
+        self,
+        tokens: Int[Array, "..."],
+    ) -> Float[Array, "... D"]:
         table = self.embedding.get_value()
-        return table.rows(tokens) if isinstance(table, Quantized) else table[tokens]
+        if is_quantized(table):
+            return table.rows(tokens)
+        return table[tokens]
+
+
+# The norms compute in float32, and keep x alone for the backward pass
+# (`jax.checkpoint`): recomputing the statistics is cheaper than reading them back.
 
 
 class RMSNorm(nnx.Module):
-    """Divided by the root mean square over the last axis, in float32, then scaled (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+    """x over its root mean square, times a scale [D].
+
+    Zhang and Sennrich 2019 (arXiv 1910.07467). The mean is over the last axis.
+    """
 
     def __init__(self, scale: Any, *, epsilon: float):
         self.scale = nnx.Param(scale)
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        return jax.checkpoint(_over_rms, static_argnums=2)(
-            x, self.scale[...], self.epsilon
-        )
+        normalize = jax.checkpoint(_divide_by_rms, static_argnums=2)
+        return normalize(x, self.scale[...], self.epsilon)
 
 
-def _over_rms(x, scale, epsilon):
+def _divide_by_rms(x, scale, epsilon):
     wide = x.astype(jnp.float32)
-    return (
-        wide * jax.lax.rsqrt((wide**2).mean(-1, keepdims=True) + epsilon) * scale
-    ).astype(x.dtype)
+    mean_square = (wide**2).mean(-1, keepdims=True)
+    unit = wide * jax.lax.rsqrt(mean_square + epsilon)
+    return (unit * scale).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
-    """Normalised over the last axis in float32, then scale and bias."""
+    """x normalized over its last axis, times a scale [D], plus a bias [D]."""
 
     def __init__(self, scale: Any, bias: Any, *, epsilon: float):
         self.scale = nnx.Param(scale)
@@ -87,43 +118,61 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        # Only x is kept for the backward pass: recomputing the statistics is cheaper than reading them back.
-        return jax.checkpoint(_normalise, static_argnums=3)(
-            x, self.scale[...], self.bias[...], self.epsilon
+        normalize = jax.checkpoint(_normalize, static_argnums=3)
+        return normalize(
+            x,
+            self.scale[...],
+            self.bias[...],
+            self.epsilon,
         )
 
 
-def _normalise(x, scale, bias, epsilon):
+def _normalize(x, scale, bias, epsilon):
     wide = x.astype(jnp.float32)
-    centred = wide - wide.mean(-1, keepdims=True)
-    unit = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + epsilon)
+    mean = wide.mean(-1, keepdims=True)
+    # Not mean(x²) - mean(x)²: of numbers far from 0 that difference is mostly rounding.
+    centered = wide - mean
+    variance = (centered**2).mean(-1, keepdims=True)
+    unit = centered * jax.lax.rsqrt(variance + epsilon)
     return (unit * scale + bias).astype(x.dtype)
 
 
 @jax.checkpoint
 def gelu(x: Float[Array, "... F"]) -> Float[Array, "... F"]:
-    """The exact (erf) GELU, keeping only its input for the backward pass."""
+    """Return the exact GELU, by erf; only x is kept for the backward pass."""
     return jax.nn.gelu(x, approximate=False)
 
 
+# By the names that Hugging Face's config.json has for them.
 ACTIVATIONS = {
     "gelu": gelu,
     "relu": jax.nn.relu,
-    "gelu_new": jax.checkpoint(jax.nn.gelu),
+    "gelu_new": jax.checkpoint(jax.nn.gelu),  # the approximation by tanh
     "silu": jax.nn.silu,
 }
 
 
 class MLP(nnx.Module):
-    """Two linear layers with an activation between them: down(activation(up(x)))."""
+    """Two linear layers with an activation between: down(activation(up(x)))."""
 
-    def __init__(self, up: Any, down: Any, *, activation: str):
-        self.up, self.down = up, down
+    def __init__(
+        self,
+        up: Any,
+        down: Any,
+        *,
+        activation: str,
+    ):
+        self.up = up
+        self.down = down
         self.activation = activation
 
     def __call__(
-        self, x: Float[Array, "B T D"], *, key: Any = None
+        self,
+        x: Float[Array, "B T D"],
+        *,
+        key: Any = None,
     ) -> Float[Array, "B T D"]:
         activate = ACTIVATIONS[self.activation]
-        hidden = activate(self.up(x, fold_key(key, 0)))
+        hidden = self.up(x, fold_key(key, 0))  # [B, T, F]
+        hidden = activate(hidden)
         return self.down(hidden, fold_key(key, 1))

@@ -1,5 +1,10 @@
-"""Weights in few bits: formats, one quantized matrix, and a model whose matrices are quantized."""
+"""Weights in few bits: the formats, one quantized matrix, and a quantized model.
 
+`quantize` makes a `Quantized` value of a matrix; `quantize_model` does so for the
+matrices of a model, in a format that has a name in `FORMATS`.
+"""
+
+from lora_jax.quant.arrays import check_finite, from_arrays, to_arrays
 from lora_jax.quant.formats import CODECS
 from lora_jax.quant.model import (
     BODY,
@@ -11,17 +16,8 @@ from lora_jax.quant.model import (
     quantize_model,
     quantized_leaves,
 )
-from lora_jax.quant.value import (
-    BLOCKS,
-    NESTED,
-    Quantized,
-    Scales,
-    check_finite,
-    from_arrays,
-    is_quantized,
-    quantize,
-    to_arrays,
-)
+from lora_jax.quant.scales import NESTED, Scales
+from lora_jax.quant.value import BLOCKS, Quantized, is_quantized, quantize
 
 __all__ = [
     "BLOCKS",

@@ -1,7 +1,8 @@
-"""The data types: how the numbers of a block become a scale and codes, and codes numbers again.
+"""Codecs: how a block of numbers becomes a scale and codes, and codes numbers again.
 
-NF4 and double quantisation: QLoRA (arXiv 2305.14314, section 3, appendix E). FP4 and the 8-bit map are bitsandbytes', and so are
-the roundings: codes of NF4 and FP4 are the same bits.
+NF4 and double quantization are those of QLoRA (arXiv 2305.14314, section 3 and appendix
+E). FP4 and the 8-bit table are those of bitsandbytes, and so is the rounding: NF4 and
+FP4 codes have the same bits as there.
 """
 
 from collections.abc import Callable
@@ -13,56 +14,68 @@ from jaxtyping import Array, UInt8
 
 
 class Codec(NamedTuple):
-    """A data type: how a block's numbers become scale and codes, and codes numbers again.
+    """How the numbers of a block are encoded and decoded.
 
-    `encode` takes blocks [..., N, block] and gives (scales [..., N], minima or None, codes); `decode` gives a code's number in
-    units of its scale, counted from the minimum if there is one.
+    `encode` takes blocks [..., N, block] and returns scales [..., N], minima [..., N]
+    or None, and codes [..., N, block]. `decode` takes codes and returns numbers in
+    units of their block's scale, counted from its minimum if there are minima.
     """
 
-    bits: int
-    encode: Callable[[Any], tuple[Any, Any, Any]]
-    decode: Callable[[Any], Any]
-    filler: int = 0  # the code that fills an odd end
+    bits: int  # of a code
+    encode: Callable[..., Any]
+    decode: Callable[..., Any]
+    filler: int = 0  # the code that completes the last byte of an odd number of codes
+
+
+# How numbers lie in memory: in blocks of consecutive ones, two 4-bit codes a byte
+
+
+def pad_end(numbers: Any, count: int, **options: Any) -> Any:
+    """Return the array with `count` more numbers on its last axis (see `jnp.pad`)."""
+    # (before, after) for each axis
+    padding = [(0, 0)] * numbers.ndim
+    padding[-1] = (0, count)
+    return jnp.pad(numbers, padding, **options)
+
+
+def split_blocks(numbers: Any, block: int) -> Any:
+    """Return numbers [..., N * block] as blocks [..., N, block]."""
+    stack = numbers.shape[:-1]
+    return numbers.reshape(*stack, -1, block)
+
+
+def join_blocks(blocks: Any) -> Any:
+    """Return blocks [..., N, block] as numbers [..., N * block]."""
+    stack = blocks.shape[:-2]
+    return blocks.reshape(*stack, -1)
 
 
 def pack(
-    codes: UInt8[Array, "... n"], filler: int = 0
+    codes: UInt8[Array, "... n"],
+    filler: int = 0,
 ) -> UInt8[Array, "... ceil(n/2)"]:
-    """Two 4-bit codes in a byte, the first in the high bits; an odd end is filled."""
-    codes = jnp.pad(
-        codes,
-        [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)],
-        constant_values=filler,
-    )
-    return codes[..., ::2] << 4 | codes[..., 1::2]
+    """Return bytes of two 4-bit codes, the first of the two in the high bits.
+
+    `filler` completes the last byte of an odd number of codes.
+    """
+    count = codes.shape[-1]
+    codes = pad_end(codes, count % 2, constant_values=filler)
+    # Codes 0, 2, 4, ... and codes 1, 3, 5, ...
+    high = codes[..., ::2]
+    low = codes[..., 1::2]
+    return high << 4 | low
 
 
 def unpack(packed: UInt8[Array, "... m"]) -> UInt8[Array, "... 2*m"]:
-    """The codes in order."""
-    halves = packed[..., None] >> jnp.array([4, 0], jnp.uint8) & 15
-    return halves.reshape(*packed.shape[:-1], -1)
+    """Return the 4-bit codes of the bytes, in their order; a filler is one of them."""
+    # The high bits of a byte come first, as `pack` puts them.
+    shifts = jnp.array([4, 0], jnp.uint8)
+    shifted = packed[..., None] >> shifts
+    codes = shifted & 15  # [..., m, 2]
+    return join_blocks(codes)
 
 
-def _dynamic() -> np.ndarray:
-    """bitsandbytes' signed 8-bit floats: seven decades, each cut evenly, twice as fine as the one below; 0 and 1 (256, sorted)."""
-    found = [np.float32(0), np.float32(1)]
-    for i in range(7):
-        # torch.linspace to the bit: counted from the nearer end in float32 steps, rounded once.
-        up, step = (
-            np.arange(2**i + 1),
-            (np.float32(1) - np.float32(0.1)) / np.float32(2**i),
-        )
-        near, far = (
-            np.float32(0.1) + np.float64(step) * up,
-            1 - np.float64(step) * up[::-1],
-        )
-        edges = np.where(up < len(up) // 2, near, far).astype(np.float32)
-        means = (edges[:-1] + edges[1:]) / np.float32(2) * np.float32(10.0 ** (i - 6))
-        found += [*means, *-means]
-    return np.sort(np.array(found, np.float32))
-
-
-DYNAMIC = _dynamic()
+# Formats whose codes index a table of numbers in [-1, 1]
 
 NF4 = np.array(
     [
@@ -85,73 +98,153 @@ NF4 = np.array(
     ],
     np.float32,
 )
-FP4 = (
-    np.array(
-        [0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3], np.float32
-    )
-    / 12
-)  # 0 twice
+
+# One bit of sign, two of exponent, one of mantissa; in units of 1/12.
+_FP4_POSITIVE = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], np.float32)
+_FP4_NEGATIVE = np.array([0, -0.0625, -8, -12, -4, -6, -2, -3], np.float32)
+FP4 = np.concatenate([_FP4_POSITIVE, _FP4_NEGATIVE]) / 12  # two of its codes mean 0
 
 
-def nearest(table: np.ndarray) -> Callable[[Any], tuple[Any, Any]]:
-    """Blocks -> their largest magnitudes, and the code of the nearest table entry of each number divided by its block's."""
-    order = np.argsort(table, kind="stable").astype(np.uint8)
-    ordered = table[order]
-    between = (ordered[:-1] + ordered[1:]) / np.float32(2)
+def _dynamic_table() -> np.ndarray:
+    """Return bitsandbytes' signed 8-bit floats: 256 numbers in order, with 0 and 1.
+
+    There are seven decades. Each is cut into equal intervals, twice as many as the
+    decade below has, and a number of the table is the middle of an interval.
+    """
+    numbers = [np.float32(0), np.float32(1)]
+    for decade in range(7):
+        edges = _torch_linspace(2**decade)
+        sums = edges[:-1] + edges[1:]
+        middles = sums / np.float32(2)
+        factor = np.float32(10.0 ** (decade - 6))
+        magnitudes = middles * factor
+        numbers.extend(magnitudes)
+        numbers.extend(-magnitudes)
+    table = np.array(numbers, np.float32)
+    return np.sort(table)
+
+
+def _torch_linspace(intervals: int) -> np.ndarray:
+    """Return `torch.linspace(0.1, 1, intervals + 1)`, to the bit."""
+    start = np.float32(0.1)
+    stop = np.float32(1)
+    step = (stop - start) / np.float32(intervals)
+
+    # torch takes the step in float32, counts from the nearer end and rounds once.
+    index = np.arange(intervals + 1)
+    steps = np.float64(step) * index
+    from_start = start + steps
+    from_stop = 1 - steps[::-1]
+    is_first_half = index < len(index) // 2
+    numbers = np.where(is_first_half, from_start, from_stop)
+    return numbers.astype(np.float32)
+
+
+DYNAMIC = _dynamic_table()  # what double quantization rounds the scales to
+
+
+def nearest_encoder(table: np.ndarray) -> Callable[[Any], tuple[Any, Any]]:
+    """Return a function from blocks [..., N, block] to scales [..., N] and codes.
+
+    A block's scale is its largest magnitude; a number's code is that of the table's
+    entry nearest to the number divided by the scale.
+    """
+    order = np.argsort(table, kind="stable")
+    order = order.astype(np.uint8)
+    sorted_table = table[order]
+    sums = sorted_table[:-1] + sorted_table[1:]
+    boundaries = sums / np.float32(2)
+    smallest = jnp.finfo(jnp.float32).tiny
 
     def encode(blocks):
-        most = jnp.abs(blocks).max(-1)
-        # The reciprocal, as in bitsandbytes: a division would round differently. Its bound there, 1e-38, is subnormal: XLA may
-        # take it as 0, and a block of zeros would become NaN.
-        scaled = jnp.clip(
-            blocks * (1 / jnp.maximum(most, jnp.finfo(jnp.float32).tiny))[..., None],
-            -1,
-            1,
+        scales = _largest_magnitude(blocks)
+        # Multiply by the reciprocal, as bitsandbytes does: a division rounds
+        # differently. Its lower bound of a scale, 1e-38, is subnormal: XLA may take it
+        # as 0, and a block of zeros would become NaN.
+        reciprocals = 1 / jnp.maximum(scales, smallest)
+        scaled = blocks * reciprocals[..., None]
+        scaled = jnp.clip(scaled, -1, 1)
+        ranks = jnp.searchsorted(
+            boundaries,
+            scaled,
+            side="left",
+            method="compare_all",
         )
-        index = jnp.searchsorted(between, scaled, side="left", method="compare_all")
-        return most, jnp.asarray(order)[index]
+        codes = jnp.asarray(order)[ranks]
+        return scales, codes
 
     return encode
 
 
-def _table(table: np.ndarray) -> Codec:
-    encode = nearest(table)
-
-    def with_no_minima(blocks):
-        most, codes = encode(blocks)
-        return most, None, codes
-
-    zero = int(np.flatnonzero(table == 0)[0])  # bitsandbytes' filler
-    return Codec(4, with_no_minima, lambda codes: jnp.asarray(table)[codes], zero)
+def _largest_magnitude(blocks):
+    return jnp.abs(blocks).max(-1)
 
 
-def _steps(blocks, scale):
-    """Numbers in units of their block's scale; a block of zeros stays one."""
-    return jnp.round(blocks / jnp.where(scale > 0, scale, 1)[..., None])
+def _table_codec(table: np.ndarray) -> Codec:
+    encode_nearest = nearest_encoder(table)
+
+    def encode(blocks):
+        scales, codes = encode_nearest(blocks)
+        return scales, None, codes
+
+    def decode(codes):
+        return jnp.asarray(table)[codes]
+
+    codes_of_zero = np.flatnonzero(table == 0)
+    return Codec(
+        bits=4,
+        encode=encode,
+        decode=decode,
+        filler=int(codes_of_zero[0]),  # as bitsandbytes fills its last byte
+    )
+
+
+# Formats whose codes are integers, evenly spaced
 
 
 def _encode_int4(blocks):
-    scale = jnp.abs(blocks).max(-1) / 7
-    return scale, None, (_steps(blocks, scale) + 8).astype(jnp.uint8)
+    scales = _largest_magnitude(blocks) / 7
+    steps = _count_steps(blocks, scales)  # -7 .. 7
+    codes = (steps + 8).astype(jnp.uint8)
+    return scales, None, codes
+
+
+def _decode_int4(codes):
+    return codes.astype(jnp.float32) - 8
 
 
 def _encode_int4_affine(blocks):
-    least = blocks.min(-1)
-    scale = (blocks.max(-1) - least) / 15
-    return scale, least, _steps(blocks - least[..., None], scale).astype(jnp.uint8)
+    minima = blocks.min(-1)
+    ranges = blocks.max(-1) - minima
+    scales = ranges / 15
+    above_minimum = blocks - minima[..., None]
+    steps = _count_steps(above_minimum, scales)  # 0 .. 15
+    codes = steps.astype(jnp.uint8)
+    return scales, minima, codes
 
 
 def _encode_int8(blocks):
-    scale = jnp.abs(blocks).max(-1) / 127
-    return scale, None, _steps(blocks, scale).astype(jnp.int8)
+    scales = _largest_magnitude(blocks) / 127
+    steps = _count_steps(blocks, scales)  # -127 .. 127
+    codes = steps.astype(jnp.int8)
+    return scales, None, codes
+
+
+def _decode_plain(codes):
+    return codes.astype(jnp.float32)
+
+
+def _count_steps(blocks, scales):
+    # The scale of a block of zeros is 0, and its numbers stay 0.
+    divisors = jnp.where(scales > 0, scales, 1)
+    quotients = blocks / divisors[..., None]
+    return jnp.round(quotients)
 
 
 CODECS = {
-    "nf4": _table(NF4),
-    "fp4": _table(FP4),
-    "int4": Codec(4, _encode_int4, lambda codes: codes.astype(jnp.float32) - 8),
-    "int4_affine": Codec(
-        4, _encode_int4_affine, lambda codes: codes.astype(jnp.float32)
-    ),
-    "int8": Codec(8, _encode_int8, lambda codes: codes.astype(jnp.float32)),
+    "nf4": _table_codec(NF4),
+    "fp4": _table_codec(FP4),
+    "int4": Codec(4, _encode_int4, _decode_int4),
+    "int4_affine": Codec(4, _encode_int4_affine, _decode_plain),
+    "int8": Codec(8, _encode_int8, _decode_plain),
 }

@@ -16,11 +16,11 @@ from lora_jax.train.config import StepConfig
 
 def loss(
     model: Any,
-    batch: Any,  # a data.Batch of arrays on the devices
+    batch: Any,
     config: StepConfig,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return the losses of a batch's rows, summed, and the number of rows."""
+    """Return the losses of the rows of a `data.Batch`, summed, and their number."""
     # [B, C]
     logits = model(
         batch.tokens,

@@ -22,11 +22,11 @@ from lora_jax.train.cross_entropy import cross_entropy
 
 def loss(
     model: Decoder,
-    batch: Any,  # a data.Batch of arrays on the devices
+    batch: Any,
     config: StepConfig,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return the cross-entropy of the target tokens, summed, and their number.
+    """Return the cross-entropy of the target tokens of a `data.Batch`, and their number.
 
     Label smoothing spreads its share of the target's probability over the vocabulary.
     The product with the head is computed in the configured dtype.
@@ -51,7 +51,9 @@ def loss(
     kernel = model.head().astype(config.compute_dtype)
     if quant.is_quantized(kernel):
         kernel = kernel.dequantize()
-    total: Any = cross_entropy(x, kernel, labels, weight, config.label_smoothing)
+    smoothing = config.label_smoothing
+    # `custom_vjp` hides the type.
+    total: Any = cross_entropy(x, kernel, labels, weight, smoothing)
     return total, weight.sum()
 
 

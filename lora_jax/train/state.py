@@ -112,6 +112,5 @@ class Saver:
         if saved is None:
             return start
         saved_leaves, facts = saved
-        arrays = jax.tree.unflatten(structure, saved_leaves)
-        trainable, optimizer_state, best = arrays
-        return TrainState(trainable, optimizer_state, best, History(**facts))
+        trainable, moments, best = jax.tree.unflatten(structure, saved_leaves)
+        return TrainState(trainable, moments, best, History(**facts))

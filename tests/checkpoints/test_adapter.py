@@ -1,4 +1,4 @@
-"""What a training learnt, kept and read back; its adapters in few bits, against the values their bits stand for."""
+"""Trainable leaves are kept and read back, adapters in few bits as their numbers."""
 
 import json
 import re
@@ -21,19 +21,21 @@ PATH = "blocks/attention/query/lora_a"
 
 
 def random(model, method, *, head=True):
-    """The adapted model with all that learns at random, except directions that are not there; and the mask."""
+    """The adapted model with random trainable leaves, and their mask.
+
+    Directions of rank that are padding stay zeros.
+    """
     model = method.adapt(jax.random.key(0), model)
     rng = np.random.default_rng(0)
-    learns = {
-        p: leaf
-        for p, leaf in tree.leaves(model).items()
-        if re.search(r"lora_[ab]$|^head/", p)
-    }
-    new = {p: jnp.float32(rng.normal(size=leaf.shape)) for p, leaf in learns.items()}
+    new = {}
+    for path, leaf in tree.leaves(model).items():
+        if re.search(r"lora_[ab]$|^head/", path):
+            new[path] = jnp.float32(rng.normal(size=leaf.shape))
     for path, layer in methods.adapters(model).items():
-        there = layer.scale[...] != 0
-        new[f"{path}/lora_a"] *= there[:, None, :]
-        new[f"{path}/lora_b"] *= there[:, :, None]
+        # [L, r]
+        is_direction = layer.scale[...] != 0
+        new[f"{path}/lora_a"] *= is_direction[:, None, :]
+        new[f"{path}/lora_b"] *= is_direction[:, :, None]
     model = tree.replace(model, new)
     return model, methods.mask(model, method, head=head)
 
@@ -45,20 +47,24 @@ def trained(tiny):
 
 @pytest.fixture
 def path(tmp_path):
-    return tmp_path / "cell.safetensors"
+    return tmp_path / "run.safetensors"
+
+
+def metadata_of(data):
+    """The metadata in a safetensors file's header."""
+    # A length of 8 bytes, then that much JSON.
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length])["__metadata__"]
 
 
 def edited(data, change):
-    """The file with its arrays and what it says of its bits changed."""
-    arrays, said = safetensors.numpy.load(data), json.loads(header(data)["quantized"])
-    change(arrays, said)
-    return safetensors.numpy.save(
-        arrays, metadata={**header(data), "quantized": json.dumps(said)}
-    )
-
-
-def header(data):
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    """The file with its arrays and the facts of its quantized leaves changed."""
+    arrays = safetensors.numpy.load(data)
+    metadata = metadata_of(data)
+    facts = json.loads(metadata["quantized"])
+    change(arrays, facts)
+    metadata["quantized"] = json.dumps(facts)
+    return safetensors.numpy.save(arrays, metadata=metadata)
 
 
 class TestFloats:
@@ -67,13 +73,13 @@ class TestFloats:
         [LORA, methods.full(), methods.bitfit()],
         ids=lambda method: method.name,
     )
-    def test_what_was_learnt_comes_back_bit_for_bit_on_the_same_base(
+    def test_trainable_leaves_come_back_bit_for_bit_on_the_same_base(
         self, method, tiny, same, path
     ):
         start = method.adapt(jax.random.key(0), tiny())
         mask = methods.mask(start, method)
         trained = jax.tree.map(
-            lambda leaf, learns: leaf + 0.5 if learns else leaf, start, mask
+            lambda leaf, is_trainable: leaf + 0.5 if is_trainable else leaf, start, mask
         )
         path.write_bytes(
             adapter.dump(trained, mask, {"key": "k", "metrics": {"test/f1": 0.5}})
@@ -84,16 +90,14 @@ class TestFloats:
 
     def test_the_base_is_not_in_the_file(self, trained):
         model, mask = trained
-        learns = 4 * tree.count(tree.split(model, mask)[0])
-        assert (
-            learns
-            < len(adapter.dump(model, mask, {}))
-            < learns + 2000
-            < 4 * tree.count(model)
-        )
+        trainable, _ = tree.split(model, mask)
+        # In float32, and a header.
+        size = 4 * tree.count(trainable)
+        assert size < len(adapter.dump(model, mask, {})) < size + 2000
+        assert size + 2000 < 4 * tree.count(model)
 
     @pytest.mark.parametrize("quantize", [None, "nf4"])
-    def test_a_file_of_another_cell_is_refused_with_every_difference(
+    def test_a_file_of_another_run_is_refused_with_every_difference(
         self, quantize, trained, tiny, path
     ):
         path.write_bytes(adapter.dump(*trained, row={}, quantize=quantize))
@@ -131,30 +135,29 @@ class TestFloats:
 
 
 class TestFewBits:
-    @pytest.mark.parametrize("kind", quant.FORMATS)
+    @pytest.mark.parametrize("codec", quant.FORMATS)
     def test_adapters_come_back_as_what_their_bits_stand_for_and_the_rest_as_it_was(
-        self, kind, trained, path
+        self, codec, trained, path
     ):
         model, mask = trained
-        path.write_bytes(adapter.dump(model, mask, {"key": "k"}, quantize=kind))
+        path.write_bytes(adapter.dump(model, mask, {"key": "k"}, quantize=codec))
         loaded, row = adapter.load(path, model, mask)
-        assert row == {"key": "k"} and jax.tree.structure(loaded) == jax.tree.structure(
-            model
-        )
-        how = quant.FORMATS[kind]
+        assert row == {"key": "k"}
+        assert jax.tree.structure(loaded) == jax.tree.structure(model)
+
+        spec = quant.FORMATS[codec]
+
+        def rounded(w):
+            return quant.quantize(w, spec.codec, double=spec.double).dequantize()
+
         before, after = tree.leaves(model), tree.leaves(loaded)
         for name, w in before.items():
+            expected = w
+            # Blocks run along the long axes: those of A are its columns.
             if name.endswith("lora_a"):
-                turned = w.swapaxes(-1, -2)
-                expected = (
-                    quant.quantize(turned, how.codec, double=how.double)
-                    .dequantize()
-                    .swapaxes(-1, -2)
-                )
+                expected = rounded(w.swapaxes(-1, -2)).swapaxes(-1, -2)
             elif name.endswith("lora_b"):
-                expected = quant.quantize(w, how.codec, double=how.double).dequantize()
-            else:
-                expected = w
+                expected = rounded(w)
             assert after[name].dtype == w.dtype
             np.testing.assert_array_equal(after[name], expected, err_msg=name)
         assert not np.array_equal(after[PATH], before[PATH])
@@ -162,82 +165,76 @@ class TestFewBits:
     def test_blocks_run_along_the_long_axis_of_both(self):
         rng = np.random.default_rng(0)
         a, b = rng.normal(size=(2, 64, 4)), rng.normal(size=(2, 4, 64))
-        strength = 10.0 ** np.arange(4)  # of each direction
-        for name, w, along in (
+        # Directions of very different size: a scale for each shows the blocks.
+        strength = 10.0 ** np.arange(4)
+        spec = quant.FORMATS["nf4"]._replace(paths=adapter.LORA_MATRICES)
+        for name, w, axis in (
             ("q/lora_a", a * strength, -2),
             ("q/lora_b", b * strength[:, None], -1),
         ):
-            value = quant.FORMATS["nf4"]._replace(paths=adapter.LORA_MATRICES)(
-                name, jnp.float32(w)
-            )
+            value = spec(name, jnp.float32(w))
             assert value.shape == w.shape
-            np.testing.assert_array_equal(
-                value.scales, np.abs(np.float32(w)).max(along)
-            )
+            largest = np.abs(np.float32(w)).max(axis)
+            np.testing.assert_array_equal(value.scales, largest)
 
-    @pytest.mark.parametrize("kind", quant.FORMATS)
-    def test_what_is_not_there_stays_zero(self, kind, tiny, path):
+    @pytest.mark.parametrize("codec", quant.FORMATS)
+    def test_idle_adapters_and_padding_stay_zero(self, codec, tiny, path):
         method = methods.lora(
             "query", rank=3, rank_multiple=8, idle_targets="query,value"
         )
         model, mask = random(tiny(), method)
-        path.write_bytes(adapter.dump(model, mask, {}, quantize=kind))
-        layers = methods.adapters(adapter.load(path, model, mask)[0])
-        query, value = (
-            layers["blocks/attention/query"],
-            layers["blocks/attention/value"],
-        )
-        assert not value.lora_a[...].any() and not value.lora_b[...].any()
-        padding = np.concatenate(
+        path.write_bytes(adapter.dump(model, mask, {}, quantize=codec))
+        loaded, _ = adapter.load(path, model, mask)
+        layers = methods.adapters(loaded)
+        query = layers["blocks/attention/query"]
+        idle = layers["blocks/attention/value"]
+        assert not idle.lora_a[...].any() and not idle.lora_b[...].any()
+        # [L, r, i + o]
+        rows = np.concatenate(
             [query.lora_a[...].swapaxes(-1, -2), query.lora_b[...]], -1
-        )[:, 3:]
-        # A block of 64 is four of the eight rows: one with padding and numbers, one of padding.
-        assert np.any(padding[:, 0]) == (kind == "int4_affine") and not np.any(
-            padding[:, 1:]
         )
+        padding = rows[:, 3:]
+        # A block of 64 is four of the eight rows: one with padding and numbers, one of
+        # padding.
+        assert np.any(padding[:, 0]) == (codec == "int4_affine")
+        assert not np.any(padding[:, 1:])
         a, b = query.factors()
         np.testing.assert_allclose(query.delta(), a @ b, rtol=1e-4, atol=1e-4)
 
-    def test_a_spec_says_itself_what_is_stored_in_few_bits(self, trained, path):
+    def test_a_spec_chooses_what_is_stored_in_few_bits(self, trained, path):
         model, mask = trained
-        how = quant.Spec("int8", block=32, paths="query/lora_b$|^head/kernel$")
-        path.write_bytes(adapter.dump(model, mask, {}, quantize=how))
+        spec = quant.Spec("int8", block=32, paths="query/lora_b$|^head/kernel$")
+        path.write_bytes(adapter.dump(model, mask, {}, quantize=spec))
         after = tree.leaves(adapter.load(path, model, mask)[0])
-        changed = {
-            name
-            for name, leaf in tree.leaves(model).items()
-            if not np.array_equal(leaf, after[name])
-        }
+        changed = set()
+        for name, leaf in tree.leaves(model).items():
+            if not np.array_equal(leaf, after[name]):
+                changed.add(name)
         assert changed == {"blocks/attention/query/lora_b", "head/kernel"}
-        assert safetensors.numpy.load(path.read_bytes())[
-            "blocks/attention/query/lora_b/scales"
-        ].shape == (2, 2)
+        arrays = safetensors.numpy.load(path.read_bytes())
+        assert arrays["blocks/attention/query/lora_b/scales"].shape == (2, 2)
 
     @pytest.mark.parametrize(
-        "kind, bits",
+        "codec, bits",
         [
             ("int8", 8 + 32 / 384),
             ("nf4", 4.5),
             ("nf4_double", 4 + (48 * 8 + 64) / 3072),
         ],
     )
-    def test_the_file_is_as_small_as_its_bits(self, kind, bits, tiny):
-        wide = tiny("bert", 2, layers=6, width=384)  # MiniLM's
-        model, mask = random(
-            wide, methods.lora("query,key,value,output", rank=8), head=False
-        )
+    def test_the_file_is_as_small_as_its_bits(self, codec, bits, tiny):
+        # As wide and deep as MiniLM.
+        wide = tiny("bert", 2, layers=6, width=384)
+        method = methods.lora("query,key,value,output", rank=8)
+        model, mask = random(wide, method, head=False)
+        # Targets, layers, rank, columns of A and B.
         numbers = 4 * 6 * 8 * (384 + 384)
-        whole, small = (
-            len(adapter.dump(model, mask, {}, quantize=quantize))
-            for quantize in (None, kind)
-        )
-        assert 4 * numbers < whole < 4 * numbers + 1500
+        floats = len(adapter.dump(model, mask, {}))
+        small = len(adapter.dump(model, mask, {}, quantize=codec))
+        assert 4 * numbers < floats < 4 * numbers + 1500
         assert bits / 8 * numbers < small < bits / 8 * numbers + 5000
-        assert (
-            {"int8": 3.8, "nf4": 6.8, "nf4_double": 7.3}[kind]
-            < whole / small
-            < 32 / bits
-        )
+        least = {"int8": 3.8, "nf4": 6.8, "nf4_double": 7.3}
+        assert least[codec] < floats / small < 32 / bits
 
     def test_what_cannot_be_stored_so_is_refused(self, trained, tiny):
         model, mask = trained
@@ -265,86 +262,84 @@ class TestFewBits:
         "change, text",
         [
             (
-                lambda arrays, said: arrays.pop(f"{PATH}/scales"),
+                lambda arrays, facts: arrays.pop(f"{PATH}/scales"),
                 "scales expected float32 (2, 1), got none",
             ),
             (
-                lambda arrays, said: arrays.update({f"{PATH}/minima": np.zeros(3)}),
+                lambda arrays, facts: arrays.update({f"{PATH}/minima": np.zeros(3)}),
                 "minima expected none, got float64 (3,)",
             ),
             (
-                lambda arrays, said: said[PATH].update(block=32),
+                lambda arrays, facts: facts[PATH].update(block=32),
                 "scales expected float32 (2, 2), got float32 (2, 1)",
             ),
             (
-                lambda arrays, said: said[PATH].update(block=48),
+                lambda arrays, facts: facts[PATH].update(block=48),
                 "expected kind, block, stored, transposed and dtype of a",
             ),
             (
-                lambda arrays, said: said[PATH].update(block=10**9),
+                lambda arrays, facts: facts[PATH].update(block=10**9),
                 "expected kind, block, stored, transposed and dtype of a",
             ),
             (
-                lambda arrays, said: said[PATH].update(kind="int8"),
+                lambda arrays, facts: facts[PATH].update(kind="int8"),
                 "codes expected int8 (2, 64), got uint8 (2, 32)",
             ),
             (
-                lambda arrays, said: said[PATH].update(stored=[8, 16]),
+                lambda arrays, facts: facts[PATH].update(stored=[8, 16]),
                 "codes expected uint8 (2, 64), got uint8 (2, 32)",
             ),
             (
-                lambda arrays, said: said[PATH].update(kind="nf3"),
+                lambda arrays, facts: facts[PATH].update(kind="nf3"),
                 "expected kind, block, stored, transposed and dtype of a",
             ),
             (
-                lambda arrays, said: said[PATH].update(dtype="int32"),
+                lambda arrays, facts: facts[PATH].update(dtype="int32"),
                 "expected kind, block, stored, transposed and dtype",
             ),
             (
-                lambda arrays, said: said[PATH].pop("block"),
+                lambda arrays, facts: facts[PATH].pop("block"),
                 "'dtype': 'float32'} and arrays codes, scales",
             ),
             (
-                lambda arrays, said: said.update({"head": {}}),
+                lambda arrays, facts: facts.update({"head": {}}),
                 "head: expected kind, block, stored, transposed and dtype of a",
             ),
             (
-                lambda arrays, said: said.update({PATH: 3}),
+                lambda arrays, facts: facts.update({PATH: 3}),
                 "got 3 and arrays codes, scales",
             ),
         ],
     )
-    def test_bits_that_are_not_what_is_said_of_them_are_refused(
+    def test_bits_that_do_not_fit_their_facts_are_refused(
         self, change, text, trained, path
     ):
         path.write_bytes(edited(adapter.dump(*trained, row={}, quantize="nf4"), change))
         with pytest.raises(ValueError) as error:
             adapter.load(path, *trained)
-        assert "its metadata does not fit its quantized arrays:\n" in str(
-            error.value
-        ) and text in str(error.value)
+        message = str(error.value)
+        assert "its metadata does not fit its quantized arrays:\n" in message
+        assert text in message
 
     def test_every_one_that_does_not_fit_is_named(self, trained, path):
-        def change(arrays, said):
-            for facts in said.values():
-                facts["block"] = 0
+        def change(arrays, facts):
+            for leaf_facts in facts.values():
+                leaf_facts["block"] = 0
 
         path.write_bytes(edited(adapter.dump(*trained, row={}, quantize="fp4"), change))
         with pytest.raises(ValueError) as error:
             adapter.load(path, *trained)
         assert str(error.value).count("'block': 0") == 4
 
-    def test_bits_of_which_nothing_is_said_do_not_fit_the_model(self, trained, path):
+    def test_bits_without_facts_do_not_fit_the_model(self, trained, path):
         path.write_bytes(
             edited(
                 adapter.dump(*trained, row={}, quantize="nf4"),
-                lambda arrays, said: said.clear(),
+                lambda arrays, facts: facts.clear(),
             )
         )
-        with pytest.raises(
-            ValueError,
-            match=rf"does not fit the model:\n  {PATH}: expected \(2, 16, 4\), got none",
-        ):
+        text = rf"does not fit the model:\n  {PATH}: expected \(2, 16, 4\), got none"
+        with pytest.raises(ValueError, match=text):
             adapter.load(path, *trained)
 
 
@@ -358,21 +353,23 @@ class TestFewBits:
     st.tuples(st.integers(1, 9), st.sampled_from([1, 31, 64, 65])),
 )
 def test_any_value_comes_back_from_its_arrays_and_facts(
-    same, kind, double, transposed, dtype, lead, stored
+    same, codec, double, transposed, dtype, lead, stored
 ):
-    of = partial(quant.quantize, codec=kind, double=double)
-    shapes = jax.eval_shape(
-        of, jax.ShapeDtypeStruct((*lead, *stored), jnp.dtype(dtype))
-    )
+    # The arrays of a quantized value of this shape, with any numbers in them.
+    quantize = partial(quant.quantize, codec=codec, double=double)
+    matrices = jax.ShapeDtypeStruct((*lead, *stored), jnp.dtype(dtype))
     rng = np.random.default_rng(0)
-    value = jax.tree.map(
-        lambda leaf: jnp.asarray(rng.integers(0, 100, leaf.shape), leaf.dtype), shapes
-    )
-    value = value.T if transposed else value
+
+    def random_numbers(leaf):
+        return jnp.asarray(rng.integers(0, 100, leaf.shape), leaf.dtype)
+
+    value = jax.tree.map(random_numbers, jax.eval_shape(quantize, matrices))
+    if transposed:
+        value = value.T
+
     arrays, facts = quant.to_arrays(value)
     assert sum(array.nbytes for array in arrays.values()) == value.nbytes
-    again = quant.from_arrays(
-        {name: np.asarray(array) for name, array in arrays.items()},
-        json.loads(json.dumps(facts)),
-    )
-    assert same(again, value) and again.shape == value.shape and again.dtype == dtype
+    numpy_arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    read = quant.from_arrays(numpy_arrays, json.loads(json.dumps(facts)))
+    assert same(read, value)
+    assert read.shape == value.shape and read.dtype == dtype

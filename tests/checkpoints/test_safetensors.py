@@ -127,7 +127,8 @@ def test_shards_that_are_not_there_are_named(tmp_path):
     (tmp_path / "model-00003.safetensors").unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"names 3 files, of which these are missing:\s+model-00001.*\s+model-00003.safetensors$",
+        match=r"names 3 files, of which these are missing:"
+        r"\s+model-00001.*\s+model-00003.safetensors$",
     ):
         tensors(tmp_path)
 

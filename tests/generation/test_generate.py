@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_jax import generation, methods, models, quant
-from lora_jax.generation import decoding
+from lora_jax.generation import next_token, prompts, sampling
 from lora_jax.generation.generate import Decoding
 from lora_jax.models.decoder import Decoder
 from tests.models.test_decoder import forms
@@ -31,8 +31,8 @@ logits = compiled(Decoder.__call__)
 def compiled_quickly():
     with pytest.MonkeyPatch.context() as patch:
         for name, static in (
-            ("texts", ("how", "ends", "compute_dtype")),
-            ("_prepared", ("compute_dtype",)),
+            ("continue_prompts", ("decoding", "eos_ids", "compute_dtype")),
+            ("_prepare", ("compute_dtype",)),
         ):
             patch.setattr(
                 module,
@@ -87,7 +87,7 @@ def written(
 
 class TestParts:
     def test_rows_are_padded_on_the_left_and_repeated(self):
-        tokens, start = module._padded([[7, 8, 9], [5]], 3, 100)
+        tokens, start = prompts.pad_prompts([[7, 8, 9], [5]], 3, 100)
         assert tokens.shape == (3, 32) and start.tolist() == [29, 31, 29]
         assert tokens[:, 28:].tolist() == [[0, 7, 8, 9], [0, 0, 0, 5], [0, 7, 8, 9]]
         assert not tokens[:, :28].any()
@@ -97,13 +97,13 @@ class TestParts:
         [(1, 99, 32), (32, 99, 32), (33, 99, 64), (33, 40, 40), (3, 5, 5)],
     )
     def test_widths_are_few_and_leave_room(self, longest, room, width):
-        assert module._padded([[1] * longest], 1, room)[0].shape == (1, width)
+        assert prompts.pad_prompts([[1] * longest], 1, room)[0].shape == (1, width)
 
     @pytest.mark.parametrize(
         "tokens, text", [([3, 9, 4, 9], [3]), ([9], []), ([3, 4], [3, 4])]
     )
     def test_a_text_ends_before_its_first_end(self, tokens, text):
-        assert module._until(np.array(tokens), 9) == text
+        assert module._cut_at_end(np.array(tokens), [9]) == text
 
     def test_speed_counts_the_ends_that_were_written(self):
         assert (
@@ -116,12 +116,14 @@ class TestParts:
     def test_no_bigram_twice_by_hand(self):
         """After 1 2 1 2 1 there may be no 2; padding, the tokens before `start`, and what is not written yet do not count."""
         tokens = jnp.array([[1, 2, 1, 2, 1, 1, 3], [1, 0, 1, 3, 1, 1, 2]])
-        found = decoding._banned(jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, 2)
+        found = next_token.forbid_repeats(
+            jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, 2
+        )
         inf = np.inf
         assert found.tolist() == [[0, 0, -inf, 0], [0, 0, 0, -inf]]
         for size in (0, tokens.shape[1] + 1):
             assert (
-                decoding._banned(
+                next_token.forbid_repeats(
                     jnp.zeros((2, 4)), tokens, jnp.array([0, 2]), 5, size
                 ).tolist()
                 == [[0] * 4] * 2
@@ -148,7 +150,7 @@ class TestParts:
 @functools.cache
 def banned(size: int) -> Any:
     return compiled(
-        lambda scores, tokens, start, end: decoding._banned(
+        lambda scores, tokens, start, end: next_token.forbid_repeats(
             scores, tokens, start, end, size
         )
     )
@@ -164,7 +166,7 @@ class TestChoice:
         self, *, temperature: float = 1.0, top_p: float = 1.0
     ) -> np.ndarray:
         how = Decoding(temperature=temperature, top_p=top_p)
-        drawn = decoding._choose(
+        drawn = sampling.choose_token(
             jnp.tile(self.LOGITS, (self.ROWS, 1)), jax.random.key(0), how
         )
         return np.bincount(drawn, minlength=3) / self.ROWS
@@ -196,7 +198,9 @@ class TestChoice:
         assert (found[np.array(shares) == 0] == 0).all()
 
     def test_without_a_key_the_likeliest(self):
-        assert decoding._choose(self.LOGITS[None], None, Decoding()).tolist() == [1]
+        assert sampling.choose_token(self.LOGITS[None], None, Decoding()).tolist() == [
+            1
+        ]
 
 
 class TestGreedy:
@@ -258,7 +262,7 @@ class TestGreedy:
                 for at, token in enumerate(text, len(prompt) - 1)
             ]
             assert short and max(short) < 0.02 * scores.std()
-        half = generation.prepared(model(), "bfloat16")
+        half = generation.prepare(model(), "bfloat16")
         assert (
             half.lm_head.kernel.dtype
             == half.blocks[0].mlp.up.kernel.dtype

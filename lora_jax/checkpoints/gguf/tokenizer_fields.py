@@ -23,6 +23,7 @@ def read_fields(file: File) -> dict[str, Any]:
         ValueError: another model or split than are known; fields that are missing or do
             not fit each other. All of them are named.
     """
+    # What llama.cpp has for fields that a file leaves out.
     fields: dict[str, Any] = {"unknown_token_id": 0, "pre": DEFAULT}
     for name, value in file.metadata.items():
         if name.startswith(_PREFIX):

@@ -59,7 +59,7 @@ def group(codec: str = "nf4", double: bool = False) -> dict[str, np.ndarray]:
 
 
 def write_weight(name: str, weight: quant.Quantized) -> dict[str, np.ndarray]:
-    """The tensors of a weight (out, in) in NF4 or FP4; of a kernel that is `kernel.T`."""
+    """The tensors of a weight (out, in) in NF4 or FP4; that is our `kernel.T`."""
     facts = {
         "quant_type": weight.codec,
         "blocksize": weight.block,

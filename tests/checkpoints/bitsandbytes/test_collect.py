@@ -1,4 +1,4 @@
-"""Weights that bitsandbytes keeps in several tensors are read as one value, bit for bit."""
+"""Weights that bitsandbytes keeps in several tensors are read as one value."""
 
 import json
 from typing import Any

@@ -24,29 +24,34 @@ from tests.checkpoints.bitsandbytes.files import JSON, collect, group
 def test_scales_that_are_no_numbers_are_refused(arrays, part, bad):
     numbers = arrays[part].copy()
     numbers.reshape(-1)[0] = bad
-    said = part.replace(".SCB", ".weight: SCB")
-    with pytest.raises(
-        ValueError,
-        match=f"{said}: expected finite scales, got 1 that are NaN or infinite",
-    ):
+    name = part.replace(".SCB", ".weight: SCB")
+    text = f"{name}: expected finite scales, got 1 that are NaN or infinite"
+    with pytest.raises(ValueError, match=text):
         collect(arrays | {part: numbers})["w.weight"].read()
 
 
 def changed(**facts: object) -> dict[str, np.ndarray]:
     """The group with other facts in its JSON; None takes a fact away."""
     arrays = group(double=True)
-    said = json.loads(arrays[JSON].tobytes()) | facts
-    text = json.dumps({name: fact for name, fact in said.items() if fact is not None})
-    return arrays | {JSON: np.frombuffer(text.encode(), np.uint8)}
+    state = json.loads(arrays[JSON].tobytes())
+    for name, fact in facts.items():
+        state[name] = fact
+        if fact is None:
+            del state[name]
+    text = json.dumps(state).encode()
+    return arrays | {JSON: np.frombuffer(text, np.uint8)}
 
 
 def without(*names: str) -> dict[str, np.ndarray]:
-    return {
-        name: array for name, array in group(double=True).items() if name not in names
-    }
+    """The group without some of its tensors."""
+    arrays = group(double=True)
+    for name in names:
+        del arrays[name]
+    return arrays
 
 
-U8, F32 = np.uint8, np.float32
+U8 = np.uint8
+F32 = np.float32
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,8 @@ U8, F32 = np.uint8, np.float32
         ),
         (
             without(JSON),
-            "w.weight: expected with quant_state.bitsandbytes__nf4 or quant_state.bitsandbytes__fp4, got none",
+            "w.weight: expected with quant_state.bitsandbytes__nf4 or "
+            "quant_state.bitsandbytes__fp4, got none",
         ),
         (
             without(JSON) | {JSON[:-3] + "nf3": np.array([123], U8)},
@@ -100,14 +106,16 @@ U8, F32 = np.uint8, np.float32
         ),
         (
             changed(blocksize=48),
-            f"{JSON}: expected blocksize to be one of (32, 64, 128, 256, 512, 1024, 2048, 4096), got 48",
+            f"{JSON}: expected blocksize to be one of "
+            "(32, 64, 128, 256, 512, 1024, 2048, 4096), got 48",
         ),
         (changed(blocksize="64"), "4096), got '64'"),
         (changed(blocksize=64.0), "4096), got 64.0"),
         (changed(blocksize=None), "4096), got None"),
         (
             changed(dtype="int8"),
-            f"{JSON}: expected dtype to be one of float32, float16, bfloat16, got 'int8'",
+            f"{JSON}: expected dtype to be one of float32, float16, bfloat16, "
+            "got 'int8'",
         ),
         (changed(shape=[2560]), f"{JSON}: expected shape to be [out, in], got [2560]"),
         (
@@ -225,8 +233,8 @@ def test_every_problem_of_every_weight_is_named_at_once():
     }
     with pytest.raises(ValueError) as caught:
         collect(bad | other | {"u.SCB": np.ones(2, F32)})
-    said = str(caught.value)
-    assert said.count("\n") == 6
+    text = str(caught.value)
+    assert text.count("\n") == 6
     for part in (
         "quant_type to be",
         "shape to be",
@@ -234,4 +242,4 @@ def test_every_problem_of_every_weight_is_named_at_once():
         "v.weight: expected with absmax",
         "u.weight",
     ):
-        assert part in said, part
+        assert part in text, part
