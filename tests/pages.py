@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# In a page, what comes before a block that needs the network or a real model.
-REAL = "<!-- real -->"
-FENCE = re.compile(r"(<!-- real -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+# What marks a block that needs the network or a real model: a comment before it, which
+# may end the heading above.
+FENCE = re.compile(r"(<!-- real -->\n+)?```(\w*)\n(.*?)```", re.DOTALL)
 # A command on a line of its own: in a fenced block, or indented by four spaces.
 COMMAND = re.compile(r"^(?: {4})?((?:python|pytest|pip|git) .*)$", re.MULTILINE)
 # A command within a sentence, in backquotes.
