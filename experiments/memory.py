@@ -277,7 +277,7 @@ def figure(rows: list):
         )
     config = rows[0]["config"]
     xlabel = f"MB for {config['batch']} rows of {config['length']} tokens"
-    return stacked(grid, xlabel=xlabel, whole="compiled")
+    return stacked(grid, xlabel=xlabel, total_label="compiled")
 
 
 EXPERIMENT = Experiment("memory", PRESETS, measurements, show, description=__doc__)

@@ -188,11 +188,11 @@ def figure(lines: pd.DataFrame):
             for part in PARTS:
                 parts[part.removeprefix("weight ")] = values[account][part]
             bars.append(Bar(account, parts))
-        bars[0] = bars[0]._replace(whole=values["paper"]["total"])
+        bars[0] = bars[0]._replace(total=values["paper"]["total"])
         panels.append(Panel(str(name), bars))
     columns = [panels[::2], panels[1::2]]
     rows = [column for column in columns if column]
-    return stacked(rows, xlabel="MB of 2^20 bytes", whole="label")
+    return stacked(rows, xlabel="MB of 2^20 bytes", total_label="label")
 
 
 def figure6_claims(metrics: dict, lines: pd.DataFrame) -> list[Claim]:

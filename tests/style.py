@@ -39,7 +39,7 @@ BRITISH = re.compile(
     | recognis | minimis | maximis | summaris | organis(?!m) | generalis | regularis
     | factoris | vectoris | parallelis | penalis | randomis | standardis | utilis
     | emphasis(?:e|ing) | analys(?:e|ing)(?!s) | realis(?:e|ing) | colour | behaviour
-    | favour | neighbour | honour | grey | centre | learnt | spelt | labell | modell
+    | favour | neighbour | honour | grey | centre | learnt | spelt | labell(?!eft) | modell
     | cancell(?!ation) | travell | licence | catalogue | artefact | whilst | judgement
     """,
     re.IGNORECASE | re.VERBOSE,

@@ -1,13 +1,13 @@
-"""Grids of heat maps under one color scale, drawn on `matplotlib.figure.Figure` itself: no pyplot, no global state.
+"""Grids of heat maps under one color scale.
 
-Laid out as LoRA's Figures 3, 4 and 6 to 8 are: i goes down, j across, both counted from 1, and what is NaN is left white. Viridis
-keeps its order for color-blind readers and in gray. Text stays readable at 60 % of the size.
+They are laid out as LoRA's Figures 3, 4 and 6 to 8 are: i goes down, j across, both
+counted from 1, and what is NaN is left white. The colors, viridis, keep their order for
+color-blind readers and in gray.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
@@ -15,88 +15,128 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
+from lora_jax.results.figure_style import FONT_SIZE, fixed_style
+
 
 class Panel(NamedTuple):
-    """One heat map: values[i - first, j - 1]; `last` is the i of its last line, by default the lines follow one by one."""
+    """One heat map: `values[i - first, j - 1]` is the cell (i, j)."""
 
     title: str
     values: Float[np.ndarray, "i j"]
-    first: int = 1
-    last: int | None = None
+    first: int = 1  # the i of the first line
+    last: int | None = None  # that of the last; None where no line is left out
 
 
 def grid(rows: Sequence[Sequence[Panel | None]], *, label: str) -> Figure:
-    """The panels in rows and columns, None or a missing end of a row left empty; colors go from 0 to the greatest value of all.
+    """Draw the panels in rows and columns; `label` is that of the color bar.
 
-    label: of the color bar.
-    Raises ValueError that lists every panel that is not a matrix with a finite value, none of them negative; and for no panel.
+    Colors go from 0 to the highest value of all panels. None, or the missing end of a
+    short row, leaves a place empty.
+
+    Raises:
+        ValueError: no panel; or lists the panels that are not a matrix with a finite
+            value and without negative ones.
     """
-    columns = max((len(row) for row in rows), default=0)
-    places = [panel for row in rows for panel in [*row, *[None] * (columns - len(row))]]
-    top = _highest([panel for panel in places if panel])
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a personal matplotlibrc must not change committed figures
-        matplotlib.rcParams.update({"font.size": 12, "axes.titlesize": 12})
-        figure = Figure(
-            figsize=(1.2 + 3 * columns, 0.4 + 2.5 * len(rows)), layout="constrained"
-        )
+    places = _places(rows)
+    columns = max(map(len, rows), default=0)
+    panels = [panel for panel in places if panel]
+    highest = _highest(panels)
+    with fixed_style(is_boxed=True):
+        size = (1.2 + 3 * columns, 0.4 + 2.5 * len(rows))  # inches
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(rows), columns, squeeze=False)
-        images = [
-            _draw(ax, panel, top)
-            for ax, panel in zip(axes.flat, places, strict=True)
-            if panel
-        ]
+        images = []
         for ax, panel in zip(axes.flat, places, strict=True):
-            ax.set_visible(panel is not None)
+            if panel:
+                images.append(_draw(ax, panel, highest))
+            else:
+                ax.set_visible(False)
+        # All images have one scale: the bar of the first is that of all.
+        # As thick beside many rows as beside one.
+        aspect = 12 * len(rows)
         bar = figure.colorbar(
-            images[0], ax=axes, label=label, aspect=12 * len(rows), pad=0.02
+            images[0],
+            ax=axes,
+            label=label,
+            aspect=aspect,
+            pad=0.02,
         )
-        bar.ax.tick_params(labelsize=12)
+        bar.ax.tick_params(labelsize=FONT_SIZE)
     return figure
 
 
 def upper(values: Float[np.ndarray, "i j"]) -> Float[np.ndarray, "i j"]:
-    """The cells with j >= i, the others NaN."""
-    return np.where(np.tri(*np.shape(values), k=-1, dtype=bool), np.nan, values)
+    """Return the cells with j >= i, the others as NaN."""
+    is_below = np.tri(*np.shape(values), k=-1, dtype=bool)  # [i, j]
+    return np.where(is_below, np.nan, values)
 
 
 def lower(values: Float[np.ndarray, "i j"]) -> Float[np.ndarray, "i i"]:
-    """The cells with j <= i, the others NaN, of the leading square."""
-    return np.where(np.tri(len(values), dtype=bool), values[:, : len(values)], np.nan)
+    """Return the cells with j <= i of the leading square, the others as NaN."""
+    size = len(values)
+    is_kept = np.tri(size, dtype=bool)  # [i, i]
+    return np.where(is_kept, values[:, :size], np.nan)
+
+
+def _places(rows: Sequence[Sequence[Panel | None]]) -> list[Panel | None]:
+    """The panels line by line, with None where there is none."""
+    columns = max(map(len, rows), default=0)
+    places: list[Panel | None] = []
+    for row in rows:
+        places += row
+        places += [None] * (columns - len(row))
+    return places
 
 
 def _highest(panels: Sequence[Panel]) -> float:
+    """The highest value of all, once every panel is known to be drawable."""
     if not panels:
         raise ValueError("expected at least one panel, got none")
     problems = []
-    for title, values, *_ in panels:
-        if (
-            np.ndim(values) != 2
-            or not np.isfinite(values).any()
-            or np.nanmin(values) < 0
-        ):
+    for panel in panels:
+        if not _is_drawable(panel.values):
             problems.append(
-                f"{title!r}: expected a matrix with values of 0 or more, got shape {np.shape(values)}"
+                f"{panel.title!r}: expected a matrix with values of 0 or more, "
+                f"got shape {np.shape(panel.values)}"
             )
     if problems:
         raise ValueError("\n".join(problems))
-    return max(float(np.nanmax(panel.values)) for panel in panels)
+    highest = 0.0
+    for panel in panels:
+        highest = max(highest, float(np.nanmax(panel.values)))
+    return highest
 
 
-def _draw(ax: Axes, panel: Panel, top: float) -> AxesImage:
+def _is_drawable(values: np.ndarray) -> bool:
+    if np.ndim(values) != 2:
+        return False
+    # Of NaN alone there is no minimum.
+    if not np.isfinite(values).any():
+        return False
+    return bool(np.nanmin(values) >= 0)
+
+
+def _draw(ax: Axes, panel: Panel, highest: float) -> AxesImage:
     lines, columns = panel.values.shape
-    last = panel.first + lines - 1 if panel.last is None else panel.last
+    last = panel.last
+    if last is None:
+        last = panel.first + lines - 1
+    # Cells are centered on whole numbers; i grows downward.
     edges = (0.5, columns + 0.5, last + 0.5, panel.first - 0.5)
-    cells = np.ma.masked_invalid(panel.values)
     image = ax.imshow(
-        cells, extent=edges, vmin=0, vmax=top, cmap="viridis", aspect="auto"
+        np.ma.masked_invalid(panel.values),
+        extent=edges,
+        vmin=0,
+        vmax=highest,
+        cmap="viridis",
+        aspect="auto",
     )
     ax.set_title(panel.title, loc="left")
     ax.set_xlabel("j")
     ax.set_ylabel("i", rotation=0, labelpad=10)
-    ax.tick_params(
-        labelsize=12
-    )  # said of each, as ticks are made when first drawn, in whatever style is then
+    # Ticks are made when first drawn, in the style of that moment: their size is set
+    # here for each.
+    ax.tick_params(labelsize=FONT_SIZE)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(8, integer=True))
     return image

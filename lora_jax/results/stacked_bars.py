@@ -1,21 +1,31 @@
-"""Bars stacked of parts, each with the measured whole beneath it, in a grid of panels: drawn on `Figure` itself, no pyplot."""
+"""Bars stacked of parts in a grid of panels, each with its measured total beneath."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lora_jax.results.plots import COLORS, HATCHES
+from lora_jax.results.figure_style import (
+    COLORS,
+    GRID_COLOR,
+    HATCHES,
+    fixed_style,
+    legend_handles,
+)
+
+# The last color, black, is that of the totals.
+PART_COLORS = COLORS[:-1]
+TOTAL_COLOR = COLORS[-1]
 
 
 class Bar(NamedTuple):
-    """One bar: its parts by name, in the order they are stacked, and the whole as measured (None: not known)."""
+    """One bar: its parts in the order they are stacked, and its total."""
 
     label: str
     parts: Mapping[str, float]
-    whole: float | None = None
+    total: float | None = None  # as measured, None where it is not known
 
 
 class Panel(NamedTuple):
@@ -25,122 +35,153 @@ class Panel(NamedTuple):
     bars: Sequence[Bar]
 
 
-def stacked(rows: Sequence[Sequence[Panel]], *, xlabel: str, whole: str) -> Figure:
-    """The panels in rows and columns; those of a column have one scale. A part has one color and hatching everywhere.
+Rows = Sequence[Sequence[Panel]]
 
-    whole: what the legend calls the measured wholes.
-    Raises ValueError for no panel or rows of unequal length, and listing every panel without bars or with a negative part.
+
+def stacked(rows: Rows, *, xlabel: str, total_label: str) -> Figure:
+    """Draw the panels in rows and columns; those of a column have one scale.
+
+    A part has one color and hatching in all panels. `total_label` is what the legend
+    calls the measured totals.
+
+    Raises:
+        ValueError: no panel or rows of unequal length; or lists the panels without bars
+            and the negative parts.
     """
     _check(rows)
-    columns, bars = (
-        len(rows[0]),
-        [bar for row in rows for panel in row for bar in panel.bars],
-    )
-    most, names = (
-        max(len(panel.bars) for row in rows for panel in row),
-        list(dict.fromkeys(n for b in bars for n in b.parts)),
-    )
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a personal matplotlibrc must not change committed figures
-        matplotlib.rcParams.update(
-            {"font.size": 12, "axes.titlesize": 12, "hatch.linewidth": 0.6}
-        )
-        matplotlib.rcParams.update(
-            {"axes.spines.top": False, "axes.spines.right": False}
-        )
-        size = 2.4 + 3.4 * columns, 1.1 + len(rows) * (0.9 + 0.42 * most)
-        figure = Figure(figsize=size, layout="constrained")
+    columns = len(rows[0])
+    parts = _part_names(rows)
+    with fixed_style():
+        figure = Figure(figsize=_size(rows), layout="constrained")
         axes = figure.subplots(len(rows), columns, sharex="col", squeeze=False)
-        for line, row in zip(axes, rows, strict=True):
-            for ax, panel in zip(line, row, strict=True):
-                _draw(ax, panel, names, whole)
-                ax.tick_params(
-                    axis="y",
-                    length=0,
-                    labelleft=ax is line[0] or _labels(panel) != _labels(row[0]),
-                )
+        for axes_of_row, row in zip(axes, rows, strict=True):
+            _draw_row(axes_of_row, row, parts, total_label)
+        # Columns share their x axis: its label stands under the last row.
         for ax in axes[-1]:
             ax.set_xlabel(xlabel)
-        found: dict[str, Any] = {}
-        for ax in axes.flat:
-            found |= {
-                name: handle
-                for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
-            }
-        figure.legend(
-            list(found.values()),
-            list(found),
-            loc="outside lower center",
-            ncols=min(len(found), 3 * columns),
-            frameon=False,
-        )
-        figure.draw_without_rendering()  # ticks are made when first drawn, and must be made in our style
+        _add_legend(figure, axes, columns)
     return figure
 
 
-def _check(rows: Sequence[Sequence[Panel]]) -> None:
-    if len({len(row) for row in rows}) != 1 or not rows[0]:
+def _check(rows: Rows) -> None:
+    lengths = [len(row) for row in rows]
+    if len(set(lengths)) != 1 or not rows[0]:
         raise ValueError(
-            f"expected rows with equally many panels, at least one; got {[len(row) for row in rows]}"
+            f"expected rows with equally many panels, at least one; got {lengths}"
         )
-    problems = [
-        f"{panel.title!r}: expected bars, got none"
-        for row in rows
-        for panel in row
-        if not panel.bars
-    ]
-    problems += [
-        f"{panel.title!r}, {bar.label!r}: expected {name} of 0 or more, got {value:g}"
-        for row in rows
-        for panel in row
-        for bar in panel.bars
-        for name, value in bar.parts.items()
-        if not value >= 0
-    ]
+    # All problems in one error; empty panels first.
+    problems = []
+    for panel in _panels(rows):
+        if not panel.bars:
+            problems.append(f"{panel.title!r}: expected bars, got none")
+    for panel in _panels(rows):
+        problems += _bad_parts(panel)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _bad_parts(panel: Panel) -> list[str]:
+    problems = []
+    for bar in panel.bars:
+        for name, value in bar.parts.items():
+            # Written so that NaN is refused too.
+            if not value >= 0:
+                problems.append(
+                    f"{panel.title!r}, {bar.label!r}: expected {name} of 0 or more, "
+                    f"got {value:g}"
+                )
+    return problems
+
+
+def _panels(rows: Rows) -> Iterator[Panel]:
+    for row in rows:
+        yield from row
+
+
+def _part_names(rows: Rows) -> list[str]:
+    """The parts of all bars, in order of appearance: their index gives the color."""
+    names: dict[str, None] = {}
+    for panel in _panels(rows):
+        for bar in panel.bars:
+            names |= dict.fromkeys(bar.parts)
+    return list(names)
+
+
+def _size(rows: Rows) -> tuple[float, float]:
+    """Width and height in inches, with room for the panel that has the most bars."""
+    bars = max(len(panel.bars) for panel in _panels(rows))
+    width = 2.4 + 3.4 * len(rows[0])
+    height = 1.1 + len(rows) * (0.9 + 0.42 * bars)
+    return width, height
+
+
+def _draw_row(
+    axes: Sequence[Axes], row: Sequence[Panel], parts: Sequence[str], total_label: str
+) -> None:
+    for ax, panel in zip(axes, row, strict=True):
+        _draw_parts(ax, panel, parts)
+        _draw_totals(ax, panel, total_label)
+        _decorate(ax, panel)
+        # Labels that the first panel of the row has already are not repeated.
+        has_labels = ax is axes[0] or _labels(panel) != _labels(row[0])
+        ax.tick_params(axis="y", length=0, labelleft=has_labels)
 
 
 def _labels(panel: Panel) -> list[str]:
     return [bar.label for bar in panel.bars]
 
 
-def _draw(ax: Axes, panel: Panel, names: Sequence[str], whole: str) -> None:
-    places = range(len(panel.bars))
-    left = [0.0] * len(panel.bars)
-    for index, name in enumerate(names):
-        width = [bar.parts.get(name, 0.0) for bar in panel.bars]
-        style: dict[str, Any] = {
-            "color": COLORS[index % 6],
-            "hatch": HATCHES[index % 7],
-            "edgecolor": "white",
-        }
+def _draw_parts(ax: Axes, panel: Panel, parts: Sequence[str]) -> None:
+    # A little above the middle, to make room for the total.
+    positions = np.arange(len(panel.bars)) - 0.12
+    # Where the next part of each bar starts.
+    left = np.zeros(len(panel.bars))
+    for index, name in enumerate(parts):
+        # A bar without this part has a piece of no width.
+        widths = np.array([bar.parts.get(name, 0.0) for bar in panel.bars])
         ax.barh(
-            [place - 0.12 for place in places],
-            width,
+            positions,
+            widths,
             0.5,
             left=left,
             label=name,
-            zorder=2,
-            **style,
-        )
-        left = [a + b for a, b in zip(left, width, strict=True)]
-    known = [
-        (place + 0.25, bar.whole)
-        for place, bar in zip(places, panel.bars, strict=True)
-        if bar.whole is not None
-    ]
-    if known:
-        ax.barh(
-            [place for place, _ in known],
-            [value for _, value in known],
-            0.2,
-            color=COLORS[6],
-            label=whole,
+            color=PART_COLORS[index % len(PART_COLORS)],
+            hatch=HATCHES[index % len(HATCHES)],
+            edgecolor="white",
             zorder=2,
         )
+        left = left + widths
+
+
+def _draw_totals(ax: Axes, panel: Panel, label: str) -> None:
+    positions = []
+    totals = []
+    for index, bar in enumerate(panel.bars):
+        if bar.total is not None:
+            positions.append(index + 0.25)
+            totals.append(bar.total)
+    # Without a total there is nothing for the legend either.
+    if totals:
+        ax.barh(positions, totals, 0.2, color=TOTAL_COLOR, label=label, zorder=2)
+
+
+def _decorate(ax: Axes, panel: Panel) -> None:
     ax.set_title(panel.title, loc="left")
-    ax.set_yticks(places, _labels(panel))
+    ax.set_yticks(range(len(panel.bars)), _labels(panel))
+    # The first bar on top.
     ax.invert_yaxis()
     ax.locator_params(axis="x", nbins=5)
-    ax.grid(axis="x", color="#dddddd", zorder=0)
+    ax.grid(axis="x", color=GRID_COLOR, zorder=0)
+
+
+def _add_legend(figure: Figure, axes: np.ndarray, columns: int) -> None:
+    handles_by_label = legend_handles(axes.flat)
+    figure.legend(
+        list(handles_by_label.values()),
+        list(handles_by_label),
+        loc="outside lower center",
+        ncols=min(len(handles_by_label), 3 * columns),
+        frameon=False,
+    )
+    # Ticks are made when first drawn, and must be made in our style.
+    figure.draw_without_rendering()

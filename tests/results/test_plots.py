@@ -1,4 +1,4 @@
-"""Figures: what is drawn, where, in which colours; the same bytes every time."""
+"""Figures: what is drawn, where, in which colors; the same bytes every time."""
 
 import math
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_each_panel_has_its_own_y_axis_and_ticks_at_the_ranks():
     )
 
 
-def test_a_label_has_one_colour_in_all_panels_and_stands_in_the_legend_once():
+def test_a_label_has_one_color_in_all_panels_and_stands_in_the_legend_once():
     figure = draw()
     ours, paper = axes(figure)
     assert (

@@ -11,7 +11,7 @@ from lora_jax.results import stacked_bars
 class TestStacks:
     BAR = stacked_bars.Bar("full", {"weights": 3.0, "gradients": 1.0}, 5.0)
 
-    def test_parts_are_stacked_and_the_whole_lies_beneath(self):
+    def test_parts_are_stacked_and_the_total_lies_beneath(self):
         figure = stacked_bars.stacked(
             [
                 [
@@ -20,7 +20,7 @@ class TestStacks:
                 ]
             ],
             xlabel="MB",
-            whole="compiled",
+            total_label="compiled",
         )
         patches: Any = figure.axes[0].patches
         bars = [(bar.get_x(), bar.get_width()) for bar in patches]
@@ -36,7 +36,7 @@ class TestStacks:
             ValueError,
             match=r"expected rows with equally many panels, at least one; got \[\]",
         ):
-            stacked_bars.stacked([], xlabel="MB", whole="compiled")
+            stacked_bars.stacked([], xlabel="MB", total_label="compiled")
         wrong = [
             stacked_bars.Panel("a", []),
             stacked_bars.Panel("b", [stacked_bars.Bar("full", {"weights": -1.0})]),
@@ -45,4 +45,4 @@ class TestStacks:
             ValueError,
             match="'a': expected bars, got none\n'b', 'full': expected weights of 0 or more, got -1",
         ):
-            stacked_bars.stacked([wrong], xlabel="MB", whole="compiled")
+            stacked_bars.stacked([wrong], xlabel="MB", total_label="compiled")

@@ -1,0 +1,90 @@
+"""Figures of grouped bars with error bars: a group for each category on the x axis."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lora_jax.results.figure_style import (
+    COLORS,
+    HATCHES,
+    fixed_style,
+)
+from lora_jax.results.panels import (
+    TITLE_SIZE,
+    WIDTH,
+    Panel,
+    Series,
+    add_legend,
+    checked_labels,
+    decorate,
+    new_figure,
+)
+
+GROUP_WIDTH = 0.8  # of the distance between two groups
+
+
+def bars_with_errors(
+    series: Series,
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    ylim: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw a group of bars for each category, with a bar for each label.
+
+    x holds the names of categories, which stand in order of appearance. Bars start at 0
+    unless `ylim` says otherwise.
+
+    Raises:
+        ValueError: unequal lengths or no data.
+    """
+    # Everything is checked before anything is drawn.
+    panel = Panel(series, title, ylabel)
+    labels = checked_labels([panel])
+    categories = _categories(series)
+    # Inches: each group has room for its bars and a gap of one bar.
+    width = 1.6 + 0.34 * len(categories) * (len(labels) + 1)
+    with fixed_style(TITLE_SIZE):
+        figure, (ax,) = new_figure(1, max(WIDTH, width))
+        decorate(ax, panel, xlabel)
+        _draw_bars(ax, series, categories)
+        ax.set_xticks(range(len(categories)), categories)
+        # A category is no point of an axis: it has no tick.
+        ax.tick_params(axis="x", length=0)
+        if ylim is not None:
+            ax.set_ylim(*ylim)
+        add_legend(figure, [ax], labels)
+    return figure
+
+
+def _categories(series: Series) -> list[str]:
+    """The names on the x axis, in order of appearance."""
+    # A label may lack categories that others have.
+    names: dict[str, None] = {}
+    for x, _, _ in series.values():
+        names |= dict.fromkeys(map(str, x))
+    return list(names)
+
+
+def _draw_bars(ax: Axes, series: Series, categories: Sequence[str]) -> None:
+    # In units of the x axis, where groups are 1 apart.
+    width = GROUP_WIDTH / len(series)
+    for index, (label, (x, y, error)) in enumerate(series.items()):
+        # The middle of a group is at its category's index.
+        offset = (index - (len(series) - 1) / 2) * width
+        positions = [categories.index(str(name)) + offset for name in x]
+        ax.bar(
+            positions,
+            y,
+            width,
+            yerr=error,
+            label=label,
+            color=COLORS[index % len(COLORS)],
+            hatch=HATCHES[index % len(HATCHES)],
+            edgecolor="white",
+            capsize=4,
+            ecolor="#333333",
+            zorder=2,
+        )
