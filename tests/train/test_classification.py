@@ -53,8 +53,9 @@ def test_predictions_come_in_the_order_of_the_examples(model, examples):
     for row in range(32):
         start = offsets[row]
         end = offsets[row + 1]
-        tokens[row, : end - start] = examples.tokens[start:end]
-        segments[row, : end - start] = examples.segments[start:end]
+        size = end - start
+        tokens[row, :size] = examples.tokens[start:end]
+        segments[row, :size] = examples.segments[start:end]
     forward = jax.jit(type(model).__call__)
     expected = forward(model, tokens, segments, examples.lengths)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)

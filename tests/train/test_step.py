@@ -16,6 +16,7 @@ from tests.train.jaxprs import equations, output_shapes
 LORA = methods.lora(rank=4)
 CONFIG = train.StepConfig(weight_decay=0.1, clip=1.0)
 LOSS = classification.loss
+KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +35,14 @@ def arguments(
     # The step takes the memory of the tree it is passed.
     trainable = jax.tree.map(jnp.copy, trainable)
     state = train.optimizer(config).init(trainable)
-    return trainable, state, frozen, batch, jnp.float32(0.01), jax.random.key(0)
+    rate = jnp.float32(0.01)
+    return trainable, state, frozen, batch, rate, KEY
 
 
-def shapes(tree_of_arrays: Any) -> dict[str, tuple[int, ...]]:
-    return {path: leaf.shape for path, leaf in tree.leaves(tree_of_arrays).items()}
+def shapes(arrays: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a tree's leaves by path."""
+    leaves = tree.leaves(arrays)
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def weight_gradients(
@@ -107,7 +111,8 @@ class TestFreeze:
 
 class TestOptimizer:
     def test_weight_decay_spares_biases_and_norms(self, tiny):
-        model = methods.lora(bias="all").adapt(jax.random.key(0), tiny())
+        method = methods.lora(bias="all")
+        model = method.adapt(KEY, tiny())
         decayed = set()
         spared = set()
         for path, is_decayed in tree.leaves(train.decay_mask(model)).items():
@@ -130,7 +135,9 @@ class TestOptimizer:
 
 class TestBatch:
     def test_four_micro_batches_make_the_step_of_one_batch(self, model, examples):
-        six = examples._replace(offsets=examples.offsets[:7], label=examples.label[:6])
+        offsets = examples.offsets[:7]
+        label = examples.label[:6]
+        six = examples._replace(offsets=offsets, label=label)
         batch = next(data.batches(six, size=8, widths=(16,), seed=None, pad=1))
         # The last micro-batch has no row of its own.
         assert batch.weight.tolist() == [1] * 6 + [0] * 2
@@ -149,14 +156,20 @@ class TestBatch:
         trainable = jax.tree.map(lambda leaf: leaf + 0.1, trainable)
         weight = np.array([1, 1, 1, 1, 0, 0, 0, 0], np.float32)
         half = batch._replace(weight=weight)
-        other_tokens = np.where(weight[:, None] > 0, half.tokens, 7)
-        changed = half._replace(tokens=other_tokens)
+        # In the rows of weight 0, other tokens.
+        is_row = weight[:, None] > 0
+        changed = half._replace(tokens=np.where(is_row, half.tokens, 7))
 
         gradient = jax.jit(train.gradient, static_argnames=("loss", "config"))
         results = []
         for rows in (half, changed):
             result = gradient(
-                trainable, frozen, rows, jax.random.key(0), loss=LOSS, config=CONFIG
+                trainable,
+                frozen,
+                rows,
+                KEY,
+                loss=LOSS,
+                config=CONFIG,
             )
             results.append(jax.tree.leaves(result))
         for ours, theirs in zip(*results, strict=True):
