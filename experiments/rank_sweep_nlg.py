@@ -141,9 +141,7 @@ def figure(table: pd.DataFrame, published: pd.DataFrame) -> plots.Figure:
     label = method_summary.axis_label(metric)
     beside = []
     if metric in published:
-        lines: Any = {
-            "query,value": (published["rank"], published[metric], None)
-        }
+        lines: Any = {"query,value": (published["rank"], published[metric], None)}
         beside.append(plots.Panel(lines, "Paper: GPT-2 medium, E2E", label))
     return plots.lines_with_errors(
         plots.by_label(table, "targets", x="rank"),

@@ -82,6 +82,7 @@ def leaves(tree: Tree) -> dict[Path, Any]:
 
     A quantized value is one leaf. A hole that `split` left is none.
     """
+    # Where `split` left a hole, the box around it is listed, with no array in it.
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_leaf)
     leaves_by_path = {}
     for keys, leaf in pairs:
@@ -213,6 +214,7 @@ def split(tree: Tree, mask: Tree) -> tuple[Tree, Tree]:
     # leaves are never allocated.
     hole = optax.MaskedNode()
 
+    # Quantized values stay whole: one side has all their arrays, the other has none.
     def keep_trainable(leaf, is_trainable):
         return leaf if is_trainable else hole
 

@@ -63,6 +63,7 @@ def saved_by_autodiff(
     d, f = config.width, config.ffn
     scores = config.heads * length
 
+    # The inputs of trained layers, of some width; of others, nothing.
     def input_of(layers: str, width: int) -> int:
         return width if _keeps_input(layers, trainable) else 0
 
@@ -81,12 +82,14 @@ def saved_by_autodiff(
 
 
 def _keeps_input(layers: str, trainable: Mapping[str, Any]) -> bool:
+    # A trained matrix, or an adapter's A.
     pattern = rf"blocks/{layers}/((base/)?kernel|lora_a)"
     return any(re.fullmatch(pattern, path) for path in trainable)
 
 
 def _adapter_ranks(trainable: Mapping[str, Any]) -> int:
     """The ranks of all adapters of a block together."""
+    # x @ A has r numbers per token.
     ranks = 0
     for path, leaf in trainable.items():
         if path.startswith("blocks/") and path.endswith("/lora_a"):
@@ -111,6 +114,7 @@ def merges_recomputation() -> bool:
     def unrolled(x: Any) -> Any:
         return jax.lax.scan(step, x, None, length=2, unroll=2)[0]
 
+    # Lowered and not compiled: milliseconds.
     program = jax.jit(unrolled).lower(jax.ShapeDtypeStruct((), "float32"))
     return "call @" in program.as_text()
 
@@ -126,6 +130,7 @@ def saved_by_xla(
     saved = {"the softmax's divisors": config.heads * length}
     if not merged:
         return saved
+    # Each norm multiplies by its scale, written out for all of a line.
     trained_scales = 0
     for path in trainable:
         if re.fullmatch(r"blocks/\w+_norm/scale", path):

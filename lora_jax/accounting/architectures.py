@@ -21,12 +21,13 @@ class Architecture(NamedTuple):
     layers: int
     width: int
     heads: int
-    ffn: int
+    ffn: int  # width of the MLP's hidden layer
     vocabulary: int
     max_positions: int  # rows of the table of positions; DeBERTa's are relative
     segments: int
 
 
+# Rows: name, family, layers, width, heads, ffn, vocabulary, positions, segments.
 _SIZES = (
     Architecture("minilm-l6", "bert", 6, 384, 12, 1536, 30522, 512, 2),
     Architecture("roberta-base", "roberta", 12, 768, 12, 3072, 50265, 514, 1),
@@ -85,6 +86,7 @@ def abstract_model(sizes: Architecture) -> Any:
         "epsilon": 1e-5,
         "activation": "gelu",
     }
+    # GPT-2 is a decoder without a head of its own; the others have an encoder's.
     if sizes.family == "gpt2":
         init = partial(gpt2.init, config=gpt2.Config(**shared))
     else:
@@ -92,4 +94,5 @@ def abstract_model(sizes: Architecture) -> Any:
             kind=sizes.family, segments=sizes.segments, pad=0, **shared
         )
         init = partial(bert.init, config=config, labels=2)
+    # Traced and not run: no weight is drawn.
     return jax.eval_shape(init, jax.random.key(0))

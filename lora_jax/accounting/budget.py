@@ -7,11 +7,11 @@ from lora_jax.accounting.parameters import LoRA, target_shapes
 
 
 class Fit(NamedTuple):
-    """The largest LoRA within a budget: its rank, its parameters, and what is left."""
+    """The largest LoRA within a budget."""
 
     rank: int
-    parameters: int
-    left: int
+    parameters: int  # of all layers
+    left: int  # of the budget
 
 
 def affordable_rank(budget: int, first: int, second: int) -> int:
@@ -20,7 +20,9 @@ def affordable_rank(budget: int, first: int, second: int) -> int:
     `first` and `second` are the parameters of r = 1 and of r = 2; every further rank
     has as many more. `budget` must be `first` or more.
     """
-    return 1 + (budget - first) // (second - first)
+    # With biases, r = 1 can cost more than a further rank.
+    further = second - first
+    return 1 + (budget - first) // further
 
 
 def rank_for(budget: int, architecture: Architecture | str, targets: str) -> Fit:
@@ -33,12 +35,22 @@ def rank_for(budget: int, architecture: Architecture | str, targets: str) -> Fit
             target.
     """
     sizes = find_architecture(architecture)
-    first = LoRA(targets, 1).count(sizes)
+    lora = LoRA(targets, rank=1)
+    first = lora.count(sizes)
     if budget < first:
         raise ValueError(
             f"budget: expected at least {first:,} parameters, what r = 1 on {targets} "
             f"of {sizes.name} has; got {budget:,}"
         )
-    full_rank = min(map(min, target_shapes(targets, sizes)))
-    rank = min(affordable_rank(budget, first, 2 * first), full_rank)
-    return Fit(rank, parameters=rank * first, left=budget - rank * first)
+    # Beyond the rank of the matrices, ΔW is no richer.
+    shapes = target_shapes(targets, sizes)
+    full_rank = min(map(min, shapes))
+    # A and B have no biases: every rank costs the same.
+    rank = affordable_rank(budget, first, second=2 * first)
+    rank = min(rank, full_rank)
+    parameters = rank * first
+    return Fit(
+        rank=rank,
+        parameters=parameters,
+        left=budget - parameters,
+    )

@@ -27,11 +27,17 @@ def compiled_bytes(
     Raises:
         ValueError: the backend does not say.
     """
+<<<<<<< HEAD
     settings: Any = {"compute_dtype": compute_dtype}
     config = train.step_config(train.TrainConfig(**settings))
+=======
+    config = train.step_config(train.TrainConfig(compute_dtype=compute_dtype))
+    # Everything the step takes, as shapes.
+>>>>>>> origin/main
     state = jax.eval_shape(train.optimizer(config).init, trainable)
     rows = abstract_batch(batch, length)
     learning_rate = jax.ShapeDtypeStruct((), "float32")
+    # Its kind depends on jax's settings.
     key = jax.eval_shape(lambda: jax.random.key(0))
     arguments = trainable, state, frozen, rows, learning_rate, key
     lowered = train.train_step.lower(
@@ -40,24 +46,29 @@ def compiled_bytes(
     # XLA lays buffers out before it makes machine code. That code is not run and need
     # not be good, which halves the time.
     compiled = lowered.compile({"xla_backend_optimization_level": "0"})
-    analysis: Any = compiled.memory_analysis()
+    return _bytes_of(compiled.memory_analysis())
+
+
+def _bytes_of(analysis: Any) -> dict[str, int]:
     if analysis is None:
         raise ValueError(
             "expected a backend that says what memory a program takes, "
             f"got {jax.default_backend()}"
         )
-    arguments_size = analysis.argument_size_in_bytes
-    temporary_size = analysis.temp_size_in_bytes
+    # Donated arguments and the results that take their place count once.
+    arguments = analysis.argument_size_in_bytes
+    temporary = analysis.temp_size_in_bytes
     new_results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return {
-        "arguments": arguments_size,
-        "temporary": temporary_size,
-        "total": arguments_size + temporary_size + new_results,
+        "arguments": arguments,
+        "temporary": temporary,
+        "total": arguments + temporary + new_results,
     }
 
 
 def abstract_batch(batch: int, length: int) -> data.Batch:
     """Return the shapes of `batch` rows of `length` tokens."""
+    # [B, T], and [B] of whole numbers and of weights.
     tokens: Any = jax.ShapeDtypeStruct((batch, length), "int32")
     integers: Any = jax.ShapeDtypeStruct((batch,), "int32")
     weights: Any = jax.ShapeDtypeStruct((batch,), "float32")

@@ -10,7 +10,11 @@ from typing import NamedTuple
 from lora_jax import quant
 from lora_jax.accounting.optimizer_states import PRECISIONS, stored_bytes
 
-VOCABULARY = 32_000
+# Bytes of a number.
+FLOAT16 = 2
+FLOAT32 = 4
+
+VOCABULARY = 32_000  # tokens, of all sizes
 
 
 class LlamaSizes(NamedTuple):
@@ -27,7 +31,9 @@ class LlamaSizes(NamedTuple):
         Query, key, value and output, then gate, up and down.
         """
         h, f = self.width, self.ffn
-        return [(h, h), (h, h), (h, h), (h, h), (h, f), (h, f), (f, h)]
+        attention = [(h, h), (h, h), (h, h), (h, h)]
+        mlp = [(h, f), (h, f), (f, h)]
+        return attention + mlp
 
     @property
     def sides(self) -> int:
@@ -37,13 +43,17 @@ class LlamaSizes(NamedTuple):
     @property
     def block_parameters(self) -> int:
         """Parameters of the matrices of all blocks."""
-        block = sum(inputs * outputs for inputs, outputs in self.matrices)
+        block = 0
+        for inputs, outputs in self.matrices:
+            block += inputs * outputs
         return self.layers * block
 
     @property
     def other_parameters(self) -> int:
         """Parameters of embedding, head and norms."""
+        # Two norms in each block, and the last.
         norms = 2 * self.layers + 1
+        # A row of each table for every token.
         return (2 * VOCABULARY + norms) * self.width
 
     @property
@@ -70,13 +80,20 @@ def quantized_bytes(numbers: int, block: int, *, double: bool) -> int:
     A scale for each block of numbers is in FP32, or with double quantization in 8 bits
     with an FP32 scale for each block of scales and the mean of all scales.
     """
-    codes = -(-numbers // 2)
-    blocks = -(-numbers // block)
+    # Two codes a byte.
+    codes = _divide_up(numbers, 2)
+    blocks = _divide_up(numbers, block)
     if not double:
-        return codes + 4 * blocks
-    nested_blocks = -(-blocks // quant.NESTED)
-    mean = 4
-    return codes + blocks + 4 * nested_blocks + mean
+        return codes + FLOAT32 * blocks
+    # Scales of a byte, their own scales, and their mean.
+    nested_blocks = _divide_up(blocks, quant.NESTED)
+    nested = FLOAT32 * nested_blocks
+    return codes + blocks + nested + FLOAT32
+
+
+def _divide_up(numerator: int, denominator: int) -> int:
+    """The quotient, rounded up."""
+    return -(-numerator // denominator)
 
 
 def part_bytes(
@@ -95,17 +112,24 @@ def part_bytes(
     inputs and outputs of one block at a time, in 16 bits. `sides` stands for S, which
     is that of the model by default.
     """
-    sides = sizes.sides if sides is None else sides
+    if sides is None:
+        sides = sizes.sides
+    # The quantized matrices of one block.
     block_bytes = 0
     for inputs, outputs in sizes.matrices:
-        block_bytes += quantized_bytes(inputs * outputs, block, double=double)
-    adapters = 2 * sizes.layers * rank * sides
+        numbers = inputs * outputs
+        block_bytes += quantized_bytes(numbers, block, double=double)
+    blocks = sizes.layers * block_bytes
+    # Embedding, head and norms in 16 bits.
+    others = FLOAT16 * sizes.other_parameters
+    adapter_parameters = sizes.layers * rank * sides
+    moments = 2 * FLOAT32 * adapter_parameters
     return {
-        "model": sizes.layers * block_bytes + 2 * sizes.other_parameters,
-        "adapters": adapters,
-        "weight gradient": adapters,
-        "optimizer": 4 * adapters,
-        "input gradient": 2 * tokens * sides,
+        "model": blocks + others,
+        "adapters": FLOAT16 * adapter_parameters,
+        "weight gradient": FLOAT16 * adapter_parameters,
+        "optimizer": moments,
+        "input gradient": FLOAT16 * tokens * sides,
     }
 
 
@@ -122,18 +146,24 @@ def step_bytes(base: str, rank: int, block: int, tokens: int) -> dict[str, int]:
     """
     sizes = LLAMAS[base]
     step = {"rank": rank, "block": block, "tokens": tokens}
+    # 18 h are 8 h for attention and 10 h for an MLP of two matrices, 4 h wide.
+    fitted_sides = 18 * sizes.width
     accounts = {
         "ours": part_bytes(sizes, **step, double=True),
-        "fitted": part_bytes(sizes, **step, double=False, sides=18 * sizes.width),
+        "fitted": part_bytes(sizes, **step, double=False, sides=fitted_sides),
     }
     metrics = {}
+    # One flat table, as a row has it.
     for account, parts in accounts.items():
         for part, size in parts.items():
             metrics[f"{account}/{part}"] = size
         metrics[f"{account}/total"] = sum(parts.values())
+    # Every parameter is trained.
     precision = PRECISIONS["FP16, moments FP32"]
     full = stored_bytes(sizes.parameters, sizes.parameters, precision)
     metrics["full/parameters"] = sizes.parameters
     metrics["full/total"] = full.total
-    metrics["sequence/inputs_of_blocks"] = 2 * sizes.layers * tokens * sizes.width
+    # The input of each block, for all tokens.
+    inputs = FLOAT16 * sizes.layers * tokens * sizes.width
+    metrics["sequence/inputs_of_blocks"] = inputs
     return metrics

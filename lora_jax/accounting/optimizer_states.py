@@ -33,6 +33,7 @@ class Precision(NamedTuple):
         return self.weight + self.gradient + self.moments + self.copy
 
 
+# Everything in two bytes.
 HALF = Precision("FP16", weight=2, gradient=2, moments=4, copy=0)
 # The usual mixed precision (Micikevicius et al. 2018, arXiv 1710.03740).
 MIXED = Precision(
@@ -79,6 +80,7 @@ def stored_bytes(parameters: int, trainable: int, precision: Precision) -> Store
             f"trainable: expected 0 to {parameters:,}, the model's parameters, "
             f"got {trainable:,}"
         )
+    # A frozen parameter has its weight and nothing else.
     return StoredBytes(
         weights=parameters * precision.weight + trainable * precision.copy,
         gradients=trainable * precision.gradient,
@@ -101,10 +103,13 @@ def compare_with_lora(
         KeyError: no such architecture or precision.
     """
     sizes = ARCHITECTURES[architecture]
+    # Weights of the pretrained model, and of LoRA beside them.
     total = total_parameters(sizes)
     adapter = trainable_parameters(LoRA(targets, rank), sizes)
+    # FP16.
     inputs = 2 * sizes.layers * sizes.max_positions * sizes.width
     metrics = {"sequence/inputs_of_blocks": inputs}
+    # All that are there, and those that are trained.
     parameters = {"full": (total, total), "lora": (total + adapter, adapter)}
     for method, (present, trainable) in parameters.items():
         stored = stored_bytes(present, trainable, PRECISIONS[precision])

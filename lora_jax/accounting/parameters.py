@@ -53,13 +53,20 @@ class FineTune:
 
     def count(self, sizes: Architecture) -> int:
         d, f = sizes.width, sizes.ffn
-        block = 4 * d * d + 2 * d * f + 9 * d + f
+        # Four matrices of attention and two of the MLP; biases and two norms.
+        matrices = 4 * d * d + 2 * d * f
+        vectors = 9 * d + f
+        block = matrices + vectors
         if self.blocks is not None:
             return _adapted_blocks(self.blocks, sizes) * block
+        # Rows of the three tables of embeddings.
         rows = sizes.vocabulary + sizes.max_positions + sizes.segments
         surroundings = _SURROUNDINGS[sizes.family]
-        beside = surroundings.matrices * d * d + surroundings.vectors * d
-        return rows * d + sizes.layers * block + beside
+        beside = surroundings.matrices * d * d
+        beside += surroundings.vectors * d
+        tables = rows * d
+        blocks = sizes.layers * block
+        return tables + blocks + beside
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,10 @@ class BitFit:
     """Train the bias vectors, those of the norms included."""
 
     def count(self, sizes: Architecture) -> int:
+        # Query, key, value, output, down and two norms have d; up has f.
         block = 7 * sizes.width + sizes.ffn
-        beside = _SURROUNDINGS[sizes.family].biases * sizes.width
+        biases = _SURROUNDINGS[sizes.family].biases
+        beside = biases * sizes.width
         return sizes.layers * block + beside
 
 
@@ -85,9 +94,11 @@ class Prefix:
     every_layer: bool = False
 
     def count(self, sizes: Architecture) -> int:
+        # Either may be left out.
         _check_at_least(0, prefix=self.prefix, infix=self.infix)
         layers = sizes.layers if self.every_layer else 1
-        return layers * sizes.width * (self.prefix + self.infix)
+        tokens = self.prefix + self.infix
+        return layers * sizes.width * tokens
 
 
 @dataclass(frozen=True)
@@ -107,9 +118,14 @@ class Adapter:
     def count(self, sizes: Architecture) -> int:
         _check_at_least(1, rank=self.rank, per_block=self.per_block)
         _check_at_least(0, norms=self.norms)
-        bottleneck = 2 * sizes.width * self.rank + self.rank + sizes.width
+        # Down and up, a bias each.
+        matrices = 2 * sizes.width * self.rank
+        biases = self.rank + sizes.width
+        bottleneck = matrices + biases
+        # A scale and a bias.
         norm = 2 * sizes.width
-        block = self.per_block * bottleneck + self.norms * norm
+        block = self.per_block * bottleneck
+        block += self.norms * norm
         return _adapted_blocks(self.blocks, sizes) * block
 
 
@@ -126,13 +142,16 @@ class LoRA:
     def count(self, sizes: Architecture) -> int:
         shapes = target_shapes(self.targets, sizes)
         _check_at_least(1, rank=self.rank)
+        # Beyond it, A and B are rank deficient.
         largest = min(map(min, shapes))
         if self.rank > largest:
             raise ValueError(
                 f"rank: expected 1 <= rank <= {largest} for {self.targets} of "
                 f"{sizes.name}, got {self.rank}"
             )
-        return sizes.layers * self.rank * sum(map(sum, shapes))
+        # Inputs and outputs of all targets of a block.
+        sides = sum(map(sum, shapes))
+        return sizes.layers * self.rank * sides
 
 
 @dataclass(frozen=True)
@@ -143,7 +162,9 @@ class Both:
     second: "Method"
 
     def count(self, sizes: Architecture) -> int:
-        return self.first.count(sizes) + self.second.count(sizes)
+        first = self.first.count(sizes)
+        second = self.second.count(sizes)
+        return first + second
 
 
 Method = FineTune | BitFit | Prefix | Adapter | LoRA | Both
@@ -170,7 +191,8 @@ def total_parameters(architecture: Architecture | str) -> int:
     sizes = find_architecture(architecture)
     total = FineTune().count(sizes)
     if sizes.family == "roberta":
-        total += sizes.width * (sizes.width + 1)  # the pooler's matrix and bias
+        # The pooler's matrix and bias.
+        total += sizes.width**2 + sizes.width
     return total
 
 
@@ -184,9 +206,11 @@ def tree_parameters(method: Method, architecture: Architecture | str) -> int | N
     """
     sizes = find_architecture(architecture)
     adaptation = _adaptation(method)
+    # DeBERTa, prefixes and adapters are counted by formula alone.
     if adaptation is None or sizes.family not in MODEL_FAMILIES:
         return None
     model = abstract_model(sizes)
+    # Shapes alone: GPT-3's 175 billion take no memory.
     adapted = jax.eval_shape(adaptation.adapt, jax.random.key(0), model)
     # Not methods.counts, which reads LoRA's scales to leave out idle directions: an
     # abstract model has no values, and here no direction is idle.
@@ -215,6 +239,7 @@ def target_shapes(targets: str, sizes: Architecture) -> list[tuple[int, int]]:
         ValueError: a target that no block has, with those there are.
     """
     d, f = sizes.width, sizes.ffn
+    # (inputs, outputs)
     shapes = {
         "query": (d, d),
         "key": (d, d),
@@ -223,7 +248,9 @@ def target_shapes(targets: str, sizes: Architecture) -> list[tuple[int, int]]:
         "up": (d, f),
         "down": (f, d),
     }
-    names = dict.fromkeys(name.strip() for name in targets.split(","))
+    # In order, without repetitions.
+    stripped = map(str.strip, targets.split(","))
+    names = dict.fromkeys(stripped)
     unknown = [repr(name) for name in names if name not in shapes]
     if unknown:
         raise ValueError(
@@ -245,6 +272,7 @@ def _adapted_blocks(blocks: int | None, sizes: Architecture) -> int:
 
 
 def _check_at_least(least: int, **values: int) -> None:
+    # All at once.
     wrong = [f"{name} = {value}" for name, value in values.items() if value < least]
     if wrong:
         raise ValueError(f"expected at least {least}, got {', '.join(wrong)}")

@@ -35,19 +35,17 @@ def peft_step(
             f"--peer peft: expected a model of the BERT family, got {config.kind}"
         )
     model = _adapted_model(config, targets, rank)
+    # The adapter and the head; without targets, all.
     trainable = []
     for parameter in model.train().parameters():
         if parameter.requires_grad:
             trainable.append(parameter)
     optimizer = torch.optim.AdamW(trainable, lr=1e-3)
-    rows = random_batch(batch, length, config.vocabulary)
-    inputs = {
-        "input_ids": torch.tensor(rows.tokens).long(),
-        "attention_mask": torch.ones((batch, length), dtype=torch.long),
-        "labels": torch.tensor(rows.label).long(),
-    }
+    inputs = _torch_batch(torch, batch, length, config.vocabulary)
+    # What torch calls autocast: weights stay in float32.
     mixed = compute_dtype == "bfloat16"
 
+    # As the library's step: gradient, clipping, Adam.
     def run() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             loss = model(**inputs).loss
@@ -59,6 +57,19 @@ def peft_step(
     count = sum(parameter.numel() for parameter in trainable)
     # Two float32 moments, and the trainable weights themselves.
     return Step(run, {"optimizer": 8 * count, "checkpoint": 4 * count})
+
+
+def _torch_batch(
+    torch: Any, batch: int, length: int, vocabulary: int
+) -> dict[str, Any]:
+    """The same rows as in our own step."""
+    rows = random_batch(batch, length, vocabulary)
+    return {
+        "input_ids": torch.tensor(rows.tokens).long(),
+        # No row has padding.
+        "attention_mask": torch.ones((batch, length), dtype=torch.long),
+        "labels": torch.tensor(rows.label).long(),
+    }
 
 
 def _import_peers() -> tuple[Any, Any, Any]:
@@ -79,6 +90,7 @@ def _import_peers() -> tuple[Any, Any, Any]:
 def _adapted_model(config: bert.Config, targets: Sequence[str], rank: int) -> Any:
     """A random model of transformers without dropout, adapted by peft."""
     torch, transformers, peft = _import_peers()
+    # Random weights take as long as pretrained ones.
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "vocab_size": config.vocabulary,
@@ -87,6 +99,7 @@ def _adapted_model(config: bert.Config, targets: Sequence[str], rank: int) -> An
         "num_attention_heads": config.heads,
         "intermediate_size": config.ffn,
         "max_position_embeddings": config.max_positions,
+        # Neither has ours.
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }

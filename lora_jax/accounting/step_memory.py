@@ -111,6 +111,7 @@ def predict_memory(
     """
     config = _encoder_config(trainable, frozen)
     leaves = tree.leaves(trainable)
+    # In the dtype of the weights, which is float32.
     gradients = tree.nbytes(trainable)
     itemsize = jnp.dtype(compute_dtype).itemsize
     # With more layers the compiled program has a loop over blocks.
@@ -143,6 +144,7 @@ def _early_gradients(
             inside[path] = leaf
             if path.endswith("kernel"):
                 kernels[path] = leaf
+    # Embeddings and head, if they are trained.
     outside_bytes = tree.nbytes(trainable) - tree.nbytes(inside)
     if not looped:
         return outside_bytes + tree.nbytes(inside) // layers
@@ -156,6 +158,7 @@ def _encoder_config(trainable: Any, frozen: Any) -> bert.Config:
         raise ValueError(
             f"expected a BERT or RoBERTa encoder, got {type(trainable).__name__}"
         )
+    # By exact type: a subclass may keep more.
     unknown = set()
     for layer in methods.adapters(tree.merge(trainable, frozen)).values():
         if type(layer) is not methods.LoRA:

@@ -37,7 +37,12 @@ class Step(NamedTuple):
 
 
 def compile_step(
-    model: Any, method: methods.Method, *, batch: int, length: int, compute_dtype: str
+    model: Any,
+    method: methods.Method,
+    *,
+    batch: int,
+    length: int,
+    compute_dtype: str,
 ) -> Step:
     """Compile the library's own step of an adapted model, for random tokens.
 
@@ -46,27 +51,35 @@ def compile_step(
     results and temporaries).
     """
     adapted = method.adapt(jax.random.key(0), model)
+<<<<<<< HEAD
     settings: Any = {"compute_dtype": compute_dtype}
     config = train.step_config(train.TrainConfig(**settings))
     trainable, frozen = tree.split(adapted, methods.mask(adapted, method))
+=======
+    train_config = train.TrainConfig(compute_dtype=compute_dtype)
+    config = train.step_config(train_config)
+    mask = methods.mask(adapted, method)
+    trainable, frozen = tree.split(adapted, mask)
+    frozen = precision.cast_kernels(frozen, compute_dtype)
+>>>>>>> origin/main
     optimizer_state = train.optimizer(config).init(trainable)
-    rows = random_batch(batch, length, adapted.config.vocabulary)
 
     mesh = devices.mesh(batch)
-    # The step takes the place of its state, and the model is the caller's: a copy.
-    state = jax.tree.map(jnp.copy, trainable), optimizer_state
-    state = list(devices.replicate(state, mesh))
-    frozen = devices.replicate(precision.cast_kernels(frozen, compute_dtype), mesh)
-    rate_and_key = devices.replicate((jnp.float32(1e-3), jax.random.key(1)), mesh)
-    inputs = frozen, devices.shard_rows(rows, mesh), *rate_and_key
-    lowered = train.train_step.lower(
-        *state, *inputs, loss=_loss_of(adapted), config=config
-    )
+    vocabulary = adapted.config.vocabulary
+    rows = random_batch(batch, length, vocabulary)
+    inputs = _place_inputs(frozen, rows, mesh)
+    # A new state takes the memory of the old one, and the model is the caller's.
+    copied = jax.tree.map(jnp.copy, trainable)
+    state = devices.replicate((copied, optimizer_state), mesh)
+    loss = _loss_of(adapted)
+    lowered = train.train_step.lower(*state, *inputs, loss=loss, config=config)
     compiled = lowered.compile()
 
+    # The state of one run is where the next one starts.
     def run() -> None:
-        *state[:], loss = compiled(*state, *inputs)
-        loss.block_until_ready()
+        nonlocal state
+        *state, mean_loss = compiled(*state, *inputs)
+        mean_loss.block_until_ready()
 
     sizes = {
         "optimizer": tree.nbytes(optimizer_state),
@@ -74,6 +87,16 @@ def compile_step(
         **_memory_of(compiled),
     }
     return Step(run, sizes)
+
+
+def _place_inputs(frozen: Any, rows: data.Batch, mesh: Any) -> tuple[Any, ...]:
+    """Spread the rows over the devices, and copy all else to each."""
+    frozen = devices.replicate(frozen, mesh)
+    rows = devices.shard_rows(rows, mesh)
+    learning_rate = jnp.float32(1e-3)
+    key = jax.random.key(1)
+    learning_rate, key = devices.replicate((learning_rate, key), mesh)
+    return frozen, rows, learning_rate, key
 
 
 def _loss_of(model: Any) -> train.Loss:
@@ -84,27 +107,29 @@ def _loss_of(model: Any) -> train.Loss:
 
 def _memory_of(compiled: Any) -> dict[str, float]:
     analysis = compiled.memory_analysis()
-    peak = (
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes
-    )
-    return {"temporary": analysis.temp_size_in_bytes, "peak": peak}
+    temporary = analysis.temp_size_in_bytes
+    # Results that take an argument's place count once.
+    peak = analysis.argument_size_in_bytes
+    peak += analysis.output_size_in_bytes
+    peak -= analysis.alias_size_in_bytes
+    peak += temporary
+    return {"temporary": temporary, "peak": peak}
 
 
 def random_batch(rows: int, length: int, vocabulary: int) -> data.Batch:
     """Return rows of random tokens, none of them padding, of two classes."""
     rng = np.random.default_rng(0)
-    shape = rows, length
+    shape = rows, length  # [B, T]
+    # The first tokens of a vocabulary are special.
+    tokens = rng.integers(5, vocabulary, shape, dtype=np.int32)
+    index = np.arange(rows, dtype=np.int32)
     return data.Batch(
-        # The first tokens of a vocabulary are special.
-        tokens=rng.integers(5, vocabulary, shape, dtype=np.int32),
+        tokens=tokens,
         segments=np.zeros(shape, np.int32),
         length=np.full(rows, length, np.int32),
-        label=np.arange(rows, dtype=np.int32) % 2,
+        label=index % 2,
         weight=np.ones(rows, np.float32),
-        index=np.arange(rows, dtype=np.int32),
+        index=index,
     )
 
 
@@ -119,7 +144,8 @@ def time_in_turn(steps: Sequence[Step], times: int) -> list[list[float]]:
         for step, durations in zip(steps, seconds, strict=True):
             start = time.perf_counter()
             step.run()
-            durations.append(time.perf_counter() - start)
+            end = time.perf_counter()
+            durations.append(end - start)
     return [durations[WARM_UP:] for durations in seconds]
 
 
@@ -135,26 +161,37 @@ def estimate_seconds(
     """
     elements = 0
     for path, leaf in tree.leaves(model.blocks).items():
+        # Biases and norms are negligible.
         if path.endswith("kernel"):
             elements += leaf.size
-    operations_by_split = {"train": 4 * epochs, "validation": 2 * epochs}
+    # A token is trained on in every epoch, and validation is evaluated after each.
+    per_element = {
+        "train": 4 * epochs,
+        "validation": 2 * epochs,
+    }
     operations = 0
     for split, count in tokens.items():
-        operations += elements * operations_by_split.get(split, 2) * count
-    return OVERHEAD[compute_dtype] * operations / product_speed()
+        operations += per_element.get(split, 2) * elements * count
+    overhead = OVERHEAD[compute_dtype]
+    return overhead * operations / product_speed()
 
 
 @lru_cache(maxsize=1)
 def product_speed() -> float:
     """Return the operations a second of a float32 product of the usual size."""
     rows, width = 2048, 768
-    x, w = jnp.ones((rows, width)), jnp.ones((width, width))
+    x = jnp.ones((rows, width))
+    w = jnp.ones((width, width))
     product = jax.jit(jnp.matmul)
+    # Compiled before the clock runs.
     product(x, w).block_until_ready()
     durations = []
     for _ in range(20):
         start = time.perf_counter()
         product(x, w).block_until_ready()
-        durations.append(time.perf_counter() - start)
+        end = time.perf_counter()
+        durations.append(end - start)
+    # A multiplication and an addition.
+    operations = 2 * rows * width * width
     # The shortest: whatever else runs on the machine only adds.
-    return 2 * rows * width * width / min(durations)
+    return operations / min(durations)

@@ -26,6 +26,7 @@ class StorageFormat(NamedTuple):
         return precision.fast_dtype() if self.compute == "auto" else self.compute
 
 
+# Floats have the dtype of their products; bits are dequantized to the fastest.
 FORMATS = {
     "fp32": StorageFormat("none", "float32"),
     "bf16": StorageFormat("none", "bfloat16"),
@@ -45,6 +46,7 @@ def store_base(model: Any, storage: StorageFormat, block: int | None = None) -> 
     """
     if storage.quantize == "none":
         return precision.cast_kernels(model, storage.compute)
+    # A block of None is the format's own.
     spec = quant.FORMATS[storage.quantize]._replace(block=block)
     return quant.quantize_model(model, spec)
 
@@ -62,15 +64,17 @@ def storage_metrics(
     stored = store_base(model, storage, block)
     matrices = tree.find(stored, quant.BODY)
     stored_bytes = sum(matrix.nbytes for matrix in matrices.values())
+    # Over all matrices of the blocks.
     numbers = 0
     absolute = squared = squared_norm = 0.0
     for path, original in tree.find(model, quant.BODY).items():
-        w = np.asarray(original, np.float32)
+        w = np.asarray(original, np.float32)  # [L, i, o]
         difference = _to_float(matrices[path]) - w
         absolute += np.abs(difference).sum()
         squared += (difference**2).sum()
         squared_norm += (w**2).sum()
         numbers += w.size
+    # The entire model, as it would be written.
     arrays = _arrays_by_path(stored)
     return {
         "error/relative": float((squared / squared_norm) ** 0.5),
@@ -89,6 +93,7 @@ def _to_float(matrix: Any) -> np.ndarray:
 
 def _arrays_by_path(model: Any) -> dict[str, np.ndarray]:
     """Every array; a quantized matrix has several, its codes and its scales."""
+    # jax's own leaves: tree.leaves would give a quantized matrix as one.
     leaves_with_keys, _ = jax.tree_util.tree_flatten_with_path(model)
     arrays = {}
     for keys, leaf in leaves_with_keys:

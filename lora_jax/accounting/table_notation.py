@@ -36,6 +36,7 @@ def parse_method(name: str, hyperparameters: str) -> Method:
     if name not in _METHODS:
         raise ValueError(f"method: expected one of {', '.join(_METHODS)}, got {name!r}")
     values = parse_hyperparameters(hyperparameters)
+    # A method looks up what it needs.
     try:
         return _METHODS[name](values)
     except KeyError as missing:
@@ -47,9 +48,11 @@ def parse_method(name: str, hyperparameters: str) -> Method:
 
 def parse_hyperparameters(text: str) -> dict[str, int]:
     """Return the values by name; `-` has none."""
-    values = {}
+    values: dict[str, int] = {}
+    # Fine-tuning and BitFit have none.
     if text == "-":
         return values
+    # `r_q=r_v=8`: all names of a group have its value.
     for group in text.split(","):
         *names, value = group.split("=")
         for name in names:
@@ -58,10 +61,12 @@ def parse_hyperparameters(text: str) -> dict[str, int]:
 
 
 def _lora(values: Hyperparameters) -> LoRA:
+    # LoRA+PE and LoRA+PL have the prefix's lengths too.
     ranks = {name: rank for name, rank in values.items() if name in TARGETS}
     if not ranks:
         raise KeyError(" or ".join(TARGETS))
     targets = ",".join(TARGETS[name] for name in ranks)
+    # Every table gives all matrices one rank.
     distinct = set(ranks.values())
     if len(distinct) != 1:
         raise ValueError(
@@ -74,14 +79,17 @@ def _prefix_embed(values: Hyperparameters) -> Prefix:
     return Prefix(values["l_p"], values["l_i"])
 
 
+# In every layer, and not only at the input.
 def _prefix_layer(values: Hyperparameters) -> Prefix:
     return Prefix(values["l_p"], values["l_i"], every_layer=True)
 
 
 def _adapter_d(values: Hyperparameters) -> Adapter:
+    # AdapterDrop leaves the adapters out of the first blocks.
     return Adapter(values["r"], per_block=1, blocks=values.get("blocks"))
 
 
+# The paper's names, in the order of its tables.
 _METHODS: dict[str, Callable[[Hyperparameters], Method]] = {
     "Fine-Tune": lambda values: FineTune(),
     "FTTop2": lambda values: FineTune(blocks=2),

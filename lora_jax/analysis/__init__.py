@@ -4,6 +4,7 @@ Every function takes arrays or models and returns numbers.
 """
 
 from lora_jax.analysis.amplification import (
+    Parts,
     amplification,
     kernel_similarity,
     layer_amplification,
@@ -32,6 +33,7 @@ from lora_jax.analysis.subspaces import (
 from lora_jax.analysis.truncation import take_deltas, truncate, truncation_loss
 
 __all__ = [
+    "Parts",
     "adapter_error",
     "adapter_file_bits",
     "amplification",

@@ -64,47 +64,99 @@ def amplification(
     Raises:
         ValueError: kernel, b and a do not fit, or r is larger than i or o.
     """
-    fits = are_factors(a, b) and kernel.shape[-2:] == (a.shape[-2], b.shape[-1])
+    fits = are_factors(a, b)
+    fits = fits and kernel.shape[-2] == a.shape[-2]
+    fits = fits and kernel.shape[-1] == b.shape[-1]
     expected = f"kernel [..., i, o], b {FACTOR_B}, a [..., i, r]"
     check_shapes(fits, expected, kernel=kernel, b=b, a=a)
     kernel = widen(kernel)
-    u, s, vt = delta_svd(a, b)
-    # Singular vectors of a zero singular value are arbitrary: they become zero.
-    threshold = s.shape[-1] * jnp.finfo(s.dtype).eps * s[..., :1]
-    nonzero = s > threshold
-    u, v = u * nonzero[..., None, :], vt.mT * nonzero[..., None, :]
-    left_key, right_key = jax.random.split(jax.random.key(0) if key is None else key)
-    random_u = orthonormal(jax.random.normal(left_key, u.shape, u.dtype))
-    random_v = orthonormal(jax.random.normal(right_key, v.shape, v.dtype))
+    u, s, v = _nonzero_directions(a, b)
+    if key is None:
+        key = jax.random.key(0)
+    random_u, random_v = _random_subspaces(key, u, v)
+    # The top r of W, r being the rank of ΔW.
+    rank = s.shape[-1]
+    largest = _largest_values(kernel, rank)
     parts = Parts(
         delta=jnp.linalg.norm(s, axis=-1),
-        of_delta=frobenius_norm(_project(kernel, u, v)),
-        of_w=jnp.linalg.norm(_largest_values(kernel, s.shape[-1]), axis=-1),
-        of_random=frobenius_norm(_project(kernel, random_u, random_v)),
+        of_delta=_projected_norm(kernel, u, v),
+        of_w=jnp.linalg.norm(largest, axis=-1),
+        of_random=_projected_norm(kernel, random_u, random_v),
     )
-    return parts.delta / parts.of_delta, parts
+    factor = parts.delta / parts.of_delta
+    return factor, parts
 
 
-def _project(
+def _nonzero_directions(
+    a: Float[Array, "... i r"],
+    b: Float[Array, "... r o"],
+) -> tuple[
+    Float[Array, "... i r"],
+    Float[Array, "... r"],
+    Float[Array, "... o r"],
+]:
+    """The SVD of ΔW, with singular vectors as columns.
+
+    Those of a zero singular value are arbitrary, and become zero.
+    """
+    u, s, vt = delta_svd(a, b)
+    # The bound of numpy's matrix_rank, for a matrix [r, r].
+    rank = s.shape[-1]
+    tolerance = rank * jnp.finfo(s.dtype).eps
+    largest = s[..., :1]
+    nonzero = s > tolerance * largest
+    columns = nonzero[..., None, :]
+    u = u * columns
+    v = vt.mT * columns
+    return u, s, v
+
+
+def _random_subspaces(
+    key: Key[Array, ""],
+    u: Float[Array, "... i r"],
+    v: Float[Array, "... o r"],
+) -> tuple[
+    Float[Array, "... i r"],
+    Float[Array, "... o r"],
+]:
+    """Orthonormal columns of random subspaces, of the shapes of u and v."""
+    left_key, right_key = jax.random.split(key)
+    left = jax.random.normal(left_key, u.shape, u.dtype)
+    right = jax.random.normal(right_key, v.shape, v.dtype)
+    u = orthonormal(left)
+    v = orthonormal(right)
+    return u, v
+
+
+def _projected_norm(
     kernel: Float[Array, "... i o"],
     u: Float[Array, "... i r"],
     v: Float[Array, "... o r"],
-) -> Float[Array, "... r r"]:
-    return product(product(u.mT, kernel), v)
+) -> Float[Array, "..."]:
+    """||Uᵀ W V||."""
+    rows = product(u.mT, kernel)  # [..., r, o]
+    projected = product(rows, v)  # [..., r, r]
+    return frobenius_norm(projected)
 
 
 def _largest_values(
-    kernel: Float[Array, "... i o"], count: int
+    kernel: Float[Array, "... i o"],
+    count: int,
 ) -> Float[Array, "... count"]:
     """The largest singular values; of a large kernel, of its Krylov projection."""
     columns = count + SPARE_COLUMNS
-    if min(kernel.shape[-2:]) > max(EXACT_WIDTH, KRYLOV_BLOCKS * columns):
-        kernel = product(_krylov_basis(kernel, columns).mT, kernel)
-    return singular_values(kernel)[..., :count]
+    width = min(kernel.shape[-2:])
+    # The projection must be narrower than the kernel to be worth it.
+    if width > max(EXACT_WIDTH, KRYLOV_BLOCKS * columns):
+        basis = _krylov_basis(kernel, columns)
+        kernel = product(basis.mT, kernel)
+    values = singular_values(kernel)
+    return values[..., :count]
 
 
 def _krylov_basis(
-    kernel: Float[Array, "... i o"], columns: int
+    kernel: Float[Array, "... i o"],
+    columns: int,
 ) -> Float[Array, "... i n"]:
     """Orthonormal columns that span the largest left singular vectors.
 
@@ -112,30 +164,46 @@ def _krylov_basis(
     iteration, is off by 2e-3 where they are by 4e-7 (singular values k^(-1/4),
     k <= 3,000).
     """
-    shape = kernel.shape[-1], columns
-    block = jax.random.normal(jax.random.key(0), shape, kernel.dtype)
+    outputs = kernel.shape[-1]
+    # Always the same start: the result is that of the kernel alone.
+    key = jax.random.key(0)
+    block = jax.random.normal(
+        key,
+        (outputs, columns),
+        kernel.dtype,
+    )
     blocks = []
     for _ in range(KRYLOV_BLOCKS):
-        blocks.append(orthonormal(product(kernel, block)))
+        # [..., i, columns]
+        image = orthonormal(product(kernel, block))
+        blocks.append(image)
         # In this order, so that no transpose of the kernel is made.
-        block = product(blocks[-1].mT, kernel).mT
-    return orthonormal(jnp.concatenate(blocks, -1))
+        rows = product(image.mT, kernel)
+        block = rows.mT
+    # n is the columns of all blocks together.
+    stacked = jnp.concatenate(blocks, -1)
+    return orthonormal(stacked)
 
 
-def layer_amplification(layer: Any) -> dict[str, Float[Array, "L"]]:
+def layer_amplification(
+    layer: Any,
+) -> dict[str, Float[Array, " L"]]:
     """Return Table 7's numbers of an adapter: the factor, ||W|| and the parts.
 
     Each is an array over layers; the factor is NaN where ΔW is zero.
     """
     a, b = layer.factors()
+    # Products may be in bfloat16; norms are taken in float32.
     kernel = layer.base.kernel[...].astype(jnp.float32)
     factor, parts = amplification(kernel, b, a)
+    # ||W||, of each layer.
     norm = jnp.linalg.norm(kernel, axis=(-2, -1))
     return {"factor": factor, "w": norm, **parts._asdict()}
 
 
 def kernel_similarity(
-    layer: Any, other: Float[Array, "L d r"]
+    layer: Any,
+    other: Float[Array, "L d r"],
 ) -> Float[Array, "L d r"]:
     """Return φ between W's input directions and those of `other` (Figure 8).
 
@@ -143,6 +211,7 @@ def kernel_similarity(
     """
     kernel = layer.base.kernel[...].astype(jnp.float32)
     # A square factor has W's directions in the input space, and at most d columns.
+<<<<<<< HEAD
     square = jnp.linalg.qr(kernel.mT, mode="r").mT
     return subspace_similarity(square, other)
 
@@ -154,3 +223,7 @@ def metrics_by_layer(numbers: dict[str, Float[Array, "L"]]) -> dict[str, float]:
         for layer, value in enumerate(values.tolist(), start=1):
             metrics[f"layer{layer}/{name}"] = value
     return metrics
+=======
+    upper = jnp.linalg.qr(kernel.mT, mode="r")
+    return subspace_similarity(upper.mT, other)
+>>>>>>> origin/main

@@ -29,20 +29,25 @@ from lora_jax.analysis.linear_algebra import (
 
 
 @jax.jit
-def directions(a: Float[Array, "... d r"]) -> Float[Array, "... d r"]:
+def directions(
+    a: Float[Array, "... d r"],
+) -> Float[Array, "... d r"]:
     """Return the left singular vectors of `a` as columns, the largest value first.
 
     Raises:
         ValueError: not 1 <= r <= d.
     """
     check_shapes(is_tall(a), "a [..., d, r], 1 <= r <= d", a=a)
+    # The SVD of R [..., r, r] is cheaper than that of a.
     basis, core = jnp.linalg.qr(widen(a))
-    return product(basis, jnp.linalg.svd(core)[0])
+    u, _, _ = jnp.linalg.svd(core)
+    return product(basis, u)
 
 
 @jax.jit
 def subspace_similarity(
-    a: Float[Array, "... d r"], b: Float[Array, "... d s"]
+    a: Float[Array, "... d r"],
+    b: Float[Array, "... d s"],
 ) -> Float[Array, "... r s"]:
     """Return φ(A, B, i, j) from 0 to 1 at [..., i - 1, j - 1] (eq. 4, appendix G).
 
@@ -54,16 +59,23 @@ def subspace_similarity(
         ValueError: a and b differ in d, or have more columns than d.
     """
     _check_pair(a, b)
-    squared_cosines = product(directions(a).mT, directions(b)) ** 2
-    i, j = (1 + jnp.arange(size) for size in squared_cosines.shape[-2:])
-    overlap = squared_cosines.cumsum(-2).cumsum(-1)  # [..., i, j]
+    # Of each direction of a with each of b: [..., r, s].
+    cosines = product(directions(a).mT, directions(b))
+    squares = cosines**2
+    # The sum over the top i and the top j.
+    overlap = squares.cumsum(-2).cumsum(-1)
+    rank_a, rank_b = squares.shape[-2:]
+    i = 1 + jnp.arange(rank_a)
+    j = 1 + jnp.arange(rank_b)
+    smaller = jnp.minimum(i[:, None], j)
     # Rounding can exceed 1.
-    return jnp.minimum(overlap / jnp.minimum(i[:, None], j), 1)
+    return jnp.minimum(overlap / smaller, 1)
 
 
 @jax.jit
 def principal_angles(
-    a: Float[Array, "... d r"], b: Float[Array, "... d s"]
+    a: Float[Array, "... d r"],
+    b: Float[Array, "... d s"],
 ) -> Float[Array, "... min(r,s)"]:
     """Return the angles between two column spaces in radians, the smallest first.
 
@@ -74,17 +86,24 @@ def principal_angles(
         ValueError: a and b differ in d, or have more columns than d.
     """
     _check_pair(a, b)
-    large, small = orthonormal(widen(a)), orthonormal(widen(b))
+    # The narrower subspace has as many angles as columns.
+    large = orthonormal(widen(a))
+    small = orthonormal(widen(b))
     if small.shape[-1] > large.shape[-1]:
         large, small = small, large
-    cosines = product(large.mT, small)
-    sines = small - product(large, cosines)
+    # What of the smaller subspace lies in the larger, and what beside it.
+    projected = product(large.mT, small)
+    beside = small - product(large, projected)
+    cosines = singular_values(projected)
+    # Descending too: turned around they belong to the cosines.
+    sines = singular_values(beside)[..., ::-1]
     # A cosine alone is blind below 3e-4 in float32, a sine near pi / 2.
-    return jnp.arctan2(singular_values(sines)[..., ::-1], singular_values(cosines))
+    return jnp.arctan2(sines, cosines)
 
 
 def _check_pair(a: Array, b: Array) -> None:
-    fits = is_tall(a) and is_tall(b) and a.shape[-2] == b.shape[-2]
+    fits = is_tall(a) and is_tall(b)
+    fits = fits and a.shape[-2] == b.shape[-2]
     expected = (
         "a [..., d, r] and b [..., d, s] of one d, r and s in 1..d, "
         "and the same leading axes"
@@ -100,64 +119,93 @@ def low_rank_layers(model: Any) -> dict[str, Any]:
     """
     layers = {}
     for path, layer in methods.adapters(model).items():
-        if hasattr(layer, "factors") and layer.factors()[0].size:
+        if not hasattr(layer, "factors"):
+            continue
+        a, _ = layer.factors()
+        # An idle adapter has r = 0.
+        if a.size:
             layers[path] = layer
     return layers
 
 
 def factor_columns(
-    layer: Any, side: Literal["input", "output"]
+    layer: Any,
+    side: Literal["input", "output"],
 ) -> Float[Array, "L d r"]:
     """Return the factor of an update that spans its input or output space, as columns.
 
     "input" is A, as in the paper; "output" is B transposed.
     """
-    a, b = layer.factors()
-    return a if side == "input" else b.mT
+    a, b = layer.factors()  # [L, i, r], [L, r, o]
+    if side == "input":
+        return a
+    return b.mT
 
 
 def layer_similarities(
-    left: Float[Array, "*L d r"], right: Float[Array, "*L d s"]
+    left: Float[Array, "*L d r"],
+    right: Float[Array, "*L d s"],
 ) -> Float[np.ndarray, "L r s"]:
     """Return `subspace_similarity` in float64 with one layer axis, of length 1 if none.
 
     Raises:
         ValueError: as `subspace_similarity`.
     """
-    phi = np.asarray(subspace_similarity(left, right), float)
+    similarity = subspace_similarity(left, right)
+    # As rows store it: plain floats.
+    phi = np.asarray(similarity, float)
     return phi.reshape(-1, *phi.shape[-2:])
 
 
-def similarity_metrics(phi: Float[np.ndarray, "L r s"], width: int) -> dict[str, float]:
+def similarity_metrics(
+    phi: Float[np.ndarray, "L r s"],
+    width: int,
+) -> dict[str, float]:
     """Return φ(1, 1) of each layer, and the means of φ(1, 1) and φ(r, r) over layers.
 
     The keys are `layer1/phi_1_1` and `mean/phi_1_1`; `expected/phi_1_1` is what random
     directions in `width` dimensions would have.
     """
+    # The lower rank: A's, which the paper puts first.
     rank = phi.shape[-2]
     metrics = {}
+    # Layers count from 1, as in the paper.
     for number, similarity in enumerate(phi, start=1):
         metrics[f"layer{number}/phi_1_1"] = similarity[0, 0]
+    # The top direction, and all directions of the lower rank.
     for i in (1, rank):
-        metrics[f"mean/phi_{i}_{i}"] = phi[:, i - 1, i - 1].mean()
+        diagonal = phi[:, i - 1, i - 1]
+        metrics[f"mean/phi_{i}_{i}"] = diagonal.mean()
     for i in (1, rank):
         metrics[f"expected/phi_{i}_{i}"] = i / width
     return metrics
 
 
-def shared_directions(phi: Float[np.ndarray, "r s"], width: int) -> float:
+def shared_directions(
+    phi: Float[np.ndarray, "r s"],
+    width: int,
+) -> float:
     """Return how many directions are shared beyond those that random subspaces share.
 
     That is r (φ(r, r) - r / d), with d the width of the space.
     """
     rank = len(phi)
-    return rank * (phi.diagonal()[-1] - rank / width)
+    expected = rank / width
+    # φ(r, r): of all directions of the lower rank.
+    similarity = phi.diagonal()[-1]
+    return rank * (similarity - expected)
 
 
 def similarity_by_rank(
-    phi: Float[np.ndarray, "r s"], width: int, ranks: Sequence[int]
+    phi: Float[np.ndarray, "r s"],
+    width: int,
+    ranks: Sequence[int],
 ) -> list[float]:
     """Return φ(i, i) for each i of `ranks`, then the number of shared directions."""
+    # φ(1, 1), φ(2, 2) and so on.
     diagonal = phi.diagonal()
-    values = [diagonal[rank - 1] for rank in ranks]
-    return [*values, shared_directions(phi, width)]
+    values = []
+    for rank in ranks:
+        values.append(diagonal[rank - 1])
+    values.append(shared_directions(phi, width))
+    return values

@@ -39,21 +39,38 @@ def take_deltas(model: Any, base: Any) -> TrainedDeltas:
     Raises:
         ValueError: a model without adapters whose tree is not that of `base`.
     """
-    if adapters := methods.adapters(model):
-        deltas = {}
-        for path, layer in adapters.items():
-            # Idle adapters have no directions.
-            if layer.parameters():
-                deltas[path] = SVD(*delta_svd(*layer.factors()))
-        return TrainedDeltas(methods.unload(model), deltas)
+    adapters = methods.adapters(model)
+    if adapters:
+        return _take_from_adapters(model, adapters)
+    # Full fine-tuning has no adapters: W - W0 of every matrix.
     deltas = decompose(base, model, BLOCKS)
     layers = tree.nodes(base)
-    kernels = {f"{path}/kernel": layers[path].kernel[...] for path in deltas}
+    kernels = {}
+    for path in deltas:
+        kernels[f"{path}/kernel"] = layers[path].kernel[...]
+    # The trained model, with W0 in the matrices that were decomposed.
     return TrainedDeltas(tree.replace(model, kernels), deltas)
+
+
+def _take_from_adapters(
+    model: Any,
+    adapters: dict[str, Any],
+) -> TrainedDeltas:
+    deltas = {}
+    for path, layer in adapters.items():
+        # Idle adapters have no directions.
+        if not layer.parameters():
+            continue
+        # With LoRA's scale in them.
+        a, b = layer.factors()
+        u, s, vt = delta_svd(a, b)
+        deltas[path] = SVD(u, s, vt)
+    return TrainedDeltas(methods.unload(model), deltas)
 
 
 def truncate(trained: TrainedDeltas, k: int) -> Any:
     """Return the model with the top k directions of each ΔW, as LoRA of rank k."""
+    # Plain layers: what the LoRA wraps.
     layers = tree.nodes(trained.model)
     truncated = {}
     for path, delta in trained.deltas.items():
@@ -62,7 +79,8 @@ def truncate(trained: TrainedDeltas, k: int) -> Any:
 
 
 def truncation_loss(
-    spectra: Sequence[Float[np.ndarray, "L r"]], k: int
+    spectra: Sequence[Float[np.ndarray, "L r"]],
+    k: int,
 ) -> dict[str, float]:
     """Return what truncation to k takes away, from the singular values of each matrix.
 
@@ -73,33 +91,55 @@ def truncation_loss(
     Raises:
         ValueError: every ΔW is zero.
     """
+    # ||ΔW||² over all matrices, and what of it is cut off.
     total = _squared_norm(spectra, start=0)
     if not total:
         raise ValueError(
             "expected a training that changes its matrices; ΔW is zero: "
             "is the learning rate too low?"
         )
-    energies = [_energy(s, k) for s in spectra]
-    ranks = [effective_rank(s) for s in spectra]
+    truncated = _squared_norm(spectra, start=k)
+    energies, ranks = [], []
+    for s in spectra:
+        # One number for each layer: [L].
+        energies.append(_energy(s, k))
+        ranks.append(effective_rank(s))
     return {
-        "delta/relative_error": (_squared_norm(spectra, start=k) / total) ** 0.5,
+        "delta/relative_error": (truncated / total) ** 0.5,
         "delta/energy": _mean(energies),
         "delta/effective_rank": _mean(ranks),
     }
 
 
-def _squared_norm(spectra: Sequence[np.ndarray], start: int) -> float:
+def _squared_norm(
+    spectra: Sequence[np.ndarray],
+    start: int,
+) -> float:
     """||ΔW||² without the top `start` directions, over all matrices."""
-    return sum(float((s[..., start:] ** 2).sum()) for s in spectra)
+    norms = []
+    for s in spectra:
+        # ||ΔW||² is the sum of squared singular values.
+        squares = s[..., start:] ** 2
+        norms.append(float(squares.sum()))
+    return sum(norms)
 
 
-def _energy(s: Float[np.ndarray, "L r"], k: int) -> Any:
+def _energy(
+    s: Float[np.ndarray, "L r"],
+    k: int,
+) -> Any:
     """The share of ||ΔW||² in the top k directions, of each layer."""
     if k == 0:
         return np.zeros(s.shape[:-1])
+    # A matrix may have fewer directions than k.
     last = min(k, s.shape[-1]) - 1
     return energy(s)[..., last]
 
 
 def _mean(by_matrix: Sequence[Any]) -> float:
-    return float(np.mean(np.concatenate([np.ravel(values) for values in by_matrix])))
+    """The mean over matrices and their layers."""
+    # Matrices may differ in their layers.
+    flat = []
+    for values in by_matrix:
+        flat.append(np.ravel(values))
+    return float(np.mean(np.concatenate(flat)))

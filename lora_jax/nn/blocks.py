@@ -79,6 +79,7 @@ def scan_blocks(
     each layer, if any: along a leading layer axis, or in a tuple like `blocks`. So have
     the outputs. `unroll` compiles a stack as straight code, see `should_unroll`.
     """
+    # Single blocks need not be alike, and cannot be scanned.
     if isinstance(blocks, tuple):
         return _loop_over_tuple(step, x, blocks, caches)
     return _scan_stacks(step, x, blocks, caches, unroll)
@@ -99,6 +100,7 @@ def _scan_stacks(step, x, blocks, caches, unroll):
             stack,
             _slice_layers(caches, start, stop),
         )
+        # One program for a layer, run as often as the stack has layers.
         x, output = jax.lax.scan(
             scanned_step,
             x,
@@ -131,6 +133,7 @@ def without_last(blocks: Any) -> tuple[Any, Any]:
     *first_stacks, last_stack = stacks(blocks)
     last = jax.tree.map(lambda leaf: leaf[-1], last_stack)
     others = _slice_layers(last_stack, None, -1)
+    # What is left of two stacks is two stacks again.
     if first_stacks:
         others = Stacks(first_stacks[0], others)
     return others, last

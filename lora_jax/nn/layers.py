@@ -77,6 +77,7 @@ class Embedding(nnx.Module):
         self,
         tokens: Int[Array, "..."],
     ) -> Float[Array, "... D"]:
+        # Of a quantized table only these rows are dequantized.
         table = self.embedding.get_value()
         if is_quantized(table):
             return table.rows(tokens)
@@ -105,6 +106,7 @@ class RMSNorm(nnx.Module):
 def _divide_by_rms(x, scale, epsilon):
     wide = x.astype(jnp.float32)
     mean_square = (wide**2).mean(-1, keepdims=True)
+    # epsilon keeps a row of zeros finite.
     unit = wide * jax.lax.rsqrt(mean_square + epsilon)
     return (unit * scale).astype(x.dtype)
 

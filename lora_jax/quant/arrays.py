@@ -68,6 +68,7 @@ def from_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantize
 
 def _template(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
     """Return the value with shapes as its leaves; raise an error if there is none."""
+    # Facts first: they say what the arrays have to be.
     rows, columns = facts["stored"]
     block = facts["block"]
     dtype = np.dtype(facts["dtype"])
@@ -95,6 +96,7 @@ def _template(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantized:
 
 
 def _check_arrays(arrays: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    # Compared as the texts that the message shows.
     expected_text = _describe(expected)
     actual_text = _describe(arrays)
     # Both what is missing and what is not expected are problems.

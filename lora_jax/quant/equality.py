@@ -8,6 +8,7 @@ import numpy as np
 
 def same_bits(a: Any, b: Any) -> bool:
     """Return whether two trees have the same structure, and leaves of the same bits."""
+    # The fields that are no arrays are part of the structure.
     a_leaves, a_structure = jax.tree.flatten(a)
     b_leaves, b_structure = jax.tree.flatten(b)
     if a_structure != b_structure:

@@ -89,6 +89,7 @@ def quantize_model(model: Any, quantize: str | Spec) -> Any:
         ValueError: no path matches `Spec.paths`, or a leaf cannot be quantized; names
             it.
     """
+    # Leaves that are quantized already match too, and `spec` leaves them alone.
     spec = find_spec(quantize)
     leaves = tree.leaves(model)
     replacements = {}

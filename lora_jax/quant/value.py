@@ -130,6 +130,7 @@ class Quantized:
         if self.transposed or row_size % self.block:
             return self.dequantize()[index]
 
+        # Codes, scales and minima lie row by row, in the order of the numbers.
         def select_rows(stored):
             by_row = stored.reshape(row_count, -1)
             return by_row[index].reshape(-1)

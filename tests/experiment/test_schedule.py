@@ -207,9 +207,7 @@ class TestExperiment:
 
     def test_a_folder_that_is_a_file(self, tmp_path):
         (tmp_path / "out").write_text("")
-        with pytest.raises(
-            OSError, match=r"--out: expected a folder .*File exists"
-        ):
+        with pytest.raises(OSError, match=r"--out: expected a folder .*File exists"):
             TOY.main(["--out", str(tmp_path / "out")])
 
     def test_a_full_disk_while_drawing_says_that_the_rows_are_safe(

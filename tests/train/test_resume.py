@@ -1,4 +1,4 @@
-"""A training that is stopped and goes on."""
+"""A training that is killed and continues from its last save."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ CONFIG = train.TrainConfig(learning_rate=0.02, epochs=3, batch=8)  # 4 steps an 
 
 
 class Killed(BaseException):
-    pass
+    """Stands for the signal that ends a process."""
 
 
 @pytest.fixture(scope="module")
@@ -24,34 +24,25 @@ def model(tiny):
 
 @pytest.fixture(scope="module")
 def fit(model, examples):
-    def fit(config=CONFIG, **options):
-        def score(
-            candidate,
-        ):  # highest after the first epoch, so that the best is not the last
-            change = (
-                tree.leaves(candidate)["head/kernel"]
-                - tree.leaves(model)["head/kernel"]
-            )
-            return {"closeness": -float(jnp.abs(change).sum())}
+    """`fit(**options)`: a training whose first epoch is the best, not its last."""
 
+    def score(candidate):
+        kernel = tree.leaves(candidate)["head/kernel"]
+        change = kernel - tree.leaves(model)["head/kernel"]
+        # Highest where the head has moved least.
+        return {"closeness": -float(jnp.abs(change).sum())}
+
+    def run(**options):
         objective = train.Objective(classification.loss, examples, (16,), pad=1)
-        options = {"seed": 0, "score": score, **options}
-        return train.fit(model, methods.mask(model, LORA), objective, config, **options)
+        mask = methods.mask(model, LORA)
+        return train.fit(model, mask, objective, CONFIG, seed=0, score=score, **options)
 
-    return fit
+    return run
 
 
 @pytest.fixture(scope="module")
-def whole(fit):
+def uninterrupted(fit):
     return fit()
-
-
-def killed_at(step):
-    def report(at):
-        if at.step == step:
-            raise Killed
-
-    return report
 
 
 @pytest.fixture
@@ -59,58 +50,69 @@ def save_always(monkeypatch):
     monkeypatch.setattr(state, "SECONDS_BETWEEN_SAVES", 0.0)
 
 
+def kill(fit, folder, step):
+    """Run the training until it is killed after that step."""
+
+    def report(progress):
+        if progress.step == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(report=report, resume=folder)
+
+
+@pytest.mark.usefixtures("save_always")
 class TestResume:
-    @pytest.mark.parametrize(
-        "step", [2, 5, 12]
-    )  # in the first epoch, just after it, at the last step
-    def test_killed_and_started_again_it_ends_as_if_never_stopped(
-        self, step, fit, whole, same, tmp_path, save_always
+    # In the first epoch, just after it, at the last step.
+    @pytest.mark.parametrize("step", [2, 5, 12])
+    def test_it_ends_as_if_it_had_never_been_killed(
+        self, step, fit, uninterrupted, same, tmp_path
     ):
-        with pytest.raises(Killed):
-            fit(report=killed_at(step), resume=tmp_path / "run")
-        steps = []
-        again = fit(
-            report=lambda at: steps.append((at.step, at.tokens)),
-            resume=tmp_path / "run",
-        )
-        assert steps[0][0] == step, "it goes on before the step it was killed in"
-        assert steps[-1] == (12, whole.tokens)
-        assert (
-            same(again.model, whole.model) and again.best_epoch == whole.best_epoch == 1
-        )
-        assert (
-            again.losses.tobytes() == whole.losses.tobytes()
-            and again.validation == whole.validation
-        )
+        folder = tmp_path / "run"
+        kill(fit, folder, step)
+        reports = []
+        resumed = fit(report=reports.append, resume=folder)
+        # The step that it was killed in had not been saved.
+        assert reports[0].step == step
+        assert reports[-1].step == 12
+        assert reports[-1].tokens == uninterrupted.tokens
+        assert same(resumed.model, uninterrupted.model)
+        assert resumed.best_epoch == uninterrupted.best_epoch == 1
+        assert resumed.losses.tobytes() == uninterrupted.losses.tobytes()
+        assert resumed.validation == uninterrupted.validation
 
-    def test_twice_killed_too(self, fit, whole, same, tmp_path, save_always):
-        for step in (3, 7):
-            with pytest.raises(Killed):
-                fit(report=killed_at(step), resume=tmp_path / "run")
-        assert same(fit(resume=tmp_path / "run").model, whole.model)
+    def test_it_may_be_killed_twice(self, fit, uninterrupted, same, tmp_path):
+        folder = tmp_path / "run"
+        kill(fit, folder, 3)
+        kill(fit, folder, 7)
+        assert same(fit(resume=folder).model, uninterrupted.model)
 
-    def test_a_short_training_saves_nothing(self, fit, tmp_path):
-        fit(resume=tmp_path / "run")
-        assert not (tmp_path / "run").exists()
+    def test_the_state_of_another_training_is_refused(self, fit, tmp_path):
+        folder = tmp_path / "run"
+        training_state.save(folder, 1, [np.zeros(3)], {})
+        text = r"run: cannot resume from here .*delete it to start this training anew"
+        with pytest.raises(ValueError, match=text):
+            fit(resume=folder)
 
+
+def test_a_short_training_saves_nothing(fit, tmp_path):
+    fit(resume=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class TestTrainingState:
     def test_one_save_is_kept_and_half_a_save_is_none(self, tmp_path):
         for step in (1, 2):
-            training_state.save(tmp_path, step, [np.arange(3.0) * step], {"step": step})
-        assert [path.name for path in tmp_path.iterdir() if path.name.isdigit()] == [
-            "2"
-        ]
-        (tmp_path / "3.orbax-checkpoint-tmp").mkdir()  # what a kill leaves behind
+            arrays = [np.arange(3.0) * step]
+            training_state.save(tmp_path, step, arrays, {"step": step})
+        saves = [path.name for path in tmp_path.iterdir() if path.name.isdigit()]
+        assert saves == ["2"]
+        # This is what a kill leaves behind.
+        (tmp_path / "3.orbax-checkpoint-tmp").mkdir()
         arrays, facts = training_state.restore(tmp_path, [np.zeros(3)])
-        assert facts == {"step": 2} and arrays[0].tolist() == [0, 2, 4]
+        assert facts == {"step": 2}
+        assert arrays[0].tolist() == [0, 2, 4]
 
     def test_nothing_saved_is_none(self, tmp_path):
         assert training_state.restore(tmp_path / "none", [np.zeros(3)]) is None
         assert training_state.restore(tmp_path, [np.zeros(3)]) is None
-
-    def test_the_state_of_another_training_is_refused(self, fit, tmp_path):
-        training_state.save(tmp_path / "run", 1, [np.zeros(3)], {})
-        with pytest.raises(
-            ValueError,
-            match=r"run: cannot resume from here .*delete it to start this training anew",
-        ):
-            fit(resume=tmp_path / "run")

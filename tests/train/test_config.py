@@ -1,0 +1,80 @@
+"""The configuration of a training: its check, and the learning rate it stands for."""
+
+from dataclasses import fields, replace
+
+import pytest
+
+from lora_jax import devices, train
+
+
+class TestLearningRate:
+    def rates(self, config: train.TrainConfig, steps: int) -> list[float]:
+        return [train.learning_rate(config, step, steps) for step in range(steps)]
+
+    def test_warms_up_and_decays(self):
+        config = train.TrainConfig(learning_rate=6.0, warmup=0.25)
+        # Two of eight steps warm up.
+        expected = [3.0, 6, 6, 5, 4, 3, 2, 1]
+        assert self.rates(config, 8) == pytest.approx(expected)
+
+    def test_decays_from_the_start_without_a_warm_up(self):
+        config = train.TrainConfig(learning_rate=4.0, warmup=0.0)
+        assert self.rates(config, 4) == pytest.approx([4, 3, 2, 1])
+        assert train.learning_rate(config, 0, 1) == 4
+
+
+class TestCheck:
+    def test_all_wrong_settings_are_named_at_once(self):
+        wrong = train.TrainConfig(
+            learning_rate=0,
+            epochs=0,
+            batch=6,
+            accumulate=4,
+            weight_decay=-1,
+            warmup=1,
+            clip=-1,
+            label_smoothing=1,
+            hidden_dropout=1,
+            compute_dtype="float16",  # type: ignore[arg-type]
+        )
+        with pytest.raises(ValueError) as caught:
+            train.check(wrong)
+        text = str(caught.value)
+        assert "learning_rate: expected > 0, got 0" in text
+        assert "accumulate: expected >= 1 and a divisor of batch, got 4" in text
+        assert "compute_dtype: expected float32 or bfloat16, got float16" in text
+        # A batch of 6 is fine, and offload is wrong on other backends only.
+        fine = ("batch", "offload")
+        for field in fields(train.TrainConfig):
+            if field.name not in fine:
+                assert f"{field.name}: expected" in text
+
+    def test_the_dtype_has_to_be_resolved(self):
+        config = train.TrainConfig(compute_dtype="auto")
+        with pytest.raises(ValueError, match=r"^compute_dtype: expected .*, got auto$"):
+            train.check(config)
+
+    def test_offload_needs_a_backend_with_such_memory(self, monkeypatch):
+        monkeypatch.setattr(devices, "memory_kinds", lambda: ["device"])
+        config = replace(train.TrainConfig(), offload=True)
+        text = r"offload: .*pinned_host memory.* \(this one: device\), got True"
+        with pytest.raises(ValueError, match=text):
+            train.check(config)
+
+
+def test_all_that_is_compiled_comes_from_the_configuration():
+    config = train.TrainConfig(
+        batch=8,
+        accumulate=2,
+        weight_decay=0.2,
+        clip=3.0,
+        label_smoothing=0.4,
+        hidden_dropout=0.5,
+        compute_dtype="bfloat16",
+        offload=True,
+    )
+    step = train.step_config(config)
+    for name, value in step._asdict().items():
+        assert value == getattr(config, name)
+        # None of them is at its default, which could be a coincidence.
+        assert value != getattr(train.StepConfig(), name)
