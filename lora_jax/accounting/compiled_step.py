@@ -27,13 +27,8 @@ def compiled_bytes(
     Raises:
         ValueError: the backend does not say.
     """
-<<<<<<< HEAD
-    settings: Any = {"compute_dtype": compute_dtype}
-    config = train.step_config(train.TrainConfig(**settings))
-=======
     config = train.step_config(train.TrainConfig(compute_dtype=compute_dtype))
     # Everything the step takes, as shapes.
->>>>>>> origin/main
     state = jax.eval_shape(train.optimizer(config).init, trainable)
     rows = abstract_batch(batch, length)
     learning_rate = jax.ShapeDtypeStruct((), "float32")

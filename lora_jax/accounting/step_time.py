@@ -51,17 +51,11 @@ def compile_step(
     results and temporaries).
     """
     adapted = method.adapt(jax.random.key(0), model)
-<<<<<<< HEAD
-    settings: Any = {"compute_dtype": compute_dtype}
-    config = train.step_config(train.TrainConfig(**settings))
-    trainable, frozen = tree.split(adapted, methods.mask(adapted, method))
-=======
     train_config = train.TrainConfig(compute_dtype=compute_dtype)
     config = train.step_config(train_config)
     mask = methods.mask(adapted, method)
     trainable, frozen = tree.split(adapted, mask)
     frozen = precision.cast_kernels(frozen, compute_dtype)
->>>>>>> origin/main
     optimizer_state = train.optimizer(config).init(trainable)
 
     mesh = devices.mesh(batch)

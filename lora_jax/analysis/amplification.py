@@ -211,19 +211,14 @@ def kernel_similarity(
     """
     kernel = layer.base.kernel[...].astype(jnp.float32)
     # A square factor has W's directions in the input space, and at most d columns.
-<<<<<<< HEAD
-    square = jnp.linalg.qr(kernel.mT, mode="r").mT
-    return subspace_similarity(square, other)
+    upper = jnp.linalg.qr(kernel.mT, mode="r")
+    return subspace_similarity(upper.mT, other)
 
 
-def metrics_by_layer(numbers: dict[str, Float[Array, "L"]]) -> dict[str, float]:
+def metrics_by_layer(numbers: dict[str, Float[Array, " L"]]) -> dict[str, float]:
     """Return the numbers of each layer as a row has them: `layer1/factor` and so on."""
     metrics = {}
     for name, values in numbers.items():
         for layer, value in enumerate(values.tolist(), start=1):
             metrics[f"layer{layer}/{name}"] = value
     return metrics
-=======
-    upper = jnp.linalg.qr(kernel.mT, mode="r")
-    return subspace_similarity(upper.mT, other)
->>>>>>> origin/main

@@ -186,11 +186,6 @@ class TestStep:
             np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-7)
 
 
-<<<<<<< HEAD
-    @pytest.mark.parametrize("name", sorted(metrics.LOWER_IS_BETTER))
-    def test_keeps_the_epoch_of_the_lowest_loss(self, name, model, encoded, same):
-        scores, kept = iter([3.0, 1.0, 2.0]), []
-=======
 def fit(model: Any, encoded: data.Encoded, *, seed: int = 0, **options) -> train.Fit:
     objective = train.Objective(language_modeling.loss, encoded, (16,), pad=0)
     mask = methods.mask(model, LORA)
@@ -202,7 +197,6 @@ class TestFit:
     def test_the_epoch_of_the_lowest_loss_is_kept(self, name, model, encoded, same):
         script = iter([3.0, 1.0, 2.0])
         models = []
->>>>>>> origin/main
 
         def score(model):
             models.append(jax.tree.map(np.array, model))
