@@ -106,14 +106,16 @@ def show(rows: list) -> Report:
     sections = [
         Section("GPT-3 175B", [results.table(precision_table(by_precision), digits=2)]),
         Section("The paper's numbers", [pd.DataFrame(judged), EXPLANATION]),
-        Section(f"Every architecture, {MIXED.name}", [results.table(sizes, digits=3)]),
     ]
+    if not sizes.empty:
+        text = results.table(sizes, digits=3)
+        sections.append(Section(f"Every architecture, {MIXED.name}", [text]))
     return Report(
         title="Memory of training GPT-3",
         intro=__doc__,
         sections=sections,
         claims=[claim_of(line) for line in judged],
-        data=sizes,
+        data=None if sizes.empty else sizes,
         comparison=Comparison(by=("model",), value="full, GB", error=""),
     )
 
@@ -160,6 +162,8 @@ def size_table(by_architecture: Mapping[str, Any]) -> pd.DataFrame:
                 "checkpoint, LoRA, MB": metrics["lora/checkpoint"] / 1e6,
             }
         )
+    if not lines:
+        return pd.DataFrame()
     return results.in_order(
         pd.DataFrame(lines), "model", list(accounting.ARCHITECTURES)
     )

@@ -105,7 +105,7 @@ def show(rows: list) -> Report:
         sections=sections,
         claims=truncation_claims(tables[0]),
         data=pd.concat(tables),
-        figures={"": figure(tables[0])},
+        figures=figure(tables[0]),
         comparison=Comparison(by=("data", "model", "series", "k")),
     )
 
@@ -192,9 +192,11 @@ def truncation_claims(table: pd.DataFrame) -> list[Claim]:
     return result
 
 
-def figure(table: pd.DataFrame) -> plots.Figure:
+def figure(table: pd.DataFrame) -> dict[str, plots.Figure]:
     """Score, and relative error, against k; a dotted line is the score at k = 0."""
     kept = table[table.k > 0].assign(exact=np.nan)
+    if kept.empty:
+        return {}
     errors = plots.by_label(kept, "series", x="k", y="relative_error", error="exact")
     first = table.iloc[0]
     missing = plots.Panel(errors, "What is missing", "‖ΔW - ΔW_k‖ / ‖ΔW‖")
@@ -208,7 +210,7 @@ def figure(table: pd.DataFrame) -> plots.Figure:
     for index, name in enumerate(dict.fromkeys(kept.series)):
         for value in table.score[(table.series == name) & (table.k == 0)]:
             plots.horizontal_line(drawn, value, index)
-    return drawn
+    return {"": drawn}
 
 
 EXPERIMENT = Experiment(
