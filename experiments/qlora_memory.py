@@ -190,8 +190,9 @@ def figure(lines: pd.DataFrame):
             bars.append(Bar(account, parts))
         bars[0] = bars[0]._replace(total=values["paper"]["total"])
         panels.append(Panel(str(name), bars))
-    columns = [panels[::2], panels[1::2]]
-    rows = [column for column in columns if column]
+    # Three models, or one, fill no two rows.
+    is_even = len(panels) % 2 == 0
+    rows = [panels[::2], panels[1::2]] if is_even else [panels]
     return stacked(rows, xlabel="MB of 2^20 bytes", total_label="label")
 
 
