@@ -31,8 +31,10 @@ def best_text(model: Decoder, prompt: list[int], penalty: float) -> list[int]:
         total = 0.0
         for index in range(size):
             # The logits at index 1, of the prompt's second token, are of the first.
-            total += log_shares[row, 1 + index, text[index]]
-        scores[text[:size]] = total / size**penalty
+            token = text[index]
+            total += log_shares[row, 1 + index, token]
+        shortened = text[:size]
+        scores[shortened] = total / size**penalty
     best = max(scores, key=lambda text: scores[text])
     return [token for token in best if token != END]
 

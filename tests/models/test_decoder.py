@@ -50,8 +50,9 @@ class TestRows:
         before = logits(model, tokens, FULL)
         after = logits(model, other, FULL)
         np.testing.assert_array_equal(before[:, :6], after[:, :6])
-        changes = np.abs(before - after)[:, 6:]
-        assert (changes.max(axis=-1) > 1e-3).all()
+        changes = np.abs(before - after)
+        changes = changes[:, 6:].max(axis=-1)
+        assert (changes > 1e-3).all()
 
     def test_padding_is_seen_by_no_token(self, family):
         model = FAMILIES[family]()
@@ -102,8 +103,11 @@ class TestLogits:
         again = logits(*rows, rate=0.3, key=key)
         other = logits(*rows, rate=0.3, key=other_key)
         np.testing.assert_array_equal(first, again)
-        assert np.abs(first - other).max() > 1e-3
-        assert np.abs(first - plain).max() > 1e-3
+        # The one-sided bounds say that something was dropped, and not the same.
+        changes = np.abs(first - other)
+        assert changes.max() > 1e-3
+        changes = np.abs(first - plain)
+        assert changes.max() > 1e-3
 
     def test_are_float32_of_a_bfloat16_model_too(self):
         model = small_gpt2()
@@ -115,7 +119,12 @@ class TestLogits:
         assert 1e-4 < error(actual, expected) < 0.1
 
 
-def in_pieces(model: Decoder, rows: np.ndarray, start: Any, sizes: list[int]) -> Any:
+def in_pieces(
+    model: Decoder,
+    rows: np.ndarray,
+    start: Any,
+    sizes: list[int],
+) -> Any:
     """The hidden states of rows that are read in pieces of these sizes."""
     pieces = []
     index = 0
@@ -150,7 +159,8 @@ class TestCache:
         left = np.zeros_like(tokens)
         for row in range(3):
             left[row] = np.roll(tokens[row], start[row])
-        actual = in_pieces(forms(model)[form], left, start, sizes)
+        model = forms(model)[form]
+        actual = in_pieces(model, left, start, sizes)
         for row, length in enumerate(LENGTH):
             first = start[row]
             np.testing.assert_allclose(
@@ -165,12 +175,14 @@ class TestCache:
     def test_has_the_shape_of_the_blocks_and_the_heads_of_keys(self, form):
         model = forms(small_llama())[form]
         cache = model.cache(5, 7, jnp.bfloat16)
-        leaves = jax.tree.leaves(cache)
         # Rows, heads of keys, tokens, numbers of a head.
         shape = (5, 2, 7, 4)
         count = 4  # keys and values of two layers
         if form != "tuple":
             shape = (2, *shape)
             count = 2
-        assert [leaf.shape for leaf in leaves] == [shape] * count
-        assert {leaf.dtype for leaf in leaves} == {jnp.dtype("bfloat16")}
+        leaves = jax.tree.leaves(cache)
+        assert len(leaves) == count
+        for leaf in leaves:
+            assert leaf.shape == shape
+            assert leaf.dtype == jnp.bfloat16
