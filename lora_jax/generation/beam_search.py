@@ -31,6 +31,8 @@ NEVER = -1e9
 
 
 class _Beams(NamedTuple):
+    """The state of the search before a step."""
+
     tokens: Int[Array, "B K S"]  # of the beams that go on
     scores: Float[Array, "B K"]  # sums of log-probabilities
     cache: Any
@@ -52,7 +54,9 @@ class _Continuations(NamedTuple):
 
 
 class _Hypotheses(NamedTuple):
-    tokens: Int[Array, "B K N"]
+    """The K best texts of a row that have ended, the best first."""
+
+    tokens: Int[Array, "B K N"]  # the new ones
     scores: Float[Array, "B K"]
 
 
@@ -73,13 +77,21 @@ def search_beams(
 
     def step(beams: _Beams) -> _Beams:
         index = width + beams.step
-        continuations = _continue_beams(beams, start, index, decoding, eos_ids)
-        length = (beams.step + 1.0) ** decoding.length_penalty
+        continuations = _continue_beams(
+            beams,
+            start,
+            index,
+            decoding,
+            eos_ids,
+        )
+        count = beams.step + 1.0  # new tokens
+        length = count**decoding.length_penalty
         hypotheses = _add_hypotheses(beams, continuations, length, width)
 
         # The K best continuations that are not over are the new beams.
         scores = continuations.scores
-        scores = jnp.where(continuations.is_over, scores + NEVER, scores)
+        is_over = continuations.is_over
+        scores = jnp.where(is_over, scores + NEVER, scores)
         scores, chosen = lax.top_k(scores, k)
 
         parents = _take(continuations.beam, chosen)  # [B, K]
@@ -87,6 +99,8 @@ def search_beams(
         token = _take(continuations.token, chosen)  # [B, K]
         token = token.reshape(-1, 1)  # [R, 1]
         states, cache = model.extend(token, cache, index, start)
+
+        may_improve = _may_improve(scores, length, hypotheses)
         return _Beams(
             tokens=_take(continuations.tokens, chosen),
             scores=scores,
@@ -94,7 +108,7 @@ def search_beams(
             logits=last_logits(model, states),
             ended=hypotheses.tokens,
             ended_scores=hypotheses.scores,
-            is_open=beams.is_open & _may_improve(scores, length, hypotheses),
+            is_open=beams.is_open & may_improve,
             step=beams.step + 1,
         )
 
@@ -118,14 +132,16 @@ def _first_beams(
     tokens = add_room(prompts.tokens, new_tokens, filler)
     rows, size = tokens.shape
     tokens = tokens[:, None]  # [B, 1, S]
-    scores = jnp.full((rows, k), NEVER)
+    tokens = jnp.broadcast_to(tokens, (rows, k, size))
+    never = jnp.full((rows, k), NEVER)
+    ended_shape = rows, k, new_tokens
     return _Beams(
-        tokens=jnp.broadcast_to(tokens, (rows, k, size)),
-        scores=scores.at[:, 0].set(0.0),
+        tokens=tokens,
+        scores=never.at[:, 0].set(0.0),
         cache=jax.tree.map(repeat, prompts.cache),
         logits=repeat(prompts.logits),
-        ended=jnp.full((rows, k, new_tokens), filler, tokens.dtype),
-        ended_scores=jnp.full((rows, k), NEVER),
+        ended=jnp.full(ended_shape, filler, tokens.dtype),
+        ended_scores=never,
         is_open=jnp.ones(rows, bool),
         step=jnp.int32(0),
     )
@@ -142,16 +158,24 @@ def _continue_beams(
     rows, k, size = beams.tokens.shape
     log_shares = jax.nn.log_softmax(beams.logits)  # [R, V]
     texts = beams.tokens.reshape(-1, size)  # [R, S]
-    log_shares = forbid_repeats(log_shares, texts, start, index, decoding.no_repeat)
+    log_shares = forbid_repeats(
+        log_shares,
+        texts,
+        start,
+        index,
+        decoding.no_repeat,
+    )
 
     # All continuations of a row's beams compete: [B, K V].
     vocabulary = log_shares.shape[1]
     log_shares = log_shares.reshape(rows, k, vocabulary)
-    sums = beams.scores[..., None] + log_shares
+    scores = beams.scores[..., None]  # [B, K, 1]
+    sums = scores + log_shares
     sums = sums.reshape(rows, -1)
 
     # So many that K of them go on, even if each beam's likeliest tokens are its ends.
-    count = k * max(2, 1 + len(eos_ids))
+    tokens_per_beam = max(2, 1 + len(eos_ids))
+    count = k * tokens_per_beam
     scores, flat_index = lax.top_k(sums, count)
     beam = flat_index // vocabulary
     token = flat_index % vocabulary
@@ -160,7 +184,8 @@ def _continue_beams(
     tokens = _take(beams.tokens, beam)
     column = token[..., None]  # [B, C, 1]
     tokens = lax.dynamic_update_slice(tokens, column, (0, 0, index))
-    is_last = beams.step + 1 == decoding.new_tokens
+    step = beams.step + 1
+    is_last = step == decoding.new_tokens
     is_over = is_end(token, eos_ids) | is_last
     return _Continuations(scores, beam, token, tokens, is_over)
 
@@ -194,10 +219,12 @@ def _may_improve(
     hypotheses: _Hypotheses,
 ) -> Bool[Array, " B"]:
     """Return whether a row's best beam scores above the worst of its K hypotheses."""
-    is_full = (hypotheses.scores > NEVER / 2).all(1)
+    is_scored = hypotheses.scores > NEVER / 2
+    is_full = is_scored.all(1)
     worst = hypotheses.scores[:, -1]
     worst = jnp.where(is_full, worst, NEVER)
-    best = scores[:, 0] / length
+    best = scores[:, 0]
+    best = best / length
     return best > worst
 
 

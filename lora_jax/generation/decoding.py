@@ -36,10 +36,12 @@ def check(decoding: Decoding) -> None:
 
 def is_integer(value: Any) -> bool:
     """Return whether the value is an integer, one of numpy's included."""
+    # True and False are integers in Python.
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:
+    # NaN would pass a comparison that asks whether a value is too large.
     return isinstance(value, Real) and math.isfinite(value)
 
 
@@ -60,6 +62,8 @@ def _is_share(value: Any) -> bool:
 
 
 class _Range(NamedTuple):
+    """The values that a setting may have."""
+
     contains: Callable[[Any], bool]
     description: str
 
@@ -85,6 +89,7 @@ def _range_problems(decoding: Decoding) -> list[str]:
 
 def _conflicts(decoding: Decoding) -> list[str]:
     problems = []
+    # A beam takes the likeliest continuations; top_p restricts what is drawn.
     if decoding.beam > 1 and decoding.temperature:
         problems.append(
             f"temperature: expected 0 with a beam of {decoding.beam}, "

@@ -70,6 +70,7 @@ def generate(
         ValueError: a setting outside its range, or prompts that the model cannot
             continue (see `check_prompts`).
     """
+    # Everything is checked before the model is prepared and compiled.
     check(decoding)
     end_tokens = _check_arguments(model, eos_ids, batch, compute_dtype)
     check_prompts(model.config, prompts, decoding.new_tokens)
@@ -81,11 +82,9 @@ def generate(
     texts: dict[int, list[int]] = {}  # by the index of the prompt
     steps = 0
 
-    # Prompts of like length go together, so that little is padding.
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for first in range(0, len(order), batch):
-        indices = order[first : first + batch]
-        padded = pad_prompts([prompts[index] for index in indices], batch, longest)
+    for first, indices in _batch_by_length(prompts, batch):
+        members = [prompts[index] for index in indices]
+        padded = pad_prompts(members, batch, longest)
         tokens, start = devices.shard_rows(padded, mesh)
         written = continue_prompts(
             ready,
@@ -152,15 +151,30 @@ def _prepare(model: Decoder, compute_dtype: str) -> Decoder:
     layers = []
     for stack in stacks(model.blocks):
         layers += tree.unstack(stack)
-    kernel = model.head().astype(compute_dtype)
+    kernel = model.head().astype(compute_dtype)  # [D, V], adapters merged
     untied = Decoder(
         model.embed, model.blocks, model.norm, Linear(kernel), config=model.config
     )
     return tree.replace(untied, {"blocks": tuple(layers)})
 
 
+def _batch_by_length(
+    prompts: Sequence[Sequence[int]], batch: int
+) -> list[tuple[int, list[int]]]:
+    """Return the batches: the rank of the first prompt, and the indices of all.
+
+    Prompts of like length go together, so that little is padding.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    batches = []
+    for first in range(0, len(order), batch):
+        batches.append((first, order[first : first + batch]))
+    return batches
+
+
 def _batch_key(seed: int, first: int, decoding: Decoding) -> Any:
     """Return the random key of a batch that begins with the prompt of rank `first`."""
+    # Without a key the likeliest token is taken.
     if not decoding.temperature:
         return None
     return jax.random.fold_in(jax.random.key(seed), first)

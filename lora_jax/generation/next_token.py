@@ -107,7 +107,12 @@ def forbid_repeats(
     matches = begins_inside & ends_inside
     for offset in range(size - 1):
         index = end - size + 1 + offset
-        text_token = lax.dynamic_slice_in_dim(tokens, index, 1, axis=1)  # [R, 1]
+        text_token = lax.dynamic_slice_in_dim(
+            tokens,
+            index,
+            1,
+            axis=1,
+        )  # [R, 1]
         stop = offset + windows
         window_token = tokens[:, offset:stop]  # [R, W]
         matches &= window_token == text_token

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-MIN_WIDTH = 32  # of a padded batch
+# The least width of a padded batch: short prompts are not worth a program of their own.
+MIN_WIDTH = 32
 
 
 def check_prompts(
@@ -18,6 +19,7 @@ def check_prompts(
             token ids the model does not have, or that are too long for so many new
             tokens. The message names the first prompt of each kind.
     """
+    # Lists of integers first: what follows looks at their numbers.
     _check_types(prompts)
     positions = config.max_positions
     longest = positions - new_tokens
@@ -36,7 +38,8 @@ def check_prompts(
             "new tokens)",
         ),
     ]
-    if not len(prompts):  # an array has no truth value
+    # Prompts may be the rows of an array, which has no truth value.
+    if len(prompts) == 0:
         problems = ["none"]
     if problems:
         raise ValueError(
@@ -57,6 +60,7 @@ def pad_prompts(
     power_of_two = 1 << (size - 1).bit_length()
     width = min(longest, max(MIN_WIDTH, power_of_two))
 
+    # The padding is token 0; it is never attended to.
     tokens = np.zeros((rows, width), np.int32)
     start = np.zeros(rows, np.int32)
     for row in range(rows):

@@ -25,6 +25,8 @@ from lora_jax.nn.layers import fold_key
 
 
 class _Texts(NamedTuple):
+    """The state of the loop before a step."""
+
     tokens: Int[Array, "B S"]  # the prompts, and the new tokens so far
     cache: Any
     logits: Float[Array, "B V"]  # of the next token
@@ -40,7 +42,7 @@ def write_tokens(
     eos_ids: tuple[int, ...],
 ) -> Written:
     """Return what follows each prompt; without a key each token is the likeliest."""
-    rows, width = prompts.tokens.shape
+    width = prompts.tokens.shape[1]
     start = prompts.start
     new_tokens = decoding.new_tokens
     filler = eos_ids[0]  # what stands after the end of a text
@@ -74,15 +76,20 @@ def write_tokens(
             step=texts.step + 1,
         )
 
-    first = _Texts(
+    first = _first_texts(prompts, new_tokens, filler)
+    last = lax.while_loop(is_unfinished, step, first)
+    return Written(last.tokens[:, width:], last.step)
+
+
+def _first_texts(prompts: ReadPrompts, new_tokens: int, filler: int) -> _Texts:
+    rows = len(prompts.tokens)
+    return _Texts(
         tokens=add_room(prompts.tokens, new_tokens, filler),
         cache=prompts.cache,
         logits=prompts.logits,
         is_done=jnp.zeros(rows, bool),
         step=jnp.int32(0),
     )
-    last = lax.while_loop(is_unfinished, step, first)
-    return Written(last.tokens[:, width:], last.step)
 
 
 def choose_token(

@@ -50,7 +50,7 @@ class Embed(nnx.Module):
         self, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]
     ) -> Float[Array, "B T D"]:
         size = tokens.shape[1]
-        positions = self.positions(self.offset + jnp.arange(size))
+        positions = self.positions(self.offset + jnp.arange(size))  # [T, D]
         summed = self.tokens(tokens) + self.segments(segments) + positions
         return self.norm(summed)
 
@@ -191,9 +191,11 @@ class Encoder(nnx.Module):
         # The head reads the first token alone: the last block is computed for no other.
         states = self.hidden(tokens, segments, length, queries=1, rate=rate, key=key)
         x = states[:, 0]  # [B, D]
-        if self.pooler is not None:
+        if self.pooler is not None:  # BERT's; RoBERTa has it in its head
             x = jnp.tanh(self.pooler(x))
-        x = dropout(fold_key(key, self.config.layers + 1), rate, x)
+        # Key 0 is the embedding's, 1 to L are the blocks', L + 1 is the head's.
+        head_key = fold_key(key, self.config.layers + 1)
+        x = dropout(head_key, rate, x)
         return self.head(x).astype(jnp.float32)
 
 
@@ -210,7 +212,8 @@ def init(key: Key[Array, ""], config: Config, *, labels: int) -> Encoder:
         shape = (*stack, width)
         return LayerNorm(jnp.ones(shape), jnp.zeros(shape), epsilon=config.epsilon)
 
-    # The order of these calls decides which key draws which matrix.
+    # The order of these calls decides which key draws which matrix. The leaves of the
+    # blocks are stacked: [L, ..].
     embed = Embed(
         tokens=Embedding(draw(config.vocabulary, width)),
         positions=Embedding(draw(config.max_positions, width)),
@@ -243,6 +246,7 @@ def init(key: Key[Array, ""], config: Config, *, labels: int) -> Encoder:
 # A checkpoint saved without a head has no prefix.
 PREFIX = r"(?:(?:bert|roberta)\.)?"
 LAYER = PREFIX + r"encoder\.layer\.(\d+)\."
+# The checkpoint's name of each table of embeddings -> ours.
 TABLES = {"word": "tokens", "position": "positions", "token_type": "segments"}
 
 
@@ -253,6 +257,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
         pattern = rf"{PREFIX}embeddings\.{name}_embeddings\.weight"
         tables.append(Rule(pattern, f"embed/{path}/embedding"))
 
+    # Group 1 of `LAYER` is the index of the layer; group 2 is the name of a projection.
     attention = LAYER + r"attention\."
     return (
         *tables,

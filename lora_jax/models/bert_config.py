@@ -44,6 +44,7 @@ class Config(NamedTuple):
                 not have; the message lists them all.
         """
         values = hf_config.read_fields(config, FIELDS)
+        # Relative positions would be other layers.
         positions = config.get("position_embedding_type", "absolute")
         problems = hf_config.choice_problems(
             "hidden_act", values["activation"], ACTIVATIONS

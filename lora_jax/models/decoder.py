@@ -144,7 +144,7 @@ class Decoder(nnx.Module):
         is_text = key_index >= start[:, None]  # [B, S]
         mask = is_past & is_text[:, None]  # [B, T, S]
         positions = index - start[:, None]  # [B, T]
-        # Padding stands before its row's text; it is not attended to, any index will do.
+        # Padding has indices below 0; it is not attended to, so that any will do.
         positions = jnp.maximum(positions, 0)
         return self._run_blocks(tokens, positions, mask, cache, cache_index)
 

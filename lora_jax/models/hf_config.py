@@ -8,6 +8,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+# A parsed config.json: its fields by name.
+Fields = Mapping[str, Any]
+
 
 class FieldKind(NamedTuple):
     """The values that a field may have."""
@@ -16,17 +19,22 @@ class FieldKind(NamedTuple):
     is_valid: Callable[[Any], bool]
 
 
-# `type(value) is int` and not isinstance: JSON's true and false are Python's 1 and 0.
+def _is_whole(value: Any) -> bool:
+    # Not isinstance: JSON's true and false are integers in Python.
+    return type(value) is int
+
+
 def _is_size(value: Any) -> bool:
-    return type(value) is int and value > 0
+    return _is_whole(value) and value > 0
 
 
 def _is_token_id(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return _is_whole(value) and value >= 0
 
 
 def _is_positive(value: Any) -> bool:
-    is_number = type(value) in (int, float)
+    is_number = _is_whole(value) or isinstance(value, float)
+    # Python's json also reads NaN and Infinity.
     return is_number and 0 < value < math.inf
 
 
@@ -42,7 +50,7 @@ KINDS = {  # by our names; every other field is a size
 }
 
 
-def read_fields(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def read_fields(config: Fields, names: Mapping[str, str]) -> dict[str, Any]:
     """Return values of a parsed config.json under our names.
 
     Args:
@@ -52,6 +60,7 @@ def read_fields(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str
     Raises:
         ValueError: fields are missing, or of another kind; the message lists them all.
     """
+    # Missing fields first: only fields that exist have a kind.
     expected = list(names.values())
     missing = [name for name in expected if name not in config]
     if missing:
@@ -71,7 +80,7 @@ def read_fields(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str
     return values
 
 
-def read_eos_ids(config: Mapping[str, Any]) -> tuple[int, ...]:
+def read_eos_ids(config: Fields) -> tuple[int, ...]:
     """Return the tokens that end a text; a config.json names none, one, or a list.
 
     They may be tokens that the model does not have: small random models often keep the
@@ -84,7 +93,7 @@ def read_eos_ids(config: Mapping[str, Any]) -> tuple[int, ...]:
     if value is None:
         return ()
     eos_ids = tuple(value) if isinstance(value, list) else (value,)
-    if any(type(token) is not int for token in eos_ids):
+    if not all(_is_whole(token) for token in eos_ids):
         raise ValueError(
             f"eos_token_id: expected a token id or a list of them, got {value!r}"
         )
@@ -96,11 +105,12 @@ def choice_problems(name: str, value: Any, choices: Iterable[str]) -> list[str]:
     choices = list(choices)
     if value in choices:
         return []
-    message = f"{name} is {value!r}, expected one of {', '.join(choices)}"
+    listed = ", ".join(choices)
+    message = f"{name} is {value!r}, expected one of {listed}"
     return [message]
 
 
-def multiple_problems(config: Mapping[str, Any], name: str, divisor: str) -> list[str]:
+def multiple_problems(config: Fields, name: str, divisor: str) -> list[str]:
     """Return a message, in a list, if one field is no multiple of another."""
     value = config[name]
     unit = config[divisor]

@@ -6,10 +6,12 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Key
 
-STD = 0.02  # the standard deviation that BERT, GPT-2 and Llama are initialized with
+Matrix = Float[Array, "..."]
+# The standard deviation that BERT, GPT-2 and Llama are initialized with.
+STD = 0.02
 
 
-def matrix_drawer(key: Key[Array, ""]) -> Callable[..., Float[Array, "..."]]:
+def matrix_drawer(key: Key[Array, ""]) -> Callable[..., Matrix]:
     """Return a function `draw(*shape, std=0.02)` that draws matrices N(0, std²).
 
     The n-th call uses the n-th key that is derived from `key`, so that a model's
@@ -17,7 +19,7 @@ def matrix_drawer(key: Key[Array, ""]) -> Callable[..., Float[Array, "..."]]:
     """
     counter = itertools.count()
 
-    def draw(*shape: int, std: float = STD) -> Float[Array, "..."]:
+    def draw(*shape: int, std: float = STD) -> Matrix:
         index = next(counter)
         matrix_key = jax.random.fold_in(key, index)
         unit_normal = jax.random.normal(matrix_key, shape)

@@ -66,7 +66,8 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
     def norm(*stack: int) -> RMSNorm:
         return RMSNorm(jnp.ones((*stack, width)), epsilon=config.epsilon)
 
-    # The order of these calls decides which key draws which matrix.
+    # The order of these calls decides which key draws which matrix. The leaves of the
+    # blocks are stacked: [L, ..].
     attention = Attention(
         query=linear(width, query_width, input_bias),
         key=linear(width, key_width, input_bias),
@@ -99,7 +100,7 @@ LINEAR_LAYERS = {  # the name in a block of the checkpoint -> the path in ours
     r"mlp\.up_proj": "mlp/up",
     r"mlp\.down_proj": "mlp/down",
 }
-NORMS = {
+NORMS = {  # likewise; RMSNorm has a scale only
     "input_layernorm": "attention_norm",
     "post_attention_layernorm": "mlp_norm",
 }
@@ -107,20 +108,24 @@ NORMS = {
 
 def rules(config: Config) -> tuple[Rule, ...]:
     """Return where each tensor of a Hugging Face checkpoint goes."""
-    rules = [
+    placed = [
         Rule(r"model\.embed_tokens\.weight", "embed/tokens/embedding"),
         Rule(r"model\.norm\.weight", "norm/scale"),
     ]
+    # Group 1 of `LAYER` is the index of the layer.
     for name, path in NORMS.items():
         pattern = rf"{LAYER}{name}\.weight"
-        rules.append(Rule(pattern, f"blocks/{path}/scale", layer=1))
+        placed.append(Rule(pattern, f"blocks/{path}/scale", layer=1))
     for name, path in LINEAR_LAYERS.items():
-        weight, bias = rf"{LAYER}{name}\.weight", rf"{LAYER}{name}\.bias"
-        rules.append(Rule(weight, f"blocks/{path}/kernel", layer=1, transpose=True))
-        rules.append(Rule(bias, f"blocks/{path}/bias", layer=1))
+        weight = rf"{LAYER}{name}\.weight"
+        bias = rf"{LAYER}{name}\.bias"
+        # Torch stores a weight as [out, in], a kernel here is [in, out].
+        placed.append(Rule(weight, f"blocks/{path}/kernel", layer=1, transpose=True))
+        # A rule that finds no bias does nothing.
+        placed.append(Rule(bias, f"blocks/{path}/bias", layer=1))
     if not config.tie_embeddings:
-        rules.append(Rule(r"lm_head\.weight", "lm_head/kernel", transpose=True))
-    return tuple(rules)
+        placed.append(Rule(r"lm_head\.weight", "lm_head/kernel", transpose=True))
+    return tuple(placed)
 
 
 IGNORE = (  # tensors that are no parameters

@@ -23,6 +23,7 @@ FIELDS = {  # our name -> the name in config.json
 }
 OPTIONAL_FIELDS = {"kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
 
+# Optional fields, true or false, and those that are numbers, of rope_scaling too.
 FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
 NUMBERS = (
     "rope_theta",
@@ -72,6 +73,7 @@ class Config(NamedTuple):
             if config.get(name):
                 names[our_name] = name
         values = hf_config.read_fields(config, names)
+        # Older models have no fields for these two.
         values.setdefault("kv_heads", values["heads"])
         values.setdefault("head_dim", values["width"] // values["heads"])
         values["max_positions"] = min(values["max_positions"], _window(config))

@@ -31,7 +31,8 @@ FAMILIES = {  # by the model_type of config.json
     "qwen2": llama,
 }
 DTYPES = ("float32", "bfloat16", "float16")
-FLOAT = "float"  # for `quantize`: dequantize what the checkpoint has in few bits
+# For `quantize`, instead of a format: dequantize what the checkpoint has in few bits.
+FLOAT = "float"
 
 
 class _Storage(NamedTuple):
@@ -90,12 +91,14 @@ def load(
             `FAMILIES`, or a checkpoint or tokenizer that does not fit the model.
         OSError: the files cannot be found or fetched (see `sources.find_files`).
     """
+    # Options first, so that an error comes before any download.
     spec = None if quantize in (None, FLOAT) else quant.find_spec(quantize)
     storage = _Storage(dtype, spec, to_float=quantize == FLOAT)
     _check_options(dtype, labels)
     if name_or_path in tiny.MODELS:
         return _load_tiny(str(name_or_path), labels, key, storage)
 
+    # Then the small files: configuration and tokenizer.
     files = find_files(name_or_path, revision=revision)
     config = files.config()
     family = _find_family(files, config)
@@ -103,6 +106,7 @@ def load(
     tokenizer = files.tokenizer()
     _check_vocabulary(files.source, tokenizer, config["vocab_size"])
 
+    # Then the weights, into the shapes of a new model.
     init = partial(family.init, config=family_config)
     if family is bert:  # the one family with a head of labels
         init = partial(init, labels=labels)

@@ -1,4 +1,4 @@
-"""Rows of tokens of several lengths: which tokens are padding, which rows fit a model."""
+"""Rows of tokens of several lengths: what is padding, and which rows fit a model."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -27,5 +27,7 @@ def mask_padding(
     rows, size = tokens.shape
     if length is None:
         length = jnp.full(rows, size)
-    is_real = jnp.arange(size) < length[:, None]  # [B, T]
+    index = jnp.arange(size)  # [T]
+    is_real = index < length[:, None]  # [B, T]
+    # One mask for all queries of a row.
     return is_real[:, None]

@@ -33,6 +33,7 @@ def read_scaling(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"config.json: rope_scaling is {scaling!r}, expected an object"
         )
+    # Older files call the field of the type "type".
     old_name = scaling.get("type", "default")
     return {"rope_type": old_name, **scaling}
 
@@ -41,6 +42,7 @@ def rope_problems(config: Mapping[str, Any]) -> list[str]:
     """Return a message for each thing about the scaling that is not implemented."""
     scaling = read_scaling(config)
     problems = []
+    # Some families rotate only a share of a head's numbers.
     share = config.get("partial_rotary_factor", 1.0)
     share = scaling.get("partial_rotary_factor", share)
     if share != 1.0:
@@ -95,6 +97,7 @@ def _scale_as_llama3(frequency: float, scaling: Mapping[str, Any]) -> float:
     factor = scaling["factor"]
     context = scaling["original_max_position_embeddings"]
 
+    # Angles are in radians: 2 π are one turn.
     turns = context * frequency / (2 * math.pi)
     share = (turns - low) / (high - low)
     share = min(max(share, 0.0), 1.0)

@@ -48,6 +48,7 @@ HUB_PATTERNS = (
     "vocab.json",
     "merges.txt",
 )
+# An organization and a name, or a name alone.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 EDGE = 2**16  # bytes at either end of a weight file that its fingerprint reads
 
@@ -76,12 +77,14 @@ def find_files(name_or_path: str | Path, *, revision: str | None = None) -> Mode
         raise ValueError(
             f"revision goes with hub ids only, got revision={revision!r} for {name!r}"
         )
+    # A path that exists goes before a name, a pinned name before the hub.
     if is_gguf:
         return ModelFiles(path.name, frozenset([path.name]), path.parent)
     if is_folder:
         return _files_in_folder(path, source=path.resolve().name)
     if name in ZOO:
         return _files_in_wheel(ZOO[name])
+    # What cannot be a hub id is an error here, not after a request to the hub.
     if path.is_file():
         raise NotADirectoryError(
             f"{name} is a file: expected a GGUF file or the directory with config.json "
@@ -136,7 +139,8 @@ def _files_on_hub(name: str, revision: str | None) -> ModelFiles:
     except Exception as error:
         # The client raises its own, httpx's and the system's errors: no common base.
         raise OSError(_hub_message(name, error)) from error
-    folder = Path(snapshot)  # its name is the commit
+    folder = Path(snapshot)
+    # The client names the folder by the commit, so that a branch is pinned in results.
     return _files_in_folder(folder, source=f"{name}@{folder.name}")
 
 

@@ -17,6 +17,7 @@ from tokenizers import (
 from lora_jax.models import bert, llama
 from lora_jax.models.decoder import Decoder
 
+# As small as the layers allow: smoke runs compile more than they compute.
 BERT_CONFIG = bert.Config(
     kind="bert",
     layers=2,
@@ -59,6 +60,7 @@ def load_bert(
     key = jax.random.key(0) if key is None else key
     model = bert.init(key, BERT_CONFIG, labels=labels)
 
+    # WordPiece marks a token inside a word with ##, so that each letter is there twice.
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     first_letters = [*string.ascii_lowercase, *string.digits]
     inner_letters = [f"##{letter}" for letter in first_letters]
@@ -77,6 +79,7 @@ def load_llama(
     key = jax.random.key(0) if key is None else key
     model = llama.init(key, LLAMA_CONFIG)
 
+    # Byte-level BPE writes each of the 256 bytes as a letter that can be printed.
     byte_letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     ids = _number([*byte_letters, END_OF_TEXT])
     tokenizer = Tokenizer(models.BPE(ids, []))  # no merges: one token is one byte

@@ -14,11 +14,8 @@ from lora_jax.generation.generate import Decoding
 from lora_jax.models.decoder import Decoder
 from lora_jax.train import language_modeling
 from tests.checkpoints.gguf.published import read_smollm2
-from tests.generation.test_generate import compiled_quickly  # noqa: F401
-from tests.models import test_gpt2
-from tests.models.test_gpt2 import compiled, error
-from tests.models.test_llama import adapted
-from tests.parity import test_llama
+from tests.models.small_decoders import error, with_adapters
+from tests.parity import test_gpt2, test_llama
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -138,7 +135,7 @@ class TestLoRA:
         peft = pytest.importorskip("peft")
         theirs, base = test_llama.peer(tmp_path)
         targets = ",".join(NAMES.values())
-        model = adapted(base, targets)
+        model = with_adapters(base, targets)
         wrapped = peft.get_peft_model(
             theirs,
             peft.LoraConfig(
@@ -200,7 +197,7 @@ class TestLoRA:
         model, method, theirs = pair
         trainable, frozen = tree.split(model, methods.mask(model, method))
         key = jax.random.key(0)
-        gradient = compiled(train.gradient, static_argnames=("loss", "config"))
+        gradient = jax.jit(train.gradient, static_argnames=("loss", "config"))
         step = {"loss": language_modeling.loss, "config": self.STEP}
         value, gradients = gradient(trainable, frozen, batch, key, **step)
         wanted = self.loss(theirs, batch)
@@ -220,7 +217,7 @@ class TestLoRA:
         learns = [p for p in theirs.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(learns, lr=0.02, weight_decay=0.1)
         plain = train.train_step.__wrapped__  # pyright: ignore[reportAttributeAccessIssue]
-        train_step = compiled(plain, static_argnames=("loss", "config"))
+        train_step = jax.jit(plain, static_argnames=("loss", "config"))
         for number in range(2):
             trainable, state, value = train_step(
                 trainable,
@@ -258,7 +255,7 @@ def test_smollm2_has_the_logits_and_the_text_of_transformers(tmp_path):
     rows = np.array(
         [prompt + [0] * (lengths.max() - len(prompt)) for prompt in prompts]
     )
-    found = compiled(Decoder.__call__)(model, rows, lengths)
+    found = jax.jit(Decoder.__call__)(model, rows, lengths)
     for row, prompt in zip(found, prompts, strict=True):
         with torch.no_grad():
             assert (

@@ -11,7 +11,7 @@ from lora_jax import data, methods, metrics, quant, train, tree
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
 from lora_jax.train import language_modeling
-from tests.models.test_llama import tiny
+from tests.models.small_decoders import small_llama
 
 LORA = methods.lora("query,value", 4)
 # Three steps an epoch.
@@ -60,7 +60,7 @@ def nats(encoded) -> list[list[float]]:
         size = end - start
         tokens[row, :size] = encoded.tokens[start:end]
     # Each row's logits at t are of the token at t + 1.
-    logits = jax.jit(Decoder.__call__)(tiny(), tokens, encoded.lengths)
+    logits = jax.jit(Decoder.__call__)(small_llama(), tokens, encoded.lengths)
     log_probabilities = np.asarray(jax.nn.log_softmax(logits))
 
     losses = []
@@ -76,7 +76,7 @@ def nats(encoded) -> list[list[float]]:
 
 class TestLoss:
     def test_it_is_that_of_the_target_tokens(self, encoded, batch, nats):
-        total, count = loss(tiny(), batch, PLAIN)
+        total, count = loss(small_llama(), batch, PLAIN)
         targets = nats[0] + nats[1]
         # Of the batch's two rows.
         stop = encoded.offsets[2]
@@ -93,28 +93,28 @@ class TestLoss:
         assert (segments != batch.segments).any()
         changed = batch._replace(tokens=tokens, segments=segments)
 
-        total, count = loss(tiny(), batch, PLAIN)
-        changed_total, changed_count = loss(tiny(), changed, PLAIN)
+        total, count = loss(small_llama(), batch, PLAIN)
+        changed_total, changed_count = loss(small_llama(), changed, PLAIN)
         assert float(changed_total) == pytest.approx(float(total), rel=1e-6)
         assert float(changed_count) == float(count)
 
     def test_bfloat16_is_close(self, batch):
-        exact, _ = loss(tiny(), batch, PLAIN)
+        exact, _ = loss(small_llama(), batch, PLAIN)
         config = PLAIN._replace(compute_dtype="bfloat16")
-        rounded, _ = loss(tiny(), batch, config)
+        rounded, _ = loss(small_llama(), batch, config)
         error = abs(float(exact - rounded))
         assert 0 < error < 0.02 * float(exact)
 
     def test_nothing_predicts_the_first_token(self, batch):
         # All tokens are targets, the first ones too.
         all_marked = batch._replace(segments=np.ones_like(batch.segments))
-        _, count = loss(tiny(), all_marked, PLAIN)
+        _, count = loss(small_llama(), all_marked, PLAIN)
         lengths = batch.length[batch.weight > 0]
         assert float(count) == (lengths - 1).sum()
 
     def test_perplexity_by_hand(self, encoded, nats):
         scores = language_modeling.evaluate(
-            tiny(), encoded, size=4, widths=(16,), pad=0, compute_dtype="float32"
+            small_llama(), encoded, size=4, widths=(16,), pad=0, compute_dtype="float32"
         )
         mean = np.mean(list(itertools.chain(*nats)))
         expected = {"loss": mean, "perplexity": np.exp(mean)}
@@ -131,7 +131,7 @@ def model() -> Any:
     def adapt(base):
         return LORA.adapt(jax.random.key(1), quant.quantize_model(base, "int8"))
 
-    model = adapt(tiny())
+    model = adapt(small_llama())
     moved = {}
     for path, leaf in tree.find(model, "lora_b$").items():
         moved[path] = leaf + 0.1
@@ -145,13 +145,13 @@ def split(model: Any) -> tuple[Any, Any]:
 class TestStep:
     def test_it_passes_its_configuration_to_the_loss(self, batch):
         config = PLAIN._replace(label_smoothing=0.2, compute_dtype="bfloat16")
-        cast = precision.cast_kernels(tiny(), "bfloat16")
+        cast = precision.cast_kernels(small_llama(), "bfloat16")
         total, count = loss(cast, batch, config)
         plain_total, _ = loss(cast, batch, config._replace(label_smoothing=0.0))
         assert abs(float(total - plain_total)) > 0.1
 
-        mask = methods.mask(tiny(), methods.full())
-        trainable, frozen = tree.split(tiny(), mask)
+        mask = methods.mask(small_llama(), methods.full())
+        trainable, frozen = tree.split(small_llama(), mask)
         value, _ = gradient(
             trainable,
             frozen,

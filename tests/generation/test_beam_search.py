@@ -1,0 +1,57 @@
+"""A beam that holds all texts of three tokens out of five finds the best of them."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from lora_jax import generation
+from lora_jax.generation import Decoding
+from lora_jax.models.decoder import Decoder
+from tests.generation.greedy import END, likeliest_text
+from tests.models.small_decoders import logits, small_llama
+
+PROMPTS = [[1, 2], [3, 3], [4, 1], [2, 4]]
+ALL_TEXTS = list(itertools.product(range(5), repeat=3))
+
+
+def best_text(model: Decoder, prompt: list[int], penalty: float) -> list[int]:
+    """The best of all texts, each scored by itself."""
+    rows = [[*prompt, *text] for text in ALL_TEXTS]
+    row_logits = logits(model, np.array(rows, np.int32))
+    log_shares = np.asarray(jax.nn.log_softmax(row_logits))
+
+    scores = {}
+    for row, text in enumerate(ALL_TEXTS):
+        # A text that ends early occurs with all continuations, which do not count.
+        size = 3
+        if END in text:
+            size = text.index(END) + 1
+        total = 0.0
+        for index in range(size):
+            # The logits at index 1, of the prompt's second token, are of the first.
+            token = text[index]
+            total += log_shares[row, 1 + index, token]
+        shortened = text[:size]
+        scores[shortened] = total / size**penalty
+    best = max(scores, key=lambda text: scores[text])
+    return [token for token in best if token != END]
+
+
+@pytest.mark.parametrize("penalty", [0.0, 2.0])
+def test_the_best_of_all_texts(penalty):
+    model = small_llama(vocabulary=5, max_positions=40)
+    decoding = Decoding(3, beam=30, length_penalty=penalty)
+    written = generation.generate(
+        model,
+        PROMPTS,
+        decoding,
+        eos_ids=END,
+        batch=4,
+    )
+    expected = [best_text(model, prompt, penalty) for prompt in PROMPTS]
+    assert written.tokens == expected
+
+    greedy = [likeliest_text(model, prompt, decoding) for prompt in PROMPTS]
+    assert expected != greedy, "greedy finds them too: this shows nothing"
