@@ -110,7 +110,9 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     paper_both = lines.loc[BOTH]
     others = lines.drop(BOTH)
     errors = [math.hypot(both.error, error) for error in others.error]
-    gain = {"against": [f"{{{name}}}" for name in others.index]}
+    names = [f"{{{name}}}" for name in others.index]
+    # Both scores vary, so the difference has both errors.
+    gain = {"against": names}
     gain["ours"] = results.plus_minus(both.value - others.score, errors, sign="+")
     for dataset in paper.lora.DATASETS:
         column = f"paper {dataset}"
@@ -127,8 +129,9 @@ def table5_claims(table: pd.DataFrame) -> list[Claim]:
     for other in ("query", "key"):
         if {BOTH, other} <= set(lines.index):
             statement = f"{{{BOTH}}} is above {{{other}}} at one budget"
-            scores = [claims.line_score(lines.loc[name]) for name in (BOTH, other)]
-            result.append(claims.difference(SOURCE, statement, *scores))
+            both = claims.line_score(lines.loc[BOTH])
+            alone = claims.line_score(lines.loc[other])
+            result.append(claims.difference(SOURCE, statement, both, alone))
     return result
 
 

@@ -27,7 +27,8 @@ def compiled_bytes(
     Raises:
         ValueError: the backend does not say.
     """
-    config = train.step_config(train.TrainConfig(compute_dtype=compute_dtype))
+    settings: Any = {"compute_dtype": compute_dtype}
+    config = train.step_config(train.TrainConfig(**settings))
     # Everything the step takes, as shapes.
     state = jax.eval_shape(train.optimizer(config).init, trainable)
     rows = abstract_batch(batch, length)

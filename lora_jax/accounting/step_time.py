@@ -51,7 +51,8 @@ def compile_step(
     results and temporaries).
     """
     adapted = method.adapt(jax.random.key(0), model)
-    train_config = train.TrainConfig(compute_dtype=compute_dtype)
+    settings: Any = {"compute_dtype": compute_dtype}
+    train_config = train.TrainConfig(**settings)
     config = train.step_config(train_config)
     mask = methods.mask(adapted, method)
     trainable, frozen = tree.split(adapted, mask)

@@ -146,11 +146,11 @@ class TestInit:
 
 class TestScale:
     @pytest.mark.parametrize(
-        "rank, alpha, stabilised, scale",
+        "rank, alpha, stabilized, scale",
         [(8, 16.0, False, 2), (4, 6.0, False, 1.5), (4, 6.0, True, 3)],
     )
-    def test_is_alpha_over_r_or_its_root(self, wide, rank, alpha, stabilised, scale):
-        model = lora("query", rank, alpha, rank_stabilized=stabilised).adapt(KEY, wide)
+    def test_is_alpha_over_r_or_its_root(self, wide, rank, alpha, stabilized, scale):
+        model = lora("query", rank, alpha, rank_stabilized=stabilized).adapt(KEY, wide)
         assert model["query"].scale[...].tolist() == [scale] * rank
 
     def test_first_pattern_that_matches_gives_rank_and_alpha(self, tiny):
@@ -183,8 +183,8 @@ class TestScale:
             [1, 1],
         ]
         assert methods.counts(model, method).adapter == 2 * 2 * (4 + 4)
-        learnt = tree.replace(model, {"query/lora_b": jnp.ones((6, 2, 4))})
-        assert learnt["query"].delta().any(axis=(1, 2)).tolist() == [
+        learned = tree.replace(model, {"query/lora_b": jnp.ones((6, 2, 4))})
+        assert learned["query"].delta().any(axis=(1, 2)).tolist() == [
             True,
             False,
             False,

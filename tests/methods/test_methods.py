@@ -38,7 +38,7 @@ UNMOVED = r"attention/key/(base/)?bias$"  # a key's bias adds the same to all sc
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-# Compiled as written: an optimising compiler fuses, and so rounds, two programs differently, and takes twice as long.
+# Compiled as written: an optimizing compiler fuses, and so rounds, two programs differently, and takes twice as long.
 compiled = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -209,7 +209,7 @@ def test_a_key_and_the_path_decide_the_start(case, base, trained, same):
 
 @every_case
 def test_what_was_learnt_is_kept_and_comes_back(case, trained, same, tmp_path):
-    run, path = trained(case), tmp_path / "learnt.safetensors"
+    run, path = trained(case), tmp_path / "learned.safetensors"
     mask = methods.mask(run.start, CASES[case])
     path.write_bytes(adapter.dump(run.end, mask, {"seed": 1}))
     model, row = adapter.load(path, run.start, mask)
@@ -219,7 +219,7 @@ def test_what_was_learnt_is_kept_and_comes_back(case, trained, same, tmp_path):
 @but(
     "full", *(case for case in CASES if case.startswith("lora "))
 )  # bits cannot learn; of more LoRA there is test_qlora
-def test_a_quantised_base_learns_as_its_dequantised_one_does(case, base, batch):
+def test_a_quantized_base_learns_as_its_dequantized_one_does(case, base, batch):
     model = CASES[case].adapt(jax.random.key(1), quant.quantize_model(base, "nf4"))
     mask = methods.mask(model, CASES[case])
     assert all(

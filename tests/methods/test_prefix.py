@@ -1,4 +1,4 @@
-"""Prefixes: they are tokens in front of the text. What is learnt of them is what such tokens are at each layer."""
+"""Prefixes: they are tokens in front of the text. What is learned of them is what such tokens are at each layer."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""FT-Top2: which layers are apart, on a quantised base too, and how many parameters they have."""
+"""FT-Top2: which layers are apart, on a quantized base too, and how many parameters they have."""
 
 from functools import partial
 
@@ -46,7 +46,7 @@ def test_parameters_are_the_closed_form_s(
     assert size == accounting.trainable_parameters(accounting.FineTune(blocks=2), name)
 
 
-class TestOnAQuantisedBase:
+class TestOnAQuantizedBase:
     def test_the_last_layers_are_floats_and_the_first_keep_their_bits(self, tiny, same):
         small = quant.quantize_model(tiny(layers=3), "nf4")
         model = methods.top(2).adapt(KEY, small)

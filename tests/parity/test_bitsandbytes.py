@@ -1,4 +1,4 @@
-"""The same bytes and numbers as bitsandbytes, either way, for NF4, FP4, double quantisation and LLM.int8."""
+"""The same bytes and numbers as bitsandbytes, either way, for NF4, FP4, double quantization and LLM.int8."""
 
 from typing import Any
 
@@ -151,7 +151,7 @@ def ulps(a: Any, b: Any) -> int:
 
 
 @pytest.mark.parametrize("shape", [(8, 64), (40, 70), (130, 128), (512, 768)])
-def test_double_quantisation(shape):
+def test_double_quantization(shape):
     w = normal(*shape)
     packed, state = theirs(w, "nf4", double=True)
     value = quantize(w, "nf4", double=True)
@@ -161,7 +161,7 @@ def test_double_quantisation(shape):
     np.testing.assert_allclose(
         value.scales.scales, state.state2.absmax, rtol=0, atol=2.0**-21
     )
-    # On a CPU, bitsandbytes first rounds to 65,535 steps from -1 to 1: next to half way it may take the other neighbour.
+    # On a CPU, bitsandbytes first rounds to 65,535 steps from -1 to 1: next to half way it may take the other neighbor.
     ours, codes = (
         np.asarray(value.scales.codes).astype(int),
         state.absmax.numpy().astype(int),
