@@ -208,7 +208,7 @@ def test_a_key_and_the_path_decide_the_start(case, base, trained, same):
 
 
 @every_case
-def test_what_was_learnt_is_kept_and_comes_back(case, trained, same, tmp_path):
+def test_what_was_learned_is_kept_and_comes_back(case, trained, same, tmp_path):
     run, path = trained(case), tmp_path / "learned.safetensors"
     mask = methods.mask(run.start, CASES[case])
     path.write_bytes(adapter.dump(run.end, mask, {"seed": 1}))
