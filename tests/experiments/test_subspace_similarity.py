@@ -1,0 +1,262 @@
+"""φ against numpy's SVD of what was kept, and what is concluded from maps."""
+
+import numpy as np
+import pytest
+import rank_sweep
+import subspace_similarity
+from safetensors.numpy import load_file
+
+from lora_jax.experiment import presets, schedule
+from lora_jax.experiment.config import from_row, key
+from lora_jax.experiment.workbench import Workbenches
+from lora_jax.results import claims
+from lora_jax.results import similarity_maps as maps
+
+EXPERIMENT = subspace_similarity.EXPERIMENT
+SMOKE = ["--preset", "smoke"]
+SOURCES = subspace_similarity.SOURCES
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """The smoke run: r = 2 against 4, seeds 0 and 1."""
+    folder = tmp_path_factory.mktemp("subspace_similarity")
+    EXPERIMENT.main([*SMOKE, "--out", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(out):
+    return EXPERIMENT.rows(out)
+
+
+def similarity(u, v):
+    """Equation 4, cell by cell, from columns of directions."""
+    phi = np.zeros((u.shape[1], v.shape[1]))
+    for i in range(1, 1 + u.shape[1]):
+        for j in range(1, 1 + v.shape[1]):
+            shared = np.linalg.norm(u[:, :i].T @ v[:, :j]) ** 2
+            phi[i - 1, j - 1] = shared / min(i, j)
+    return phi
+
+
+def kept(out, config, name):
+    """What a run has learned, by the config of the run."""
+    file = out / "adapters" / f"{key(from_row(config).flat())}.safetensors"
+    return load_file(file)[name].astype(np.float64)
+
+
+def directions(factor):
+    """The right singular vectors of r x d, as columns."""
+    return np.linalg.svd(factor)[2][: len(factor)].T
+
+
+def test_there_is_a_row_for_each_comparison_and_one_of_random_matrices(rows):
+    compared = []
+    for row in rows:
+        config = row["config"]
+        compared.append((config["comparison"], config["matrix"].rpartition("/")[2]))
+    assert compared == [
+        ("rank", "query"),
+        ("rank", "value"),
+        ("seed", "query"),
+        ("seed", "value"),
+        ("random", "query"),
+    ]
+    for row in rows:
+        left, right = row["config"]["left"], row["config"]["right"]
+        if row["config"]["comparison"] == "rank":
+            assert (left["rank"], right["rank"]) == (2, 4)
+        else:
+            assert (left["seed"], right["seed"]) == (0, 1)
+
+
+def test_phi_is_that_of_numpys_singular_vectors_of_a(out, rows):
+    for row in rows[:4]:
+        config = row["config"]
+        factors = []
+        for name in ("left", "right"):
+            a = kept(out, config[name], f"{config['matrix']}/lora_a")
+            factors.append(a[..., : config[name]["rank"]])
+        for layer, phi in enumerate(row["phi"]):
+            # The paper's A is r x d.
+            u, v = (directions(a[layer].T) for a in factors)
+            np.testing.assert_allclose(phi, similarity(u, v), atol=2e-4)
+            top = row["metrics"][f"layer{layer + 1}/phi_1_1"]
+            assert top == pytest.approx((u[:, 0] @ v[:, 0]) ** 2, abs=1e-4)
+
+
+def test_the_output_side_takes_b_and_trains_nothing_anew(out, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        pytest.fail("trained a run that was kept")
+
+    (tmp_path / "adapters").symlink_to(out / "adapters")
+    monkeypatch.setattr(schedule, "train_run", fail)
+    EXPERIMENT.main([*SMOKE, "--side", "output", "--out", str(tmp_path)])
+    row = EXPERIMENT.rows(tmp_path)[0]
+    config = row["config"]
+    factors = []
+    for name in ("left", "right"):
+        b = kept(out, config[name], f"{config['matrix']}/lora_b")
+        factors.append(directions(b[1, : config[name]["rank"]]))
+    np.testing.assert_allclose(row["phi"][1], similarity(*factors), atol=2e-4)
+    page = (tmp_path / "subspace_similarity" / "README.md").read_text()
+    assert "output side" in page
+
+
+def test_metrics_have_the_means_over_layers_and_the_expected_value(rows):
+    values = np.array(rows[0]["phi"])
+    metrics = rows[0]["metrics"]
+    mean = values[:, 1, 1].mean()
+    assert metrics["mean/phi_2_2"] == pytest.approx(mean, abs=1e-4)
+    assert metrics["expected/phi_2_2"] == 2 / 16
+    assert rows[0]["dimension"] == 16
+
+
+def test_the_trainings_are_those_of_the_rank_sweep():
+    options, base = subspace_similarity.PRESETS["smoke"]
+    ours = set()
+    for item in subspace_similarity.measurements(options, base, Workbenches()):
+        ours.update(item.run_keys())
+    sweep = rank_sweep.Options(ranks=(2, 4), seeds=(0, 1))
+    theirs = set()
+    for item in rank_sweep.measurements(sweep, presets.SMOKE, None):
+        theirs.update(item.run_keys())
+    assert len(ours) == 3
+    assert ours <= theirs
+
+
+def test_the_order_of_rows_changes_nothing(rows):
+    report = subspace_similarity.show(rows)
+    again = subspace_similarity.show(rows[::-1])
+    assert again.data.equals(report.data)
+    assert again.claims == report.claims
+    assert set(report.figures) == {"", "layers", "seeds", "seeds_layers"}
+
+
+def test_the_table_has_a_line_for_each_i_of_every_map(rows):
+    table = maps.cells(rows)
+    # Matrices, layers, lines i; and one map of random matrices.
+    assert len(table) == 2 * 2 * 2 + 2 * 2 * 4 + 4
+    chosen = (table.comparison == "rank") & (table.layer == 2) & (table.i == 1)
+    line = table[chosen].iloc[0]
+    assert list(line[["1", "2", "3", "4"]]) == rows[0]["phi"][1][0]
+    assert list(table.columns[:9]) == [
+        *("model", "data", "side", "comparison", "matrix"),
+        *("rank_left", "seed_left", "rank_right", "seed_right"),
+    ]
+
+
+def test_the_papers_maps_are_as_read_from_its_figures():
+    ranks, seeds = maps.published("rank"), maps.published("seed")
+    layers = [1, 32, 48, 64, 96]
+    assert sorted(ranks.phi["ΔWq"]) == sorted(seeds.phi["ΔWv"]) == layers
+    figure3 = ranks.phi["ΔWq"][48]
+    assert figure3.shape == (8, 64)
+    assert figure3[0, 0] == 0.4043
+    assert np.isnan(figure3[1, 0])
+    random = seeds.phi["random"][48]
+    assert random.shape == (64, 64)
+    assert random[63, 63] == 0.0049
+
+
+@pytest.mark.parametrize("kind", ["rank", "seed"])
+def test_the_paper_passes_the_tests_it_is_put_to(kind):
+    result = maps.claims(SOURCES[kind], kind, maps.published(kind))
+    assert {claim.verdict for claim in result} == {claims.REPRODUCED}
+
+
+def made_up(width=100, **phi):
+    by_matrix = {name: {1: np.array(values)} for name, values in phi.items()}
+    return maps.Maps("ours", width, 1, 1, by_matrix)
+
+
+def evidence(kind, similarities):
+    result = []
+    for claim in maps.claims(SOURCES[kind], kind, similarities):
+        result.append((claim.evidence, claim.verdict == claims.REPRODUCED))
+    return result
+
+
+def test_an_effect_that_is_not_there_is_not_reproduced():
+    chance = [[0.01, 0.02], [0.02, 0.02]]
+    by_chance = made_up(ΔWq=chance, ΔWv=chance)
+    assert evidence("rank", by_chance) == [
+        ("0 of 2", False),
+        ("0 of 2", False),
+        ("0 of 1", False),
+    ]
+    shared = made_up(ΔWq=[[0.3, 0.3], [0.3, 0.2]], ΔWv=[[0.6, 0.6], [0.6, 0.7]])
+    assert evidence("rank", shared) == [
+        ("2 of 2", True),
+        ("1 of 2", False),
+        ("1 of 1", True),
+    ]
+
+
+def test_shared_directions_are_counted_beyond_those_of_random_ones():
+    rank, width = 8, 100
+    # One direction in common, beyond the 0.64 of chance.
+    few = np.full((rank, rank), (1 + rank * rank / width) / rank)
+    random = np.full((rank, rank), rank / width)
+    similarities = made_up(width, ΔWq=few, random=random)
+    assert evidence("seed", similarities) == [
+        ("0 of 1", False),
+        ("1 of 1", True),
+        ("1 of 1", True),
+    ]
+
+
+def test_the_table_has_every_layer_the_mean_and_what_is_expected():
+    first = np.array([[0.5, 0.6], [0.6, 0.7]])
+    second = np.array([[0.3, 0.4], [0.4, 0.5]])
+    by_matrix = {"ΔWq": {1: first, 2: second}, "random": {1: first / 50}}
+    table = maps.similarities(maps.Maps("ours", 100, 1, 2, by_matrix))
+    assert list(table.columns) == [
+        *("source", "matrix", "layer"),
+        *("φ(1,1)", "φ(2,2)", "n"),
+    ]
+    assert list(table.layer) == ["1", "2", "mean", "mean", ""]
+    assert table.matrix.iloc[-1] == "expected, d = 100"
+    numbers = [
+        [0.5, 0.7, 2 * 0.68],
+        [0.3, 0.5, 2 * 0.48],
+        [0.4, 0.6, 2 * 0.58],
+        [0.01, 0.014, -0.012],
+        [0.01, 0.02, 0],
+    ]
+    np.testing.assert_allclose(table.iloc[:, 3:].astype(float), numbers)
+
+
+def test_between_two_ranks_the_cells_the_paper_leaves_white_are_white(rows):
+    sources = [maps.ours(rows[:2]), maps.published("rank")]
+    figure = maps.middle_layer("rank", sources)
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    shapes = [(2, 4), (2, 4), (2, 2), (2, 2), (8, 64), (8, 64)]
+    assert [image.shape for image in shown] == shapes
+    np.testing.assert_array_equal(shown[0].mask, np.tri(2, 4, -1, dtype=bool))
+    np.testing.assert_array_equal(shown[2].mask, ~np.tri(2, dtype=bool))
+    np.testing.assert_array_equal(shown[4].mask, np.tri(8, 64, -1, dtype=bool))
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (
+            ["--ranks", "4", "4"],
+            "expected ranks LOW HIGH and two different seeds, got 4 4 and 0 1",
+        ),
+        (["--seeds", "1", "1"], "two different seeds, got 2 4 and 1 1"),
+        (["--method", "bitfit"], "expected low-rank adapters, as lora's, got bitfit"),
+        (
+            ["--targets", "mlp/up,mlp/down"],
+            "one width on the input side, got {'blocks/mlp/down': 32, 'blocks/mlp/up'",
+        ),
+        (["--targets", "query|pooler"], "matrices that every block has, got also"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_trained(flags, text, tmp_path):
+    with pytest.raises(ValueError) as error:
+        EXPERIMENT.main([*SMOKE, "--out", str(tmp_path), *flags])
+    assert text in str(error.value)
+    assert not list(tmp_path.iterdir())

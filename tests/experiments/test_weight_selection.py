@@ -1,0 +1,142 @@
+"""The budget's ranks by hand, and what the page says of made-up scores."""
+
+import pytest
+import weight_selection
+
+from lora_jax.experiment import presets
+from lora_jax.experiment.config import key
+from lora_jax.experiment.workbench import Workbenches
+from lora_jax.results import claims
+
+BASE = presets.SMOKE
+BENCHES = Workbenches()
+SCORES = {
+    "query,value": (0.8, 0.82),
+    "query": (0.7, 0.7),
+    "key": (0.6, 0.62),
+    "value": (0.79, 0.81),
+}
+
+
+def ranks(base=BASE, **options):
+    """{targets: rank} of the smoke preset with other options."""
+    options = weight_selection.Options(**{"seeds": (0,), **options})
+    result = {}
+    for item in weight_selection.measurements(options, base, BENCHES):
+        settings = item.config()
+        result[settings["targets"]] = settings["rank"]
+    return result
+
+
+def rows(scores, budget=512):
+    """Rows of made-up scores {targets: score of each seed}."""
+    result = []
+    for targets, values in scores.items():
+        for seed, value in enumerate(values):
+            run = BASE.changed(targets=targets, rank=4, seed=seed)
+            config = {**run.flat(), "budget": budget}
+            row = {"config": config, "key": key(config)}
+            row["metrics"] = {"validation/accuracy": 0.0, "test/accuracy": value}
+            row["examples"] = {"test": 100, "validation": 9}
+            row["parameters"] = {"adapter": 504, "head": 34}
+            result.append(row)
+    return result
+
+
+@pytest.fixture(scope="module")
+def report():
+    return weight_selection.show(rows(SCORES))
+
+
+class TestBudget:
+    def test_the_default_gives_the_ranks_of_table_5(self):
+        items = weight_selection.measurements(
+            *weight_selection.PRESETS["smoke"], BENCHES
+        )
+        assert len(items) == 7 * 2
+        # r (i + o) L
+        assert {item.settings["budget"] for item in items} == {8 * (16 + 16) * 2}
+        assert list(ranks().values()) == [8, 8, 8, 8, 4, 4, 2]
+
+    @pytest.mark.parametrize(
+        ("budget", "expected"), [(1000, [15, 7, 3, 10]), (256, [4, 2, 1, 2])]
+    )
+    def test_what_is_left_of_it_is_left(self, budget, expected):
+        sets = ("query", "query,value", "query,key,value,output", "blocks/mlp/up")
+        # r = 1 costs 64, 128, 256 and 2 (16 + 32) = 96.
+        assert list(ranks(budget=budget, targets=sets).values()) == expected
+
+    def test_trained_biases_are_paid_for(self):
+        base = BASE.changed(bias="all")
+        (rank,) = ranks(base, budget=900, targets=("query",)).values()
+        counts = []
+        for r in (rank, rank + 1):
+            run = base.changed(targets="query", rank=r)
+            counts.append(BENCHES.bench(run).counts().adapter)
+        assert counts[0] <= 900 < counts[1] == counts[0] + 64
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            (
+                {"budget": 100},
+                r"budget: expected at least what r = 1 costs \(128 for query,key, 128 "
+                r"for query,value, 256 for query.*\), got 100",
+            ),
+            (
+                {"budget": 10_000_000},
+                "budget: 10,000,000 is more than the matrices can",
+            ),
+        ],
+    )
+    def test_one_that_does_not_fit_is_refused(self, options, text):
+        with pytest.raises(ValueError, match=text):
+            ranks(**options)
+
+    def test_a_method_without_a_rank_is_refused(self):
+        message = "method: expected one with a rank to choose, as lora, got full"
+        with pytest.raises(ValueError, match=message):
+            ranks(BASE.changed(method="full"))
+
+    def test_no_targets_are_refused(self, tmp_path):
+        words = ["--preset", "smoke", "--targets", "--out", str(tmp_path)]
+        with pytest.raises(ValueError, match="expected at least one value"):
+            weight_selection.EXPERIMENT.main(words)
+
+
+class TestPage:
+    def test_the_table_has_ours_and_the_papers_in_the_papers_order(self, report):
+        text = report.sections[0].blocks[2]
+        assert list(text.targets) == ["query", "key", "value", "query,value"]
+        both = text.iloc[3]
+        # Standard error of 80 and 82: std sqrt(2), over sqrt(2) seeds, 1.
+        assert list(both)[1:] == [4, 504, "81.0 ± 1.0", "73.7 ± 0.5", "91.3 ± 0.1"]
+
+    def test_gains_have_the_error_of_the_difference(self, report):
+        gains = report.sections[0].blocks[4].set_index("against")
+        assert list(gains.loc["{query}"]) == ["+11.0 ± 1.0", "+3.3", "+0.3"]
+        assert list(gains.loc["{value}"]) == ["+1.0 ± 1.4", "+0.7", "+0.3"]
+        assert list(gains.loc["{key}"]) == ["+20.0 ± 1.4", "+3.7", "+0.5"]
+
+    def test_both_query_and_value_are_held_against_either_alone(self, report):
+        assert [(claim.evidence, claim.verdict) for claim in report.claims] == [
+            ("81.0 against 70.0 ± 1.0 %", claims.REPRODUCED),
+            ("81.0 against 61.0 ± 1.4 %", claims.REPRODUCED),
+        ]
+
+    def test_one_seed_and_sets_that_the_paper_does_not_have(self):
+        made_up = rows({"query": (0.7,), "blocks/mlp/.*": (0.75,)})
+        report = weight_selection.show(made_up)
+        assert "binomial standard error of one seed" in report.sections[0].blocks[1]
+        assert "75.0 ± 4.3" in list(report.sections[0].blocks[2].ours)
+        assert report.claims == []
+
+    def test_two_budgets_are_two_tables(self):
+        made_up = rows(SCORES) + rows({"query": (0.1,)}, budget=64)
+        titles = [section.title for section in weight_selection.show(made_up).sections]
+        assert "512 parameters" in titles[0]
+        assert "64 parameters" in titles[1]
+
+    def test_the_order_of_rows_changes_nothing(self, report):
+        again = weight_selection.show(rows(SCORES)[::-1])
+        assert again.data.equals(report.data)
