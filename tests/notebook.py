@@ -27,6 +27,7 @@ def read(path: Path) -> Notebook:
 
 def write(path: Path, notebook: Notebook) -> None:
     """Write a notebook as Jupyter does, so that a change of a cell is a small diff."""
+    # One space and no escapes: Jupyter's own form.
     text = json.dumps(notebook, indent=1, ensure_ascii=False)
     path.write_text(f"{text}\n", encoding="utf-8")
 
@@ -40,6 +41,7 @@ def printed(cell: Cell) -> str:
     """Return the text that the file keeps as the output of a cell."""
     texts = []
     for output in cell["outputs"]:
+        # A list of lines.
         texts += output["text"]
     return "".join(texts)
 
@@ -48,8 +50,10 @@ def run(notebook: Notebook) -> list[str]:
     """Return what each code cell prints, all of them run in order in one namespace."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     texts = []
+    # Counted from 1, as Jupyter does.
     for number, cell in enumerate(code_cells(notebook), start=1):
         source = "".join(cell["source"])
+        # The name stands in tracebacks.
         code = compile(source, f"cell {number}", "exec")
         stream = io.StringIO()
         with contextlib.redirect_stdout(stream):
@@ -61,14 +65,15 @@ def run(notebook: Notebook) -> list[str]:
 def keep_outputs(notebook: Notebook, texts: list[str]) -> None:
     """Put what the code cells printed into the notebook."""
     cells = code_cells(notebook)
-    for number, (cell, text) in enumerate(zip(cells, texts, strict=True), start=1):
+    pairs = zip(cells, texts, strict=True)
+    for number, (cell, text) in enumerate(pairs, start=1):
         cell["execution_count"] = number
         cell["outputs"] = []
         # A cell that prints nothing has no output at all.
         if text:
             lines = text.splitlines(keepends=True)
-            stream = {"name": "stdout", "output_type": "stream", "text": lines}
-            cell["outputs"].append(stream)
+            output = {"name": "stdout", "output_type": "stream", "text": lines}
+            cell["outputs"].append(output)
 
 
 def main(path: Path) -> None:

@@ -9,7 +9,6 @@ import importlib
 import importlib.util
 import re
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +20,24 @@ from lora_jax import methods, models, tree
 from lora_jax.experiment import cli
 from tests import notebook, pages
 
-NOTEBOOKS = sorted((pages.ROOT / "docs").glob("*.ipynb"))
 README = pages.ROOT / "README.md"
 README_LINES = 120
+DOCS = pages.ROOT / "docs"
+ADD_A_METHOD = DOCS / "add_a_method.md"
+ADD_AN_EXPERIMENT = DOCS / "add_an_experiment.md"
+NOTEBOOKS = sorted(DOCS.glob("*.ipynb"))
+
+
+def page_name(page):
+    """The name of a test's parameter."""
+    return page.stem
 
 
 def pages_with_blocks(*, real):
     """The pages that have Python blocks, real ones or others."""
     chosen = []
     for page in pages.all_pages():
-        kinds = {block.is_real for block in pages.python_blocks(page)}
+        kinds = [block.is_real for block in pages.python_blocks(page)]
         if real in kinds:
             chosen.append(page)
     return chosen
@@ -42,19 +49,24 @@ def run_blocks(page, *, real):
     namespace = {"__name__": "page"}
     for number, block in enumerate(pages.python_blocks(page), start=1):
         if real or not block.is_real:
+            # The name stands in tracebacks.
             code = compile(block.code, f"{page.name}, block {number}", "exec")
             exec(code, namespace)
     return namespace
 
 
-@pytest.mark.parametrize("page", pages_with_blocks(real=False), ids=lambda p: p.stem)
+# Blocks of Python.
+
+
+@pytest.mark.parametrize("page", pages_with_blocks(real=False), ids=page_name)
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
+    # Blocks write files as a reader's would.
     monkeypatch.chdir(tmp_path)
     run_blocks(page, real=False)
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("page", pages_with_blocks(real=True), ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", pages_with_blocks(real=True), ids=page_name)
 def test_the_blocks_of_a_page_run_on_real_models(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = run_blocks(page, real=True)
@@ -64,47 +76,63 @@ def test_the_blocks_of_a_page_run_on_real_models(page, tmp_path, monkeypatch):
 
 def check_library_example(names):
     """What the README's example trains is what it saves, loads and merges."""
-    tokens = jnp.array([[101, 2307, 2143, 102]])
+    tokens = jnp.array([[101, 2307, 2143, 102]])  # [CLS] great film [SEP]
+    pretrained = names["model"](tokens)
     trained = names["fit"].model(tokens)
-    assert not np.allclose(names["model"](tokens), trained, atol=1e-3)
-    np.testing.assert_array_equal(names["restored"](tokens), trained)
-    np.testing.assert_allclose(names["plain"](tokens), trained, atol=1e-4)
+    assert not np.allclose(pretrained, trained, atol=1e-3)
+
+    restored = names["restored"](tokens)
+    np.testing.assert_array_equal(restored, trained)
+    merged = names["plain"](tokens)
+    np.testing.assert_allclose(merged, trained, atol=1e-4)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+# The notebook.
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=page_name)
 def test_a_notebook_prints_the_outputs_it_was_committed_with(
     path, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     content = notebook.read(path)
     texts = notebook.run(content)
-    for cell, text in zip(notebook.code_cells(content), texts, strict=True):
-        assert without_digits(text) == without_digits(notebook.printed(cell))
+    cells = notebook.code_cells(content)
+    for cell, text in zip(cells, texts, strict=True):
+        committed = notebook.printed(cell)
+        assert without_digits(text) == without_digits(committed)
+    # By hand and by the library it is one function.
     assert "the same logits: True\n" in texts
 
 
 def without_digits(text):
-    """Losses differ in their last digits from machine to machine."""
+    """The text with every number alike: losses differ a little between machines."""
     return re.sub(r"\d+", "0", text)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/add_a_method.md"])
-@pytest.mark.parametrize(
-    ("name", "inputs"), [("tiny", 2 * 2 * 16), ("tiny-llama", 2 * 2 * 32)]
-)
+# The method to add.
+
+
+# Two layers and two matrices each, of 16 or 32 inputs.
+@pytest.mark.parametrize(("name", "inputs"), [("tiny", 16), ("tiny-llama", 32)])
+@pytest.mark.parametrize("page", [README, ADD_A_METHOD], ids=page_name)
 def test_the_method_to_add_starts_as_the_base_and_merges(page, name, inputs):
     model, _ = models.load(name)
-    method = method_to_add(pages.ROOT / page)("query,value")
+    method = method_to_add(page)("query,value")
     adapted = method.adapt(jax.random.key(0), model)
     tokens = jnp.arange(12).reshape(2, 6)
-    np.testing.assert_allclose(adapted(tokens), model(tokens), atol=1e-6)
-    assert methods.counts(adapted, method).adapter == inputs
+    at_start = model(tokens)
+    np.testing.assert_allclose(adapted(tokens), at_start, atol=1e-6)
+    assert methods.counts(adapted, method).adapter == 2 * 2 * inputs
 
+    # As if training had made every factor large.
     gains = tree.find(adapted, method.trainable)
-    trained = tree.replace(adapted, {path: gains[path] * 9 for path in gains})
+    large = {path: gains[path] * 9 for path in gains}
+    trained = tree.replace(adapted, large)
+    logits = trained(tokens)
+    assert not np.allclose(logits, at_start, atol=1e-4)
     merged = methods.merge(trained)
-    np.testing.assert_allclose(merged(tokens), trained(tokens), atol=1e-5)
-    assert not np.allclose(trained(tokens), model(tokens), atol=1e-4)
+    np.testing.assert_allclose(merged(tokens), logits, atol=1e-5)
 
 
 def method_to_add(page):
@@ -117,30 +145,39 @@ def method_to_add(page):
     raise AssertionError(f"{page} has no method to add")
 
 
-def test_the_experiment_to_add_draws_its_page(experiment_to_add, tmp_path):
-    out = tmp_path / "results"
-    experiment_to_add.EXPERIMENT.main(["--preset", "smoke", "--out", str(out)])
-    page = (out / "dropout" / "README.md").read_text(encoding="utf-8")
-    assert "a little dropout is better than none" in page
-    assert len(experiment_to_add.EXPERIMENT.rows(out)) == 2
+# The experiment to add.
 
 
 @pytest.fixture(scope="module")
 def experiment_to_add(tmp_path_factory):
-    """The module `dropout` of docs/add_an_experiment.md.
+    """The experiment `dropout` of docs/add_an_experiment.md.
 
-    It is a file, since the help of its flags is read from its source.
+    It is in a file, since the help of its flags is read from its source.
     """
-    block = pages.python_blocks(pages.ROOT / "docs" / "add_an_experiment.md")[0]
+    block = pages.python_blocks(ADD_AN_EXPERIMENT)[0]
     folder = tmp_path_factory.mktemp("experiments")
-    (folder / "dropout.py").write_text(block.code, encoding="utf-8")
+    path = folder / "dropout.py"
+    path.write_text(block.code, encoding="utf-8")
     sys.path.insert(0, str(folder))
-    yield importlib.import_module("dropout")
+    module = importlib.import_module("dropout")
+    yield module.EXPERIMENT
     sys.path.remove(str(folder))
     del sys.modules["dropout"]
 
 
-@pytest.mark.parametrize("page", pages.all_pages(), ids=lambda p: p.stem)
+def test_the_experiment_to_add_draws_its_page(experiment_to_add, tmp_path):
+    arguments = ["--preset", "smoke", "--out", str(tmp_path)]
+    experiment_to_add.main(arguments)
+    page = pages.read(tmp_path / "dropout" / "README.md")
+    assert "a little dropout is better than none" in page
+    rows = experiment_to_add.rows(tmp_path)
+    assert len(rows) == 2
+
+
+# Commands.
+
+
+@pytest.mark.parametrize("page", pages.all_pages(), ids=page_name)
 def test_every_command_of_a_page_is_there_with_its_flags(
     page, experiment_to_add, monkeypatch
 ):
@@ -151,24 +188,28 @@ def test_every_command_of_a_page_is_there_with_its_flags(
 
 
 def check_command(words):
+    """What a command names is there; pip and git are taken at their word."""
     program, *arguments = words
-    if program == "python" and arguments[0] == "-m":
-        assert importlib.util.find_spec(arguments[1]), words
-    elif program == "python" and arguments[0].startswith("experiments/"):
-        check_experiment(Path(arguments[0]), arguments[1:])
+    first = arguments[0] if arguments else ""
+    if program == "python" and first == "-m":
+        module = arguments[1]
+        assert importlib.util.find_spec(module), words
+    elif program == "python" and first.startswith("experiments/"):
+        check_experiment(first, arguments[1:])
     elif program == "python":
-        assert (pages.ROOT / arguments[0]).is_file(), words
-    elif program == "pytest":
-        folders = [word for word in arguments if word.startswith("tests")]
-        for folder in folders:
-            assert (pages.ROOT / folder).exists(), words
+        assert (pages.ROOT / first).is_file(), words
+    elif program == "pytest" and first.startswith("tests"):
+        assert (pages.ROOT / first).exists(), words
 
 
 def check_experiment(script, arguments):
     """The script takes these arguments. Nothing is loaded or trained."""
-    module = importlib.import_module(script.stem)
-    if script.stem == "report":
-        tyro.cli(module.Options, args=arguments)
+    name = script.removeprefix("experiments/").removesuffix(".py")
+    module = importlib.import_module(name)
+    # `--help` ends the process, whatever comes with it.
+    flags = [word for word in arguments if word != "--help"]
+    if name == "report":
+        tyro.cli(module.Options, args=flags)
         return
     experiment = module.EXPERIMENT
     cli.parse(
@@ -177,28 +218,35 @@ def check_experiment(script, arguments):
         experiment.presets,
         keep=experiment.keep,
         hidden=experiment.hidden,
-        arguments=[word for word in arguments if word != "--help"],
+        arguments=flags,
     )
 
 
-@pytest.mark.parametrize("page", pages.all_pages(), ids=lambda p: p.stem)
+# The pages themselves.
+
+
+@pytest.mark.parametrize("page", pages.all_pages(), ids=page_name)
 def test_the_links_of_a_page_lead_somewhere(page):
     for target in pages.links(page):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        path = page.parent / target
+        assert path.exists(), f"{page.name} links to {target}"
 
 
 def test_every_page_of_docs_is_in_its_index():
-    index = pages.ROOT / "docs" / "README.md"
-    listed = set(pages.links(index)) | {index.name}
-    names = {path.name for path in index.parent.iterdir() if path.is_file()}
-    assert names <= listed
+    index = DOCS / "README.md"
+    links = pages.links(index)
+    for path in DOCS.iterdir():
+        is_page = path.is_file() and path != index
+        assert not is_page or path.name in links
 
 
 def test_the_readme_is_short():
-    lines = README.read_text(encoding="utf-8").splitlines()
+    lines = pages.read(README).splitlines()
     assert len(lines) <= README_LINES
 
 
 def test_the_readme_marks_the_place_of_the_results():
-    text = README.read_text(encoding="utf-8")
-    assert text.count("<!-- results -->") == text.count("<!-- /results -->") == 1
+    # `experiments/report.py` writes between them.
+    text = pages.read(README)
+    assert text.count("<!-- results -->") == 1
+    assert text.count("<!-- /results -->") == 1
