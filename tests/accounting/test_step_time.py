@@ -5,6 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from lora_jax import methods
 from lora_jax.accounting import step_time
@@ -23,7 +24,7 @@ class TestSteps:
         for old, new in zip(
             jax.tree.leaves(before), jax.tree.leaves(model), strict=True
         ):
-            np.testing.assert_array_equal(old, new)
+            assert_array_equal(old, new)
         # Two moments and a count for each trainable number.
         assert step.sizes["optimizer"] == 2 * step.sizes["checkpoint"] + 4
         assert step.sizes["peak"] > step.sizes["temporary"] > 0

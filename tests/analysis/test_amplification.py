@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
-from lora_jax import analysis, methods, tree
+from lora_jax import methods, tree
+from lora_jax.analysis import (
+    Parts,
+    amplification,
+    kernel_similarity,
+    layer_amplification,
+)
 from tests.analysis.matrices import E, random_matrix, reflect
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -20,7 +27,7 @@ class TestByHand:
     def test_one_direction(self):
         # ΔW is 6 where the kernel has 3, which is half of that.
         b, a = 6 * E[2:3, :3], E[:3, 2:3]
-        factor, parts = analysis.amplification(self.KERNEL, b, a)
+        factor, parts = amplification(self.KERNEL, b, a)
         assert float(factor) == pytest.approx(2)
         assert float(parts.delta) == pytest.approx(6)
         assert float(parts.of_delta) == pytest.approx(3)
@@ -28,7 +35,7 @@ class TestByHand:
 
     def test_all_directions_have_all_of_w(self):
         b = np.ones((3, 3)) + np.eye(3)
-        _, parts = analysis.amplification(self.KERNEL, b, np.eye(3))
+        _, parts = amplification(self.KERNEL, b, np.eye(3))
         norm = (25 + 16 + 9) ** 0.5
         assert float(parts.of_delta) == pytest.approx(norm)
         assert float(parts.of_w) == pytest.approx(norm)
@@ -47,9 +54,9 @@ def test_it_is_the_papers(seed, shape):
     # The kernel's singular values are 1, 1/2 and so on.
     top = np.linalg.norm(0.5 ** np.arange(r))
     expected = [np.linalg.norm(s), np.linalg.norm(projected), top]
-    factor, parts = analysis.amplification(kernel, b, a)
-    np.testing.assert_allclose(parts[:3], expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(factor, parts.delta / parts.of_delta)
+    factor, parts = amplification(kernel, b, a)
+    assert_allclose(parts[:3], expected, rtol=1e-4, atol=1e-5)
+    assert_allclose(factor, parts.delta / parts.of_delta)
 
 
 class TestRandomSubspaces:
@@ -58,7 +65,7 @@ class TestRandomSubspaces:
         kernel = np.broadcast_to(random_matrix(0, 12, 8), (2000, 12, 8))
         a, b = np.ones((2000, 12, 2)), np.ones((2000, 2, 8))
         key = jax.random.key(seed)
-        _, parts = analysis.amplification(kernel, b, a, key=key)
+        _, parts = amplification(kernel, b, a, key=key)
         return parts.of_random
 
     def test_they_keep_the_expected_share_of_w(self):
@@ -76,7 +83,7 @@ class TestRandomSubspaces:
 class TestDegenerate:
     def test_an_untrained_adapter_amplifies_nothing(self):
         kernel = random_matrix(0, 6, 5)
-        factor, parts = analysis.amplification(kernel, np.zeros((2, 5)), E[:, :2])
+        factor, parts = amplification(kernel, np.zeros((2, 5)), E[:, :2])
         assert np.isnan(factor)
         assert parts.delta == 0
         assert parts.of_delta == 0
@@ -88,9 +95,7 @@ class TestDegenerate:
         a = random_matrix(1, 6, 1)
         b = random_matrix(2, 1, 5)
         # The same direction twice: the second of rank 2 is arbitrary.
-        factor, parts = analysis.amplification(
-            kernel, np.repeat(b, 2, 0), np.repeat(a, 2, 1)
-        )
+        factor, parts = amplification(kernel, np.repeat(b, 2, 0), np.repeat(a, 2, 1))
         projected = abs((a.T @ kernel @ b.T).item())
         assert float(parts.of_delta) == pytest.approx(projected, rel=1e-4)
         assert float(factor) == pytest.approx(2 / projected, rel=1e-4)
@@ -101,18 +106,18 @@ def test_each_layer_is_analyzed_alone():
     kernel = rng.normal(size=(2, 3, 6, 5))
     a = rng.normal(size=(2, 3, 6, 2))
     b = rng.normal(size=(2, 3, 2, 5))
-    _, layers = analysis.amplification(kernel, b, a)
-    _, layer = analysis.amplification(kernel[1, 2], b[1, 2], a[1, 2])
+    _, layers = amplification(kernel, b, a)
+    _, layer = amplification(kernel[1, 2], b[1, 2], a[1, 2])
     # The random subspaces of layers are others than those of one.
     for values, value in zip(layers[:3], layer[:3], strict=True):
-        np.testing.assert_allclose(values[1, 2], value, atol=1e-5)
+        assert_allclose(values[1, 2], value, atol=1e-5)
 
 
 def test_bfloat16_is_widened():
     kernel = jnp.asarray(random_matrix(0, 6, 5), jnp.bfloat16)
     a = jnp.asarray(random_matrix(0, 6, 2), jnp.bfloat16)
     b = jnp.asarray(random_matrix(0, 2, 5), jnp.bfloat16)
-    factor, parts = jax.eval_shape(analysis.amplification, kernel, b, a)
+    factor, parts = jax.eval_shape(amplification, kernel, b, a)
     dtypes = {array.dtype for array in (factor, *parts)}
     assert dtypes == {jnp.dtype(jnp.float32)}
 
@@ -122,13 +127,13 @@ class TestLargeKernel:
         # Wider than an SVD is taken of.
         s = np.arange(1, 1041) ** -0.25
         kernel = reflect(s, 1040, 1100)
-        _, parts = analysis.amplification(kernel, np.eye(2, 1100), np.eye(1040, 2))
+        _, parts = amplification(kernel, np.eye(2, 1100), np.eye(1040, 2))
         assert float(parts.of_w) == pytest.approx(np.linalg.norm(s[:2]), rel=1e-5)
 
     def test_gpt3_needs_no_second_matrix(self, temporary_bytes):
         shapes = [(12_288, 12_288), (64, 12_288), (12_288, 64)]
         # The kernel itself has 604 MB.
-        assert 0 < temporary_bytes(analysis.amplification, shapes) < 100e6
+        assert 0 < temporary_bytes(amplification, shapes) < 100e6
 
 
 class TestLayers:
@@ -143,21 +148,21 @@ class TestLayers:
         return model.blocks.attention.query
 
     def test_the_numbers_of_table_7(self, layer):
-        numbers = analysis.layer_amplification(layer)
+        numbers = layer_amplification(layer)
         a, b = layer.factors()
         kernel = layer.base.kernel[...]
-        factor, _ = analysis.amplification(kernel, b, a)
-        np.testing.assert_array_equal(numbers["factor"], factor)
+        factor, _ = amplification(kernel, b, a)
+        assert_array_equal(numbers["factor"], factor)
         norms = [np.linalg.norm(matrix) for matrix in kernel]
-        np.testing.assert_allclose(numbers["w"], norms, rtol=1e-5)
-        assert set(numbers) == {"factor", "w", *analysis.Parts._fields}
+        assert_allclose(numbers["w"], norms, rtol=1e-5)
+        assert set(numbers) == {"factor", "w", *Parts._fields}
 
     def test_similarity_of_w_with_a(self, layer):
         a, _ = layer.factors()
-        phi = analysis.kernel_similarity(layer, a)
+        phi = kernel_similarity(layer, a)
         assert phi.shape == (2, 16, 2)
         kernel = np.asarray(layer.base.kernel[0], float)
         w, _, _ = np.linalg.svd(kernel)
         u, _, _ = np.linalg.svd(np.asarray(a[0], float))
         top = (w[:, 0] @ u[:, 0]) ** 2
-        np.testing.assert_allclose(phi[0, 0, 0], top, atol=1e-4)
+        assert_allclose(phi[0, 0, 0], top, atol=1e-4)

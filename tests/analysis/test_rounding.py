@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from lora_jax import analysis, methods, quant, tree
+from lora_jax import methods, quant, tree
+from lora_jax.analysis import (
+    adapter_error,
+    adapter_file_bits,
+    merge_errors,
+    prediction_change,
+    stored_bits,
+)
 from lora_jax.methods.lora import LoRA
 from lora_jax.nn.layers import Linear
 
@@ -30,18 +37,18 @@ class TestMerge:
 
     def test_distance_and_share_by_hand(self, model):
         merged = {"up": Linear(zeros_but({(0, 0): 1.0, (1, 1): 2.0}))}
-        errors = analysis.merge_errors(model, merged)["up"]
+        errors = merge_errors(model, merged)["up"]
         # Half of ΔW is in it; it is 1 too low in the corner and 2 too high elsewhere.
         assert errors["kept"] == [0.5]
         assert errors["distance"] == [pytest.approx(5**0.5 / 2)]
 
     def test_a_merge_into_dequantized_weights_is_exact(self, model):
-        errors = analysis.merge_errors(model, methods.merge(model))["up"]
+        errors = merge_errors(model, methods.merge(model))["up"]
         assert errors == {"distance": [0.0], "kept": [1.0]}
 
     def test_stored_bits(self):
         base = quant.quantize(jnp.zeros((1, 32, 32)), "nf4").T
-        bits = analysis.stored_bits({"blocks": {"kernel": base}})
+        bits = stored_bits({"blocks": {"kernel": base}})
         # 4 bits, and a float32 scale for each block of 64.
         assert bits == quant.bits_per_parameter(base) == 4.5
 
@@ -68,18 +75,18 @@ class TestAdapter:
         return make
 
     def test_error_by_hand(self, adapted):
-        assert analysis.adapter_error(adapted(3, 4), adapted(3, 4)) == 0
+        assert adapter_error(adapted(3, 4), adapted(3, 4)) == 0
         # 0.5 of sqrt(9 + 16)
-        error = analysis.adapter_error(adapted(3, 4), adapted(3.5, 4))
+        error = adapter_error(adapted(3, 4), adapted(3.5, 4))
         assert error == pytest.approx(0.1)
-        assert analysis.adapter_error(adapted(3, 4), adapted(0, 0)) == 1
+        assert adapter_error(adapted(3, 4), adapted(0, 0)) == 1
 
     def test_bits_of_a_file_count_its_factors_alone(self, adapted):
         model = adapted(3, 4)
         # Two matrices of two layers and width 16 have 2 * 2 * (16 + 16) numbers.
         factors = np.zeros(128, np.float16)
         file = {"blocks/attention/query/lora_a": factors, "head/bias": factors}
-        bits = analysis.adapter_file_bits(safetensors.numpy.save(file), model)
+        bits = adapter_file_bits(safetensors.numpy.save(file), model)
         assert bits == 16
 
 
@@ -87,7 +94,7 @@ class TestPredictions:
     BEFORE = np.array([[3.0, 0.0], [1.0, 0.0]])
 
     def test_unchanged_logits(self):
-        change = analysis.prediction_change(self.BEFORE, self.BEFORE)
+        change = prediction_change(self.BEFORE, self.BEFORE)
         assert change == {
             "logits/distance": 0.0,
             "logits/largest": 0.0,
@@ -97,7 +104,7 @@ class TestPredictions:
     def test_changed_logits_by_hand(self):
         # The mean is [2, 0], so that ||before - mean|| is sqrt(2).
         after = np.array([[3.0, 0.0], [-1.0, 0.0]])
-        change = analysis.prediction_change(self.BEFORE, after)
+        change = prediction_change(self.BEFORE, after)
         assert change["logits/distance"] == pytest.approx(2 / 2**0.5)
         assert change["logits/largest"] == 2
         assert change["logits/same_class"] == 0.5

@@ -6,9 +6,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 from scipy.linalg import subspace_angles
 
-from lora_jax import analysis, methods
+from lora_jax import methods
+from lora_jax.analysis import (
+    factor_columns,
+    layer_similarities,
+    low_rank_layers,
+    principal_angles,
+    shared_directions,
+    similarity_by_rank,
+    similarity_metrics,
+    subspace_similarity,
+)
 from tests.analysis.matrices import E, random_matrix
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -30,11 +41,11 @@ def paper_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class TestSimilarity:
     def test_a_subspace_is_similar_to_itself(self):
         a = random_matrix(0, 6, 3)
-        phi = analysis.subspace_similarity(a, a)
-        np.testing.assert_allclose(phi, np.ones((3, 3)), atol=1e-6)
+        phi = subspace_similarity(a, a)
+        assert_allclose(phi, np.ones((3, 3)), atol=1e-6)
 
     def test_orthogonal_subspaces_are_not_similar(self):
-        phi = analysis.subspace_similarity(E[:, :2], E[:, 2:5])
+        phi = subspace_similarity(E[:, :2], E[:, 2:5])
         assert not phi.any()
 
     def test_by_hand(self):
@@ -42,8 +53,8 @@ class TestSimilarity:
         # (0, 1/2) and (1, 0).
         a = np.stack([2 * E[0], E[1]], 1)
         b = np.stack([E[0] + E[2], 3 * E[1]], 1)
-        phi = analysis.subspace_similarity(a, b)
-        np.testing.assert_allclose(phi, [[0, 0.5], [1, 0.75]], atol=1e-6)
+        phi = subspace_similarity(a, b)
+        assert_allclose(phi, [[0, 0.5], [1, 0.75]], atol=1e-6)
 
     @FEW
     @given(SEEDS, st.sampled_from([(4, 1, 4), (7, 3, 2), (20, 4, 4)]))
@@ -51,13 +62,13 @@ class TestSimilarity:
         d, r, s = shape
         a = random_matrix(seed, d, r)
         b = random_matrix(seed + 1, d, s)
-        phi = analysis.subspace_similarity(a, b)
-        np.testing.assert_allclose(phi, paper_similarity(a, b), atol=1e-5)
+        phi = subspace_similarity(a, b)
+        assert_allclose(phi, paper_similarity(a, b), atol=1e-5)
         assert phi.dtype == jnp.float32
         assert phi.max() <= 1
         # It is symmetric in its subspaces.
-        turned = analysis.subspace_similarity(b, a)
-        np.testing.assert_allclose(phi, turned.T, atol=1e-6)
+        turned = subspace_similarity(b, a)
+        assert_allclose(phi, turned.T, atol=1e-6)
 
     @FEW
     @given(SEEDS)
@@ -65,25 +76,25 @@ class TestSimilarity:
         a = random_matrix(seed, 12, 3)
         b = random_matrix(seed + 1, 12, 3)
         mixed = a @ random_matrix(seed + 2, 3, 3)
-        phi = analysis.subspace_similarity(a, b)
-        mixed_phi = analysis.subspace_similarity(mixed, b)
-        np.testing.assert_allclose(mixed_phi[-1, -1], phi[-1, -1], atol=1e-4)
+        phi = subspace_similarity(a, b)
+        mixed_phi = subspace_similarity(mixed, b)
+        assert_allclose(mixed_phi[-1, -1], phi[-1, -1], atol=1e-4)
 
     def test_random_subspaces_have_the_expected_similarity(self):
         a = jax.random.normal(jax.random.key(0), (2000, 16, 3))
         b = jax.random.normal(jax.random.key(1), (2000, 16, 3))
-        phi = analysis.subspace_similarity(a, b).mean(0)
+        phi = subspace_similarity(a, b).mean(0)
         i, j = np.indices((3, 3)) + 1
         # The standard error of a mean of 2,000 is below 0.002.
-        np.testing.assert_allclose(phi, np.maximum(i, j) / 16, atol=0.01)
+        assert_allclose(phi, np.maximum(i, j) / 16, atol=0.01)
 
     def test_each_layer_is_analyzed_alone(self):
         rng = np.random.default_rng(0)
         kernel = rng.normal(size=(2, 3, 6, 5))
         a = rng.normal(size=(2, 3, 6, 2))
-        layers = analysis.subspace_similarity(kernel, a)
-        layer = analysis.subspace_similarity(kernel[1, 2], a[1, 2])
-        np.testing.assert_allclose(layers[1, 2], layer, atol=1e-5)
+        layers = subspace_similarity(kernel, a)
+        layer = subspace_similarity(kernel[1, 2], a[1, 2])
+        assert_allclose(layers[1, 2], layer, atol=1e-5)
 
 
 class TestAngles:
@@ -92,8 +103,8 @@ class TestAngles:
         tilted = np.cos(t) * E[0] + np.sin(t) * E[1]
         a = E[:, [0, 2, 4]]
         b = np.stack([tilted, E[2] + E[3], E[5]], 1)
-        angles = analysis.principal_angles(a, b)
-        np.testing.assert_allclose(angles, [t, np.pi / 4, np.pi / 2], rtol=1e-3)
+        angles = principal_angles(a, b)
+        assert_allclose(angles, [t, np.pi / 4, np.pi / 2], rtol=1e-3)
 
     @FEW
     @given(SEEDS, st.sampled_from([(1, 1), (2, 4), (4, 3)]))
@@ -103,22 +114,20 @@ class TestAngles:
         b = random_matrix(seed + 1, 12, s)
         # scipy has the largest first.
         expected = subspace_angles(a.astype(float), b.astype(float))[::-1]
-        angles = analysis.principal_angles(a, b)
-        np.testing.assert_allclose(angles, expected, atol=1e-5)
+        angles = principal_angles(a, b)
+        assert_allclose(angles, expected, atol=1e-5)
 
     def test_each_layer_is_analyzed_alone(self):
         rng = np.random.default_rng(0)
         a = rng.normal(size=(2, 3, 6, 5))
         b = rng.normal(size=(2, 3, 6, 2))
-        layers = analysis.principal_angles(a, b)
-        layer = analysis.principal_angles(a[1, 2], b[1, 2])
-        np.testing.assert_allclose(layers[1, 2], layer, atol=1e-5)
+        layers = principal_angles(a, b)
+        layer = principal_angles(a[1, 2], b[1, 2])
+        assert_allclose(layers[1, 2], layer, atol=1e-5)
 
 
 # A kernel [12,288, 12,288] of GPT-3 has 604 MB.
-@pytest.mark.parametrize(
-    "function", [analysis.subspace_similarity, analysis.principal_angles]
-)
+@pytest.mark.parametrize("function", [subspace_similarity, principal_angles])
 def test_gpt3_needs_no_second_matrix(temporary_bytes, function):
     shapes = [(12_288, 64), (12_288, 64)]
     assert 0 < temporary_bytes(function, shapes) < 100e6
@@ -139,25 +148,25 @@ class TestLayers:
             "blocks/attention/key",
             "blocks/attention/value",
         }
-        assert set(analysis.low_rank_layers(model)) == {
+        assert set(low_rank_layers(model)) == {
             "blocks/attention/query",
             "blocks/attention/value",
         }
 
     def test_a_model_without_adapters_has_none(self, tiny):
-        assert analysis.low_rank_layers(tiny()) == {}
+        assert low_rank_layers(tiny()) == {}
 
     def test_columns_of_both_sides(self, tiny):
         method = methods.lora("up", 3)
         adapted = method.adapt(jax.random.key(0), tiny())
-        layer = analysis.low_rank_layers(adapted)["blocks/mlp/up"]
+        layer = low_rank_layers(adapted)["blocks/mlp/up"]
         # Two layers, from 16 to 32.
-        assert analysis.factor_columns(layer, "input").shape == (2, 16, 3)
-        assert analysis.factor_columns(layer, "output").shape == (2, 32, 3)
+        assert factor_columns(layer, "input").shape == (2, 16, 3)
+        assert factor_columns(layer, "output").shape == (2, 32, 3)
 
     def test_matrices_without_layers_have_one(self):
         a, b = random_matrix(0, 6, 2), random_matrix(1, 6, 3)
-        phi = analysis.layer_similarities(a, b)
+        phi = layer_similarities(a, b)
         assert phi.shape == (1, 2, 3)
         assert phi.dtype == np.float64
 
@@ -167,7 +176,7 @@ class TestNumbers:
     PHI = np.array([[[0.5, 0.6], [0.6, 0.7]], [[0.3, 0.4], [0.4, 0.5]]])
 
     def test_metrics(self):
-        metrics = analysis.similarity_metrics(self.PHI, 100)
+        metrics = similarity_metrics(self.PHI, 100)
         assert metrics == pytest.approx(
             {
                 "layer1/phi_1_1": 0.5,
@@ -181,14 +190,14 @@ class TestNumbers:
 
     def test_random_subspaces_share_no_direction(self):
         phi = np.full((8, 8), 8 / 100)
-        assert analysis.shared_directions(phi, 100) == pytest.approx(0)
+        assert shared_directions(phi, 100) == pytest.approx(0)
 
     def test_one_shared_direction_is_counted_beyond_chance(self):
         r, d = 8, 100
         by_chance = r * r / d
         phi = np.full((r, r), (1 + by_chance) / r)
-        assert analysis.shared_directions(phi, d) == pytest.approx(1)
+        assert shared_directions(phi, d) == pytest.approx(1)
 
     def test_similarity_by_rank(self):
-        values = analysis.similarity_by_rank(self.PHI[0], 100, [1, 2])
+        values = similarity_by_rank(self.PHI[0], 100, [1, 2])
         assert values == pytest.approx([0.5, 0.7, 2 * (0.7 - 0.02)])

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
-from lora_jax import analysis, methods, tree
+from lora_jax import methods, tree
+from lora_jax.analysis import take_deltas, truncate, truncation_loss
 from lora_jax.analysis.truncation import BLOCKS
 from lora_jax.methods.lora_from_delta import lora_from_delta
 
@@ -45,7 +47,7 @@ def best_approximation(old, new, k):
 def assert_same_leaves(model, reference, atol):
     leaves = tree.leaves(model)
     for path, expected in tree.leaves(reference).items():
-        np.testing.assert_allclose(leaves[path], expected, atol=atol, err_msg=path)
+        assert_allclose(leaves[path], expected, atol=atol, err_msg=path)
 
 
 class TestTruncate:
@@ -54,7 +56,7 @@ class TestTruncate:
         self, tiny, tuned, k
     ):
         old, new = tree.leaves(tiny()), tree.leaves(tuned)
-        truncated = analysis.truncate(analysis.take_deltas(tuned, tiny()), k)
+        truncated = truncate(take_deltas(tuned, tiny()), k)
         merged = tree.leaves(methods.merge(truncated))
         matrices = []
         for path in old:
@@ -65,19 +67,19 @@ class TestTruncate:
             expected = new[path]
             if path in matrices:
                 expected = old[path] + best_approximation(old[path], new[path], k)
-            np.testing.assert_allclose(merged[path], expected, atol=1e-5, err_msg=path)
+            assert_allclose(merged[path], expected, atol=1e-5, err_msg=path)
 
     def test_full_fine_tuning_gives_the_adapter_that_is_extracted(self, tiny, tuned):
         extracted = lora_from_delta(
             tiny(), tuned, targets=BLOCKS, rank=3, others="tuned"
         )
-        truncated = analysis.truncate(analysis.take_deltas(tuned, tiny()), 3)
+        truncated = truncate(take_deltas(tuned, tiny()), 3)
         assert_same_leaves(
             methods.merge(truncated), methods.merge(extracted), atol=1e-6
         )
 
     def test_of_a_lora_only_its_trained_matrices_are_truncated(self, tiny, lora):
-        trained = analysis.take_deltas(lora, tiny())
+        trained = take_deltas(lora, tiny())
         assert set(trained.deltas) == {
             "blocks/attention/query",
             "blocks/attention/value",
@@ -85,11 +87,11 @@ class TestTruncate:
         for delta in trained.deltas.values():
             # Rank 3: the padding to 8 is left out.
             assert delta.s.shape == (2, 3)
-        all_directions = analysis.truncate(trained, 3)
+        all_directions = truncate(trained, 3)
         assert_same_leaves(
             methods.merge(all_directions), methods.merge(lora), atol=1e-5
         )
-        no_direction = analysis.truncate(trained, 0)
+        no_direction = truncate(trained, 0)
         assert_same_leaves(methods.merge(no_direction), methods.unload(lora), atol=0)
 
 
@@ -98,7 +100,7 @@ class TestLoss:
     SPECTRA = (np.array([[4.0, 3.0]]), np.array([[12.0, 0.0, 0.0]]))
 
     def losses(self, name):
-        return [analysis.truncation_loss(self.SPECTRA, k)[name] for k in range(4)]
+        return [truncation_loss(self.SPECTRA, k)[name] for k in range(4)]
 
     def test_error_by_hand(self):
         errors = self.losses("delta/relative_error")
@@ -111,9 +113,9 @@ class TestLoss:
     def test_effective_rank_by_hand(self):
         shares = np.array([4, 3]) / 7
         first = np.exp(-(shares * np.log(shares)).sum())
-        rank = analysis.truncation_loss(self.SPECTRA, 1)["delta/effective_rank"]
+        rank = truncation_loss(self.SPECTRA, 1)["delta/effective_rank"]
         assert rank == pytest.approx((first + 1) / 2, rel=1e-6)
 
     def test_an_update_of_zero_is_refused(self):
         with pytest.raises(ValueError, match="ΔW is zero: is the learning rate too"):
-            analysis.truncation_loss([np.zeros((1, 2))], 1)
+            truncation_loss([np.zeros((1, 2))], 1)
