@@ -26,7 +26,6 @@ from lora_jax.analysis.subspaces import (
     low_rank_layers,
     principal_angles,
     shared_directions,
-    similarity_by_rank,
     similarity_metrics,
     subspace_similarity,
 )
@@ -52,7 +51,6 @@ __all__ = [
     "prediction_distance",
     "principal_angles",
     "shared_directions",
-    "similarity_by_rank",
     "similarity_metrics",
     "spectrum",
     "stored_bits",

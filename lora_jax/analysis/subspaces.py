@@ -9,7 +9,6 @@ The first functions compare arrays and are jitted; those below them take the lay
 an adapted model.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -194,18 +193,3 @@ def shared_directions(
     # φ(r, r): of all directions of the lower rank.
     similarity = phi.diagonal()[-1]
     return rank * (similarity - expected)
-
-
-def similarity_by_rank(
-    phi: Float[np.ndarray, "r s"],
-    width: int,
-    ranks: Sequence[int],
-) -> list[float]:
-    """Return φ(i, i) for each i of `ranks`, then the number of shared directions."""
-    # φ(1, 1), φ(2, 2) and so on.
-    diagonal = phi.diagonal()
-    values = []
-    for rank in ranks:
-        values.append(diagonal[rank - 1])
-    values.append(shared_directions(phi, width))
-    return values

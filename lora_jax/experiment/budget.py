@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lora_jax.accounting import affordable_rank
 from lora_jax.experiment.check import resolved
 from lora_jax.experiment.config import RunConfig
 from lora_jax.experiment.workbench import Workbenches
@@ -41,8 +42,7 @@ def ranks_within(
         )
     ranks = {}
     for name, cost in at_one.items():
-        # Every further rank costs the same.
-        ranks[name] = 1 + (budget - cost) // (at_two[name] - cost)
+        ranks[name] = affordable_rank(budget, cost, at_two[name])
     try:
         for name, rank in ranks.items():
             _costs(run, [name], rank, benches)

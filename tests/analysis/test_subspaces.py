@@ -16,7 +16,6 @@ from lora_jax.analysis import (
     low_rank_layers,
     principal_angles,
     shared_directions,
-    similarity_by_rank,
     similarity_metrics,
     subspace_similarity,
 )
@@ -197,7 +196,3 @@ class TestNumbers:
         by_chance = r * r / d
         phi = np.full((r, r), (1 + by_chance) / r)
         assert shared_directions(phi, d) == pytest.approx(1)
-
-    def test_similarity_by_rank(self):
-        values = similarity_by_rank(self.PHI[0], 100, [1, 2])
-        assert values == pytest.approx([0.5, 0.7, 2 * (0.7 - 0.02)])
