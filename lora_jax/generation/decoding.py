@@ -68,6 +68,7 @@ class _Range(NamedTuple):
     description: str
 
 
+# The range of each setting by itself; `_conflicts` has those that depend on another.
 _RANGES = {
     "new_tokens": _Range(_is_positive_integer, "a whole number, 1 or more tokens"),
     "beam": _Range(_is_positive_integer, "a whole number, 1 or more"),
@@ -79,6 +80,7 @@ _RANGES = {
 
 
 def _range_problems(decoding: Decoding) -> list[str]:
+    # All of them, so that a command line is mended in one go.
     problems = []
     for name, allowed in _RANGES.items():
         value = getattr(decoding, name)

@@ -75,6 +75,7 @@ def generate(
     end_tokens = _check_arguments(model, eos_ids, batch, compute_dtype)
     check_prompts(model.config, prompts, decoding.new_tokens)
 
+    # One copy of the weights on each device; each gets its share of a batch's rows.
     began = time.monotonic()
     mesh = devices.mesh(batch)
     ready = devices.replicate(prepare(model, compute_dtype), mesh)
@@ -102,6 +103,7 @@ def generate(
         if report:
             report(len(texts))
 
+    # Back in the order in which the prompts came.
     in_order = [texts[index] for index in range(len(prompts))]
     ended = sum(len(text) < decoding.new_tokens for text in in_order)
     seconds = time.monotonic() - began
@@ -192,6 +194,7 @@ def _check_arguments(
         raise ValueError(
             f"expected a language model (gpt2, llama), got {type(model).__name__}"
         )
+    # One token may come as an int, several as a list, a set or an array.
     vocabulary = model.config.vocabulary
     tokens = tuple(eos_ids) if isinstance(eos_ids, Iterable) else (eos_ids,)
     unknown = [token for token in tokens if not _is_token(token, vocabulary)]
@@ -217,6 +220,7 @@ def _is_token(token: Any, vocabulary: int) -> bool:
 
 def _cut_at_end(tokens: np.ndarray, eos_ids: Sequence[int]) -> list[int]:
     """Return the tokens before the first one that ends a text."""
+    # The loop fills a text up after its end.
     ends = np.flatnonzero(np.isin(tokens, eos_ids))
     stop = ends[0] if len(ends) else None
     return tokens[:stop].tolist()

@@ -56,6 +56,7 @@ def pad_prompts(
     The prompts are repeated to fill all rows. P is a power of two, or `longest` if that
     is less: every other width would be compiled once more.
     """
+    # The least power of two that is not below the longest prompt.
     size = max(len(prompt) for prompt in prompts)
     power_of_two = 1 << (size - 1).bit_length()
     width = min(longest, max(MIN_WIDTH, power_of_two))
@@ -92,6 +93,7 @@ def _is_ids(prompt: Any) -> bool:
         return False
     if array.ndim != 1:
         return False
+    # An empty array has no dtype of its own; empty prompts have a message of theirs.
     return not array.size or np.issubdtype(array.dtype, np.integer)
 
 

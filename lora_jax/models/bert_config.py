@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from lora_jax.models import hf_config
 from lora_jax.nn.layers import ACTIVATIONS
 
-FIELDS = {  # our name -> the name in config.json
+# Our name of each size or option -> its name in config.json.
+FIELDS = {
     "layers": "num_hidden_layers",
     "width": "hidden_size",
     "heads": "num_attention_heads",
@@ -27,13 +28,13 @@ class Config(NamedTuple):
     layers: int
     width: int
     heads: int
-    ffn: int
+    ffn: int  # the width inside the MLP
     vocabulary: int
-    max_positions: int
+    max_positions: int  # rows of the table of positions
     segments: int
     epsilon: float
     activation: str
-    pad: int
+    pad: int  # the token id of padding
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "Config":

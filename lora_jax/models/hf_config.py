@@ -68,6 +68,7 @@ def read_fields(config: Fields, names: Mapping[str, str]) -> dict[str, Any]:
             f"config.json: expected the fields {', '.join(expected)}; "
             f"missing: {', '.join(missing)}"
         )
+    # Then all values, so that one error lists everything that is wrong.
     values = {}
     problems = []
     for our_name, name in names.items():
@@ -90,6 +91,7 @@ def read_eos_ids(config: Fields) -> tuple[int, ...]:
         ValueError: the field holds something else than token ids.
     """
     value = config.get("eos_token_id")
+    # A model without an end token can be trained, not asked for texts.
     if value is None:
         return ()
     eos_ids = tuple(value) if isinstance(value, list) else (value,)

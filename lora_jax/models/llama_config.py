@@ -43,7 +43,7 @@ class Config(NamedTuple):
     heads: int
     kv_heads: int  # heads of keys and values
     head_dim: int
-    ffn: int
+    ffn: int  # the width inside the MLP
     vocabulary: int
     max_positions: int
     epsilon: float

@@ -157,6 +157,7 @@ def _find_family(files: ModelFiles, config: dict[str, Any]) -> Any:
 
 def _check_vocabulary(source: str, tokenizer: Tokenizer, vocabulary: int) -> None:
     ids = tokenizer.get_vocab(with_added_tokens=True)
+    # A token beyond the table would read its last row, in silence.
     if not ids:
         return
     token = max(ids, key=lambda token: ids[token])

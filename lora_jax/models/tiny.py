@@ -42,8 +42,8 @@ LLAMA_CONFIG = llama.Config(
     max_positions=1024,
     epsilon=1e-6,
     activation="silu",
-    rope_frequencies=(1.0, 0.1, 0.01, 0.001),
-    biases=(False, False, False),
+    rope_frequencies=(1.0, 0.1, 0.01, 0.001),  # 10,000 ** (-2 j / 8)
+    biases=(False, False, False),  # of query, key and value; of the output; of the MLP
     tie_embeddings=True,
     eos_ids=(256,),
 )
@@ -89,6 +89,7 @@ def load_llama(
     return model, tokenizer
 
 
+# The names that `load` knows.
 MODELS = {"tiny": load_bert, "tiny-llama": load_llama}
 
 

@@ -44,6 +44,7 @@ def byte_level(vocabulary: dict[str, int], merges: str) -> Tokenizer:
         special.append(AddedToken(MASK_TOKEN, lstrip=True))
     bpe.add_special_tokens(special)
 
+    # The library's BPE class is a wrapper without a post-processor.
     tokenizer = Tokenizer.from_str(bpe.to_str())
     if "<s>" in vocabulary and "</s>" in vocabulary:
         tokenizer.post_processor = RobertaProcessing(

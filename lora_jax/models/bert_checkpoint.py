@@ -1,0 +1,74 @@
+"""Where the tensors of a BERT or RoBERTa checkpoint of Hugging Face go in an `Encoder`.
+
+A rule's pattern matches the whole name of a tensor; `placement.load` reports tensors
+that no rule takes, and leaves that no tensor fills.
+"""
+
+from lora_jax.checkpoints.placement import Rule
+from lora_jax.models.bert_config import Config
+
+# A checkpoint saved without a head has no prefix.
+PREFIX = r"(?:(?:bert|roberta)\.)?"
+LAYER = PREFIX + r"encoder\.layer\.(\d+)\."
+# The checkpoint's name of each table of embeddings -> ours.
+TABLES = {"word": "tokens", "position": "positions", "token_type": "segments"}
+
+
+def rules(config: Config) -> tuple[Rule, ...]:
+    """Return where each tensor of a Hugging Face checkpoint goes."""
+    tables = []
+    for name, path in TABLES.items():
+        pattern = rf"{PREFIX}embeddings\.{name}_embeddings\.weight"
+        tables.append(Rule(pattern, f"embed/{path}/embedding"))
+
+    # Group 1 of `LAYER` is the index of the layer; group 2 is the name of a projection.
+    attention = LAYER + r"attention\."
+    return (
+        *tables,
+        *_norm_rules(PREFIX + "embeddings", "embed/norm"),
+        *_linear_rules(
+            attention + r"self\.(query|key|value)", r"blocks/attention/\2", layer=1
+        ),
+        *_linear_rules(
+            attention + r"output\.dense", "blocks/attention/output", layer=1
+        ),
+        *_norm_rules(attention + "output", "blocks/attention_norm", layer=1),
+        *_linear_rules(LAYER + r"intermediate\.dense", "blocks/mlp/up", layer=1),
+        *_linear_rules(LAYER + r"output\.dense", "blocks/mlp/down", layer=1),
+        *_norm_rules(LAYER + "output", "blocks/mlp_norm", layer=1),
+        *_head_rules(config),
+    )
+
+
+def _head_rules(config: Config) -> tuple[Rule, ...]:
+    if config.kind == "roberta":
+        return (
+            *_linear_rules(r"classifier\.dense", "head/dense"),
+            *_linear_rules(r"classifier\.out_proj", "head/output"),
+        )
+    return (
+        *_linear_rules(PREFIX + r"pooler\.dense", "pooler"),
+        *_linear_rules("classifier", "head"),
+    )
+
+
+def _linear_rules(name: str, path: str, layer: int | None = None) -> tuple[Rule, Rule]:
+    return (
+        Rule(name + r"\.weight", f"{path}/kernel", layer, transpose=True),
+        Rule(name + r"\.bias", f"{path}/bias", layer),
+    )
+
+
+def _norm_rules(name: str, path: str, layer: int | None = None) -> tuple[Rule, Rule]:
+    # Older checkpoints call scale and bias gamma and beta.
+    return (
+        Rule(name + r"\.LayerNorm\.(?:weight|gamma)", f"{path}/scale", layer),
+        Rule(name + r"\.LayerNorm\.(?:bias|beta)", f"{path}/bias", layer),
+    )
+
+
+IGNORE = (  # tensors that a classifier has no use for
+    PREFIX + r"embeddings\.position_ids",
+    r"(?:cls|lm_head)\..*",  # the heads of pretraining
+    PREFIX + r"pooler\.dense\.(?:weight|bias)",  # RoBERTa's head replaces its pooler
+)
