@@ -90,9 +90,9 @@ class RowFile(NamedTuple):
                 content = self.path.read_bytes()
             complete = _without_torn_line(content)
             rows = self._parse(complete)
-            recorded = rows.get(checked["key"])
-            if recorded is not None:
-                return recorded
+            key_of_row = checked["key"]
+            if key_of_row in rows:
+                return rows[key_of_row]
             _append(self.path, complete, line)
         # As the file has it: tuples have become lists.
         return json.loads(line)
@@ -186,8 +186,9 @@ def _parse_row(line: bytes) -> Row:
     if not is_object or not row.keys() >= FIELDS:
         raise ValueError("expected an object with key, config and metrics")
     for name in ("config", "metrics"):
-        if not isinstance(row[name], dict):
-            raise ValueError(f"expected {name} to be an object, got {row[name]!r}")
+        value = row[name]
+        if not isinstance(value, dict):
+            raise ValueError(f"expected {name} to be an object, got {value!r}")
     _checked_metrics(row["metrics"])
     return row
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lora_jax.results.summary import check_columns
+from lora_jax.results.arranging import check_columns
 
 MAX_DECIMALS = 3  # of a number whose column says nothing else
 MIN_WIDTH = 3  # characters of a column: Markdown wants three dashes under a name
