@@ -29,7 +29,7 @@ import pandas as pd
 from lora_jax import analysis, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, presets
 from lora_jax.experiment.matrices import stacked_matrices
-from lora_jax.results import Comparison, Report, Section, report
+from lora_jax.results import Comparison, Report, Section, report, similarity_claims
 from lora_jax.results import similarity_maps as maps
 
 SOURCES = {"rank": "LoRA Figures 3, 6", "seed": "LoRA Figures 4, 7"}
@@ -109,8 +109,10 @@ def show(rows: list) -> Report:
             )
             # The pictures and the claims are those of the first group.
             if not drawn:
-                claims += maps.claims(SOURCES[kind], kind, ours)
-                claims_of_paper = maps.claims(SOURCES[kind], kind, published)
+                claims += similarity_claims.claims(SOURCES[kind], kind, ours)
+                claims_of_paper = similarity_claims.claims(
+                    SOURCES[kind], kind, published
+                )
                 sections[-1].blocks.insert(0, paper_check(claims_of_paper))
                 suffix = "" if kind == "rank" else "seeds"
                 figures[suffix] = maps.middle_layer(kind, [ours, published])

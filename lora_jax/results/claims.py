@@ -11,16 +11,19 @@ from collections.abc import Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from typing import Any, NamedTuple
 
+# Verdicts on an effect.
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
 WITHIN_ERROR = "within one standard error"
 UNKNOWN_ERROR = "one seed: no standard error"
+# Verdicts on a value.
 EQUAL = "equal"
 TRUNCATED = "truncated"
 FITTED = "fitted"
 NEAR = "near"
 UNEXPLAINED = "unexplained"
 
+# Each verdict with its meaning, in the order they are counted in.
 VALUES = {
     EQUAL: "as printed",
     TRUNCATED: "as printed, if what follows the printed digits is cut off",
@@ -34,6 +37,8 @@ EFFECTS = {
     UNKNOWN_ERROR: "no standard error to compare the difference with",
     NOT_REPRODUCED: "the other way round, or absent",
 }
+# The letters after a printed number.
+SCALES = {"M": 10**6, "B": 10**9}
 
 
 class Claim(NamedTuple):
@@ -64,9 +69,11 @@ def line_score(line: Any) -> Score:
 
 def mean_score(table: Any) -> Score:
     """Return the mean of independent scores, the lines of a table, and its error."""
-    errors = [float(error) for error in table["error"]]
-    squares = [error**2 for error in errors]
-    return Score(float(table["score"].mean()), math.sqrt(sum(squares)) / len(squares))
+    mean = float(table["score"].mean())
+    # Errors of independent scores add up as squares.
+    squares = [float(error) ** 2 for error in table["error"]]
+    error = math.sqrt(sum(squares)) / len(squares)
+    return Score(mean, error)
 
 
 def difference(
@@ -79,6 +86,7 @@ def difference(
     digits: int = 1,
 ) -> Claim:
     """Check the claim that `ours` is above `other`."""
+    # The standard error of the difference.
     error = math.hypot(ours.error, other.error)
     evidence = _against(ours, other, error, unit, digits)
     verdict = verdict_on(ours.value - other.value, error)
@@ -97,6 +105,7 @@ def no_worse(
     """Check that `ours` is as good as `other`, to one standard error."""
     error = math.hypot(ours.error, other.error)
     evidence = _against(ours, other, error, unit, digits)
+    # Unlike in `difference`, a small loss is no loss.
     if math.isnan(error):
         verdict = UNKNOWN_ERROR
     elif ours.value >= other.value - error:
@@ -109,6 +118,7 @@ def no_worse(
 def share(source: str, statement: str, holds: Sequence[bool]) -> Claim:
     """Check a claim about every matrix or layer: it holds in more than half of ours."""
     count = sum(map(bool, holds))
+    # Half of them is no majority.
     verdict = REPRODUCED if 2 * count > len(holds) else NOT_REPRODUCED
     return Claim(source, statement, f"{count} of {len(holds)}", verdict)
 
@@ -127,6 +137,7 @@ def verdict_on(difference: float, error: float = 0.0) -> str:
 
 def printed_value(value: float, printed: str) -> str:
     """Return the verdict on a number that a paper prints as `0.35M` or `175,255.8M`."""
+    # Exact decimals: a float's last digit could decide the verdict.
     digits, scale = _printed_parts(printed)
     ours = Decimal(value) / scale
     if ours.quantize(digits, ROUND_HALF_UP) == digits:
@@ -142,7 +153,9 @@ def near_value(value: float, printed: str) -> str:
     It is equal or truncated at the last printed digit, near (within 10 %), or
     unexplained.
     """
-    published, exact = Decimal(printed), Decimal(value)
+    published = Decimal(printed)
+    exact = Decimal(value)
+    # `quantize` rounds to the printed number of digits.
     if exact.quantize(published, ROUND_HALF_UP) == published:
         return EQUAL
     if exact.quantize(published, ROUND_DOWN) == published:
@@ -158,12 +171,16 @@ def parse_printed(printed: str) -> float:
 
 
 def _printed_parts(printed: str) -> tuple[Decimal, int]:
-    scale = {"M": 10**6, "B": 10**9}[printed[-1]]
-    return Decimal(printed[:-1].replace(",", "")), scale
+    """The number before the letter, and what the letter stands for."""
+    scale = SCALES[printed[-1]]
+    digits = printed[:-1].replace(",", "")
+    return Decimal(digits), scale
 
 
 def _against(ours: Score, other: Score, error: float, unit: str, digits: int) -> str:
+    """`80.0 against 70.0 ± 5.0 %`."""
     text = f"{ours.value:.{digits}f} against {other.value:.{digits}f}"
+    # One seed has no error, and nothing is said of it here.
     if not math.isnan(error):
         text += f" ± {error:.{digits}f}"
     return text + unit

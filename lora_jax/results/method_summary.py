@@ -76,6 +76,7 @@ def axes(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def columns_of_settings(group: Group) -> list[str]:
     """Return the settings of the group's methods, `SETTINGS` first."""
+    # What all rows share is a setting of the group.
     others: set[str] = set()
     for row in group.rows:
         others |= row["config"].keys() - group.settings.keys()
@@ -96,6 +97,7 @@ def by_setting(group: Group) -> dict[str, list[Row]]:
         items = method_settings(config, names).items()
         setting = (config["method"], *items)
         rows_by_setting.setdefault(setting, []).append(row)
+    # Names come last, as they tell a setting from all others.
     result = {}
     for setting in sorted(rows_by_setting, key=_position):
         name = _name(setting, list(rows_by_setting))
@@ -112,6 +114,7 @@ def method_settings(config: Mapping[str, Any], names: Sequence[str]) -> dict[str
 
 def metric_names(row: Row) -> list[str]:
     """Return the metrics to show: validation's loss, then as papers order them."""
+    # Of validation only the loss is shown: its texts are not generated.
     names = []
     for name in row["metrics"]:
         if not name.startswith("validation/"):
@@ -240,6 +243,7 @@ def _metric_position(name: str) -> tuple[str, int]:
 def _index(name: str, names: Mapping[str, str]) -> int:
     """The index of a name; unknown ones come last."""
     order = list(names)
+    # No error: a new method has a line before it has a name here.
     if name in order:
         return order.index(name)
     return len(order)
@@ -254,6 +258,7 @@ def _name(setting: tuple, settings: Sequence[tuple]) -> str:
             same_method.append(dict(other_items))
     parts = [str(NAMES.get(method, method))]
     for name, value in items:
+        # Only what differs: most settings are alike.
         if any(other.get(name) != value for other in same_method):
             parts.append(f"{name} {value}")
     return ", ".join(parts)

@@ -1,7 +1,7 @@
 """The index of all experiments: what each asks, what came out, and its page."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,10 @@ from lora_jax.results.claims import EFFECTS, VALUES, Claim
 from lora_jax.results.report import Report, clock, table
 from lora_jax.results.rows import Row
 
-SHOWN_CLAIMS = 3  # of an experiment; its page has all of them
+# Around the table in the README; what is between them is replaced.
 MARKERS = ("<!-- results -->", "<!-- /results -->")
 
+DIRTY = "`+` after a commit: the code had changes that were not in it."
 INTRO = """# Results
 
 Every experiment, drawn from the reference rows that are committed with the repository by
@@ -39,35 +40,38 @@ class Entry(NamedTuple):
 
 def index(entries: Sequence[Entry], pictures: Sequence[str], folder: str) -> str:
     """Return the index; `folder` is where the experiments' pages lie."""
-    parts = [INTRO, "## Verdicts", table(verdict_table(entries))]
-    parts += ["## Experiments", table(experiment_table(entries, folder))]
-    by_name = {entry.name: entry for entry in entries}
-    for name in pictures:
-        if name in by_name and by_name[name].report.figures:
-            question = by_name[name].question
-            page = f"{folder}/{name}/README.md"
-            parts.append(f"**[{question}]({page})**")
-            parts.append(f"![{name}]({folder}/{name}/figure.png)")
-    parts += ["## What ran", table(provenance_table(entries)), DIRTY]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-DIRTY = "`+` after a commit: the code had changes that were not in it."
+    parts = [
+        INTRO,
+        "## Verdicts",
+        table(verdict_table(entries)),
+        "## Experiments",
+        table(experiment_table(entries, folder)),
+        *_picture_parts(entries, pictures, folder),
+        "## What ran",
+        table(provenance_table(entries)),
+        DIRTY,
+    ]
+    # Tables end with a line break of their own.
+    texts = [part.strip() for part in parts]
+    return "\n\n".join(texts) + "\n"
 
 
 def glance(entries: Sequence[Entry], folder: str) -> str:
-    """Return the README's table: one line for each experiment with claims."""
+    """Return the README's table: one line for each experiment."""
     lines = []
     for entry in entries:
+        line = {"experiment": _link(entry, folder)}
+        # The first claim stands for all; the page has the others.
         if entry.report.claims:
             claim = entry.report.claims[0]
-            link = f"[{entry.name}]({folder}/{entry.name}/README.md)"
-            line = {"experiment": link, "paper": f"{claim.source}: {claim.statement}"}
-            lines.append({**line, "ours": claim.evidence, "verdict": claim.verdict})
+            line["paper"] = f"{claim.source}: {claim.statement}"
+            line["ours"] = claim.evidence
+            line["verdict"] = claim.verdict
         else:
-            link = f"[{entry.name}]({folder}/{entry.name}/README.md)"
-            line = {"experiment": link, "paper": "no published number"}
-            lines.append({**line, "ours": entry.question, "verdict": ""})
+            line["paper"] = "no published number"
+            line["ours"] = entry.question
+            line["verdict"] = ""
+        lines.append(line)
     return table(pd.DataFrame(lines))
 
 
@@ -80,14 +84,16 @@ def insert_between_markers(text: str, content: str) -> str:
     start, end = MARKERS
     if start not in text or end not in text:
         raise ValueError(f"expected a text with {start} and {end}")
-    head, _, rest_of_text = text.partition(start)
-    _, _, tail = rest_of_text.partition(end)
+    # The markers stay, for the next time.
+    head, _, after_start = text.partition(start)
+    _, _, tail = after_start.partition(end)
     return f"{head}{start}\n\n{content.strip()}\n\n{end}{tail}"
 
 
 def update_readme(path: Path, entries: Sequence[Entry], folder: str) -> None:
     """Put the table of results into a README that has the markers."""
     text = path.read_text(encoding="utf-8")
+    # A README may do without the table.
     if MARKERS[0] in text:
         new = insert_between_markers(text, glance(entries, folder))
         files.write_if_changed(path, new.encode())
@@ -97,57 +103,123 @@ def verdict_table(entries: Sequence[Entry]) -> pd.DataFrame:
     """Count the verdicts of each kind."""
     counts: Counter[str] = Counter()
     for entry in entries:
-        counts.update(claim.verdict for claim in entry.report.claims)
+        for claim in entry.report.claims:
+            counts[claim.verdict] += 1
+    # Verdicts that no claim has are listed too, with 0.
     lines = []
     for kind, meanings in (("value", VALUES), ("effect", EFFECTS)):
         for verdict, meaning in meanings.items():
-            line = {"of": kind, "verdict": verdict, "count": counts[verdict]}
-            lines.append({**line, "meaning": meaning})
+            line = {
+                "of": kind,
+                "verdict": verdict,
+                "count": counts[verdict],
+                "meaning": meaning,
+            }
+            lines.append(line)
     return pd.DataFrame(lines)
 
 
 def experiment_table(entries: Sequence[Entry], folder: str) -> pd.DataFrame:
     """A line for each experiment: question, verdicts, and its page."""
+    # In words: one column for each verdict would be wide and mostly empty.
     lines = []
     for entry in entries:
-        link = f"[{entry.name}]({folder}/{entry.name}/README.md)"
-        line = {"experiment": link, "question": entry.question}
-        lines.append({**line, "claims": claims_text(entry.report.claims)})
+        line = {
+            "experiment": _link(entry, folder),
+            "question": entry.question,
+            "claims": claims_text(entry.report.claims),
+        }
+        lines.append(line)
     return pd.DataFrame(lines)
 
 
 def claims_text(claims: Sequence[Claim]) -> str:
     """`3 reproduced, 1 not reproduced`; nothing where the paper has no number."""
     counts = Counter(claim.verdict for claim in claims)
-    order = [*VALUES, *EFFECTS]
-    known = [verdict for verdict in order if counts[verdict]]
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in known)
+    texts = []
+    # From the best verdict to the worst, in either kind.
+    for verdict in (*VALUES, *EFFECTS):
+        if counts[verdict]:
+            texts.append(f"{counts[verdict]} {verdict}")
+    return ", ".join(texts)
 
 
 def provenance_table(entries: Sequence[Entry]) -> pd.DataFrame:
     """What ran when, on what, and for how long."""
     lines = []
     for entry in entries:
+        # Rows of one experiment may come from several days and machines.
         origins = [row["provenance"] for row in entry.rows]
-        dates = sorted({origin["date"][:10] for origin in origins})
-        line = {"experiment": entry.name, "rows": len(entry.rows)}
-        line["date"] = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-        line["time"] = _time(entry.rows)
-        line["commit"] = ", ".join(sorted({_commit(origin) for origin in origins}))
-        line["jax"] = ", ".join(sorted({o["versions"]["jax"] for o in origins}))
-        line["machine"] = "; ".join(sorted({_machine(origin) for origin in origins}))
+        line = {
+            "experiment": entry.name,
+            "rows": len(entry.rows),
+            "date": _dates(origins),
+            "time": _time(entry.rows),
+            "commit": ", ".join(_distinct(_commit, origins)),
+            "jax": ", ".join(_distinct(_jax_version, origins)),
+            "machine": "; ".join(_distinct(_machine, origins)),
+        }
         lines.append(line)
     return pd.DataFrame(lines)
 
 
+def _picture_parts(
+    entries: Sequence[Entry], names: Sequence[str], folder: str
+) -> list[str]:
+    """The first figures of some experiments, each under its question."""
+    parts = []
+    by_name = {entry.name: entry for entry in entries}
+    for name in names:
+        entry = by_name.get(name)
+        # A folder of somebody's own rows need not have all experiments.
+        if entry is not None and entry.report.figures:
+            page = f"{folder}/{name}/README.md"
+            parts.append(f"**[{entry.question}]({page})**")
+            parts.append(f"![{name}]({folder}/{name}/figure.png)")
+    return parts
+
+
+def _link(entry: Entry, folder: str) -> str:
+    return f"[{entry.name}]({folder}/{entry.name}/README.md)"
+
+
+def _distinct(text: Callable[[Row], str], origins: Sequence[Row]) -> list[str]:
+    """The texts of all origins, sorted, so that the order of rows does not matter."""
+    return sorted(set(map(text, origins)))
+
+
+def _dates(origins: Sequence[Row]) -> str:
+    """`2025-01-31`, or the first and the last date."""
+    dates = _distinct(_date, origins)
+    if len(dates) == 1:
+        return dates[0]
+    return f"{dates[0]} to {dates[-1]}"
+
+
+def _date(origin: Row) -> str:
+    # Without the time of day.
+    return origin["date"][:10]
+
+
+def _jax_version(origin: Row) -> str:
+    return origin["versions"]["jax"]
+
+
 def _time(rows: Sequence[Row]) -> str:
-    seconds = [row.get("seconds") for row in rows]
-    numbers = [value for value in seconds if isinstance(value, int | float)]
+    """How long all rows took; nothing where none says."""
+    numbers = []
+    for row in rows:
+        seconds = row.get("seconds")
+        # Not every row has one number of seconds.
+        if isinstance(seconds, int | float):
+            numbers.append(seconds)
     return clock(sum(numbers)) if numbers else ""
 
 
 def _commit(origin: Row) -> str:
-    return origin["commit"][:7] + ("+" if origin["dirty"] else "")
+    # As `DIRTY` explains on the page.
+    mark = "+" if origin["dirty"] else ""
+    return origin["commit"][:7] + mark
 
 
 def _machine(origin: Row) -> str:

@@ -19,9 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_jax.results import locks
+from lora_jax.results.canonical_json import to_json
 
 Row = dict[str, Any]
 Config = Mapping[str, Any]
+
+FIELDS = {"key", "config", "metrics"}  # that no row lacks
+METRIC_NAME = re.compile("[^/]+/[^/]+")  # `<split>/<metric>`
+KEY_DIGITS = 16  # hexadecimal, 64 bits
+QUOTED_BYTES = 60  # of a bad line, in the error's message
 
 
 def key(config: Config) -> str:
@@ -32,12 +38,17 @@ def key(config: Config) -> str:
     Raises:
         ValueError: lists every value that JSON cannot hold (NaN and infinity included).
     """
-    return hashlib.sha256(_to_json(config, "config").encode()).hexdigest()[:16]
+    text = to_json(config, "config")
+    digest = hashlib.sha256(text.encode())
+    return digest.hexdigest()[:KEY_DIGITS]
 
 
 class RowFile(NamedTuple):
-    """A file of rows. `key` gives a configuration's identity; keys are made anew when
-    the file is read, so that a better identity makes no row an orphan."""
+    """A file of rows, whose identity is `key` of their configurations.
+
+    Keys are computed anew when the file is read, so that a better identity makes no row
+    an orphan.
+    """
 
     path: Path
     key: Callable[[Config], str] = key
@@ -66,20 +77,31 @@ class RowFile(NamedTuple):
             ValueError: the row is malformed.
             OSError: the disk refuses the row; the file is left as it was.
         """
+        # Checked before the file or its folder is touched.
         checked = self._checked(row)
-        line = (_to_json(checked, "row") + "\n").encode()
+        text = to_json(checked, "row")
+        line = f"{text}\n".encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locks.exclusive(self.path.with_name(f".{self.path.stem}.append.lock")):
-            content = self.path.read_bytes() if self.path.exists() else b""
+        # Nobody may append between our reading and our writing.
+        lock = self.path.with_name(f".{self.path.stem}.append.lock")
+        with locks.exclusive(lock):
+            content = b""
+            if self.path.exists():
+                content = self.path.read_bytes()
             complete = _without_torn_line(content)
             rows = self._parse(complete)
-            if checked["key"] not in rows:
-                _append(self.path, complete, line)
-        return rows.get(checked["key"]) or json.loads(line)
+            key_of_row = checked["key"]
+            if key_of_row in rows:
+                return rows[key_of_row]
+            _append(self.path, complete, line)
+        # As the file has it: tuples have become lists.
+        return json.loads(line)
 
     def pending(self, configs: Iterable[Config]) -> list[Config]:
         """Return the configurations without a row yet, in their order."""
-        done = {row["key"] for row in self.read()}
+        done = set()
+        for row in self.read():
+            done.add(row["key"])
         return [config for config in configs if self.key(config) not in done]
 
     @contextmanager
@@ -91,22 +113,32 @@ class RowFile(NamedTuple):
         run: False then says that it was finished, True that it was abandoned.
         """
         path = self.path.absolute()
-        offset = int(self.key(config), 16) >> 1  # offsets are signed 64-bit numbers
+        # Each run has a byte of the lock file. Offsets are signed 64-bit numbers: a key
+        # has one bit too many.
+        offset = int(self.key(config), 16) >> 1
         lock = path.with_name(f".{path.stem}.lock")
         with locks.byte_lock(lock, offset, wait=wait) as is_held:
-            yield is_held and bool(self.pending([config]))
+            # Its row may have been written while we waited.
+            is_pending = bool(self.pending([config]))
+            yield is_held and is_pending
 
     def _checked(self, row: Mapping[str, Any]) -> Row:
         config = row.get("config")
         metrics = row.get("metrics")
-        if not isinstance(config, Mapping) or not isinstance(metrics, Mapping):
+        has_config = isinstance(config, Mapping)
+        has_metrics = isinstance(metrics, Mapping)
+        if not has_config or not has_metrics:
+            fields = list(row)
             raise ValueError(
-                "a row needs `config` and `metrics`, both dicts; "
-                f"got fields {list(row)}"
+                f"a row needs `config` and `metrics`, both dicts; got fields {fields}"
             )
-        return {**row, "key": self.key(config), "metrics": _checked_metrics(metrics)}
+        checked = dict(row)
+        checked["key"] = self.key(config)
+        checked["metrics"] = _checked_metrics(metrics)
+        return checked
 
     def _parse(self, content: bytes) -> dict[str, Row]:
+        """The rows by key. Raises a ValueError that names the line that is no row."""
         rows: dict[str, Row] = {}
         for number, line in enumerate(content.split(b"\n"), start=1):
             if not line.strip():
@@ -114,11 +146,13 @@ class RowFile(NamedTuple):
             try:
                 row = _parse_row(line)
                 row["key"] = self.key(row["config"])
+            # Deeply nested brackets exhaust the parser's stack.
             except (ValueError, RecursionError) as error:
+                start = line[:QUOTED_BYTES]
                 raise ValueError(
-                    f"{self.path}, line {number} is not a row: {error}; "
-                    f"got {line[:60]!r}"
+                    f"{self.path}, line {number} is not a row: {error}; got {start!r}"
                 ) from error
+            # Of rows with one key the first counts.
             rows.setdefault(row["key"], row)
         return rows
 
@@ -147,22 +181,26 @@ def claim(
 
 def _parse_row(line: bytes) -> Row:
     row = json.loads(line)
-    if not isinstance(row, dict) or not {"key", "config", "metrics"} <= row.keys():
+    # Another program, or a merge, may have written anything.
+    is_object = isinstance(row, dict)
+    if not is_object or not row.keys() >= FIELDS:
         raise ValueError("expected an object with key, config and metrics")
     for name in ("config", "metrics"):
-        if not isinstance(row[name], dict):
-            raise ValueError(f"expected {name} to be an object, got {row[name]!r}")
+        value = row[name]
+        if not isinstance(value, dict):
+            raise ValueError(f"expected {name} to be an object, got {value!r}")
     _checked_metrics(row["metrics"])
     return row
 
 
 def _checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """The metrics as floats. Raises one ValueError with every one that is wrong."""
+    """The metrics as floats. Raises one ValueError that lists all that are wrong."""
     problems = []
     plain: dict[str, float | None] = {}
     for name, value in metrics.items():
-        if not re.fullmatch("[^/]+/[^/]+", str(name)):
+        if not METRIC_NAME.fullmatch(str(name)):
             problems.append(f"name {name!r}")
+        # A run that diverged is a result too.
         if value is None:
             plain[name] = None
         elif _is_finite(value):
@@ -170,49 +208,19 @@ def _checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
         else:
             problems.append(f"{name} = {value!r}")
     if problems:
+        listed = ", ".join(problems)
         raise ValueError(
             "metrics: expected `<split>/<metric>` with a finite number, or None for a "
-            f"run that diverged; got {', '.join(problems)}"
+            f"run that diverged; got {listed}"
         )
     return plain
 
 
 def _is_finite(value: Any) -> bool:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _to_json(value: Any, name: str) -> str:
-    problems: list[str] = []
-    plain = _plain(value, name, problems)
-    if problems:
-        expected = (
-            "expected values of JSON (text, bool, whole or finite number, None, list, "
-            "dict), got"
-        )
-        raise ValueError("\n".join([expected, *problems]))
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
-
-
-def _plain(value: Any, name: str, problems: list[str]) -> Any:
-    """The value as JSON has it; what is wrong is appended to `problems` by its path."""
-    match value:
-        case Mapping():
-            plain = {}
-            for field, item in value.items():
-                if not isinstance(field, str):
-                    problems.append(f"{name}: the field name {field!r} is no text")
-                plain[field] = _plain(item, f"{name}.{field}", problems)
-            return plain
-        case list() | tuple():
-            items = enumerate(value)
-            return [_plain(item, f"{name}[{i}]", problems) for i, item in items]
-        case None | str() | int():
-            return value
-        case float() if math.isfinite(value):
-            return value
-    problems.append(f"{name}: {type(value).__name__} {value!r}")
-    return None
+    # A bool is a number to Python, but no score.
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _without_torn_line(content: bytes) -> bytes:
@@ -220,32 +228,41 @@ def _without_torn_line(content: bytes) -> bytes:
 
     A line that only lost its line end is complete: no prefix of an object is one.
     """
-    complete = content[: content.rfind(b"\n") + 1]
+    # After the last line end, or from the start where there is none.
+    start = content.rfind(b"\n") + 1
+    complete = content[:start]
     try:
-        last = json.loads(content[len(complete) :])
+        last = json.loads(content[start:])
     except ValueError:
         return complete
-    return content + b"\n" if isinstance(last, dict) else complete
+    # The beginning of a row can be a value of JSON, but no object.
+    if isinstance(last, dict):
+        return content + b"\n"
+    return complete
 
 
 def _append(path: Path, complete: bytes, line: bytes) -> None:
     """Write the line after the complete ones, or leave the file as it was."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     size = min(len(complete), os.fstat(file).st_size)
-    missing = complete[size:] + line  # the last line may have lost its line end
+    # The last line may have lost its line end, which is then written too.
+    missing = complete[size:] + line
     try:
+        # A torn line goes.
         os.ftruncate(file, size)
+        # One call, so that a kill tears at most this line.
         written = os.write(file, missing)
-        if written != len(missing):
-            raise OSError(
-                errno.ENOSPC, f"{written} of {len(missing)} bytes were written"
-            )
+        size_of_missing = len(missing)
+        if written != size_of_missing:
+            message = f"{written} of {size_of_missing} bytes were written"
+            raise OSError(errno.ENOSPC, message)
+        # On the disk before the run counts as finished.
         os.fsync(file)
     except OSError as error:
+        # What was written of the line goes.
         os.ftruncate(file, size)
-        reason = (
-            f"the row was not recorded, the others are safe: {error.strerror or error}"
-        )
+        cause = error.strerror or error
+        reason = f"the row was not recorded, the others are safe: {cause}"
         raise OSError(error.errno, reason, str(path)) from error
     finally:
         os.close(file)

@@ -1,77 +1,64 @@
-"""From rows to numbers: groups of rows that share their settings, means over seeds.
+"""From rows to numbers: tables of means over seeds, with their errors.
 
 Everything depends on the set of rows alone, neither on their order nor on the clock, so
 that an experiment interrupted and resumed draws the same bytes as one that never
-stopped.
+stopped. Groups of rows are made in `grouping`, and tables arranged in `arranging`.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from lora_jax.results.arranging import (
+    check_columns,
+    in_order,
+    means,
+    pivot,
+    plus_minus,
+)
+from lora_jax.results.grouping import PLACES, Group, groups, primary_metric
 from lora_jax.results.rows import Row
 
-# Where files lie on somebody's machine: no setting. `data_source` says which they are.
-PLACES = ("data_dir", "glue_dir")
-# What every heading has already, or what is too long for one.
+__all__ = [
+    "PLACES",
+    "Column",
+    "Group",
+    "check_columns",
+    "frame",
+    "groups",
+    "in_order",
+    "means",
+    "metric_table",
+    "pivot",
+    "plus_minus",
+    "primary_metric",
+    "scores",
+    "summary",
+]
+
+# The first columns of a table of scores, where the group has them.
 COMMON = ("data", "model", "method")
-UNNAMED = ("model", "data", "model_source", "data_source", *PLACES)
 
 
-class Group(NamedTuple):
-    """Rows that differ only in the axes of their experiment."""
+class Column(NamedTuple):
+    """A metric as a column of a table."""
 
-    name: str  # "rotten-tomatoes, minilm-l6", and in what it differs from other groups
-    settings: dict[str, Any]  # those that all its rows share
-    rows: list[Row]
-
-    @property
-    def first(self) -> Row:
-        """Any row: they are alike but for the axes."""
-        return self.rows[0]
-
-    @property
-    def seeds(self) -> list[int]:
-        """The seeds there are rows of."""
-        return sorted({row["config"].get("seed", 0) for row in self.rows})
-
-    @property
-    def difference(self) -> str:
-        """The settings that other groups have otherwise; empty if there are none."""
-        return self.name.partition(" · ")[2]
-
-    @property
-    def is_smoke(self) -> bool:
-        """Whether the model is a tiny random one."""
-        return str(self.settings.get("model", "")).startswith("tiny")
+    metric: str
+    title: str
+    unit: float = 1  # what its values are multiplied by
+    has_error: bool = False  # a column `<title> error` beside
 
 
-def groups(rows: Iterable[Row], axes: Sequence[str]) -> list[Group]:
-    """Group the rows by every setting but `axes`, the largest group first."""
-    by_settings: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: row["key"]):
-        fixed = _without(row["config"], (*axes, *PLACES))
-        text = json.dumps(fixed, sort_keys=True)
-        by_settings.setdefault(text, []).append(row)
-    ordered = sorted(by_settings, key=lambda text: (-len(by_settings[text]), text))
-    settings = [json.loads(text) for text in ordered]
-    result = []
-    for text, fixed in zip(ordered, settings, strict=True):
-        name = _group_name(fixed, settings)
-        result.append(Group(name, fixed, by_settings[text]))
-    return result
+class Run(NamedTuple):
+    """What a row has on a metric."""
 
-
-def primary_metric(row: Row) -> str:
-    """Return the metric to show: the task's first, on test if there is one."""
-    names = list(row["metrics"])
-    on_test = [name for name in names if name.startswith("test/")]
-    return on_test[0] if on_test else names[0]
+    value: float | None  # None where the run diverged
+    examples: int | None  # evaluated
 
 
 def frame(rows: Iterable[Row]) -> pd.DataFrame:
@@ -79,7 +66,7 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
 
     Nested fields are `a.b`; lists are `x, y`.
     """
-    ordered = sorted(rows, key=lambda row: row["key"])
+    ordered = sorted(rows, key=itemgetter("key"))
     metrics = pd.DataFrame([row["metrics"] for row in ordered], dtype=float)
     return _settings(ordered).join(metrics)
 
@@ -102,10 +89,11 @@ def summary(
         ValueError: unknown names; or a group mixes rows that differ in more than fields
             named `*seed`.
     """
-    ordered = sorted(rows, key=lambda row: row["key"])
+    ordered = sorted(rows, key=itemgetter("key"))
     by = list(by)
     settings = _settings(ordered)
     split, _, name = metric.rpartition("/")
+    # Names first, then whether a line would mix settings.
     check_columns(by, settings)
     check_columns([metric], frame(ordered))
     grouped = settings.groupby(by, dropna=False)
@@ -115,9 +103,14 @@ def summary(
         runs = []
         for index in group.index:
             row = ordered[index]
-            size = examples or row.get("examples", {}).get(split)
-            runs.append((row["metrics"].get(metric), size))
+            sizes = row.get("examples", {})
+            run = Run(
+                value=row["metrics"].get(metric),
+                examples=examples or sizes.get(split),
+            )
+            runs.append(run)
         lines.append(_spread(runs, is_accuracy=name == "accuracy"))
+    # One line for each group, in the same order.
     values = grouped.size().index.to_frame(index=False)
     return values.join(pd.DataFrame(lines))
 
@@ -135,28 +128,23 @@ def scores(
     metric = metric or primary_metric(group.first)
     rows = [_with_settings(row, by) for row in group.rows]
     table = summary(rows, by=by, metric=metric)
-    common = [name for name in COMMON if name in group.settings and name not in by]
-    result = table[list(by)].copy()
-    for position, name in enumerate(common):
-        result.insert(position, name, group.settings[name])
+    # An axis of the group is a column already.
+    result = pd.DataFrame(index=table.index)
+    for name in COMMON:
+        if name in group.settings and name not in by:
+            result[name] = group.settings[name]
+    for name in by:
+        result[name] = table[name]
     result["metric"] = metric
     result["score"] = unit * table["mean"]
     result["error"] = unit * table["error"]
     result["error of"] = table["error_kind"]
     result["seeds"] = table["count"]
+    # Experiments that train nothing have no count.
     if "parameters" in group.first:
         result["parameters"] = _parameters(rows, table, by)
     result["settings"] = group.difference
     return result
-
-
-class Column(NamedTuple):
-    """A metric as a column of a table."""
-
-    metric: str
-    title: str
-    unit: float = 1  # what its values are multiplied by
-    has_error: bool = False  # a column `<title> error` beside
 
 
 def metric_table(
@@ -175,97 +163,28 @@ def metric_table(
     return table
 
 
-def in_order(
-    table: pd.DataFrame, column: str, order: Sequence[Any], then: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Sort by a column in the order of the values passed, others last; then by more."""
-    positions = {value: position for position, value in enumerate(order)}
-    ranks = table[column].map(positions).fillna(len(positions))
-    ordered = table.assign(_order=ranks).sort_values(
-        ["_order", column, *then], kind="stable", ignore_index=True
-    )
-    return ordered.drop(columns="_order")
-
-
-def means(table: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Average our score and the paper's over the lines with one value of a column."""
-    published = [
-        name
-        for name in table
-        if str(name).startswith("paper ") and not str(name).endswith(" std")
-    ]
-    averages = table.groupby(by, sort=False)[["score", *published]].mean()
-    return averages.reset_index().rename(columns={"score": "ours"})
-
-
-def pivot(
-    table: pd.DataFrame, index: str, columns: str, values: str, prefix: str = ""
-) -> pd.DataFrame:
-    """Spread a column: `index` down, `columns` across, in the order of the table."""
-    order = list(dict.fromkeys(table[index]))
-    wide = table.pivot(index=index, columns=columns, values=values).loc[order]
-    wide = wide.rename(columns=lambda name: f"{prefix}{name}")
-    return wide.rename_axis(columns=None).reset_index()
-
-
-def plus_minus(
-    scores: Iterable[float], errors: Iterable[float], digits: int = 1, sign: str = ""
-) -> list[str]:
-    """Format `79.7 ± 0.3`; without a known error the score, without a score nothing."""
-    texts = []
-    for score, error in zip(scores, errors, strict=True):
-        text = "" if math.isnan(score) else f"{score:{sign}.{digits}f}"
-        if text and not math.isnan(error):
-            text += f" ± {error:.{digits}f}"
-        texts.append(text)
-    return texts
-
-
-def check_columns(names: Sequence[str], table: pd.DataFrame) -> None:
-    """Raise a ValueError with the columns there are, unless it has all the names."""
-    unknown = [name for name in names if name not in table.columns]
-    if unknown:
-        raise ValueError(
-            f"unknown column {', '.join(map(repr, unknown))}; "
-            f"there are {', '.join(map(str, table.columns))}"
-        )
-
-
-def _without(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in names}
-
-
-def _group_name(
-    settings: Mapping[str, Any], all_settings: Sequence[Mapping[str, Any]]
-) -> str:
-    """`data, model · name value, …`: the latter in which the groups differ."""
-    head = [str(settings[name]) for name in ("data", "model") if name in settings]
-    differing = []
-    for name, value in settings.items():
-        others = [other.get(name) for other in all_settings]
-        if name not in UNNAMED and any(other != value for other in others):
-            differing.append(f"{name} {value}")
-    heading = ", ".join(head)
-    return f"{heading} · {', '.join(differing)}" if differing else heading
-
-
 def _settings(rows: Sequence[Row]) -> pd.DataFrame:
-    configs = pd.json_normalize([dict(row["config"]) for row in rows])
-    return configs.map(_joined)
+    """A line for each row, and a column for each field: `method.name` if nested."""
+    configs = [dict(row["config"]) for row in rows]
+    return pd.json_normalize(configs).map(_joined)
 
 
 def _joined(value: Any) -> Any:
+    # pandas cannot group by lists.
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return value
 
 
 def _check_unmixed(grouped: Any, by: Sequence[str]) -> None:
+    """Raise a ValueError with the fields that differ within a group."""
     values = grouped.nunique(dropna=False)
     mixed = []
     for field in values:
-        is_seed = str(field).endswith("seed")
-        if any(values[field] > 1) and not is_seed and field not in PLACES:
+        # What a mean is taken over, and what is no setting, may differ.
+        if str(field).endswith("seed") or field in PLACES:
+            continue
+        if any(values[field] > 1):
             mixed.append(field)
     if mixed:
         raise ValueError(
@@ -274,24 +193,29 @@ def _check_unmixed(grouped: Any, by: Sequence[str]) -> None:
         )
 
 
-def _spread(
-    runs: Sequence[tuple[float | None, int | None]], *, is_accuracy: bool
-) -> dict[str, Any]:
-    """Mean and error of (value, evaluated examples) of one setting's seeds."""
-    finished = [(value, size) for value, size in runs if value is not None]
-    values = [value for value, _ in finished]
+def _spread(runs: Sequence[Run], *, is_accuracy: bool) -> dict[str, Any]:
+    """Mean and error of one setting's runs, which differ in their seeds."""
+    values = []
+    examples = None
+    for run in runs:
+        if run.value is not None:
+            values.append(run.value)
+            examples = run.examples
     count = len(values)
-    std = error = math.nan
+    mean = statistics.fmean(values) if values else math.nan
+    std = math.nan
+    error = math.nan
     kind = "none"
     if count > 1:
         std = statistics.stdev(values)
         error = std / math.sqrt(count)
         kind = "seeds"
-    elif count == 1 and is_accuracy and finished[0][1]:
-        error = _binomial_error(values[0], finished[0][1])
+    # One seed does not say how seeds differ, but how far its examples can be trusted.
+    elif count == 1 and is_accuracy and examples:
+        error = _binomial_error(values[0], examples)
         kind = "binomial"
     return {
-        "mean": statistics.fmean(values) if values else math.nan,
+        "mean": mean,
         "std": std,
         "count": count,
         "failed": len(runs) - count,
@@ -305,7 +229,8 @@ def _binomial_error(accuracy: float, examples: int) -> float:
         raise ValueError(
             f"expected an accuracy as a fraction between 0 and 1, got {accuracy}"
         )
-    return math.sqrt(accuracy * (1 - accuracy) / examples)
+    variance = accuracy * (1 - accuracy) / examples
+    return math.sqrt(variance)
 
 
 def _with_settings(row: Row, names: Sequence[str]) -> Row:
@@ -320,15 +245,22 @@ def _parameters(
     """The adapter's trainable parameters in each line of the table."""
     sizes: dict[tuple, int] = {}
     for row in rows:
-        values = tuple(_comparable(row["config"][name]) for name in by)
         counts = row["parameters"]
-        is_one_number = isinstance(counts, int)
-        sizes[values] = counts if is_one_number else counts["adapter"]
-    lines = zip(*(table[name] for name in by), strict=True)
-    return [sizes[tuple(map(_comparable, line))] for line in lines]
+        # Some experiments train no head, and record one number.
+        size = counts if isinstance(counts, int) else counts["adapter"]
+        sizes[_values(row["config"], by)] = size
+    lines = table.to_dict("records")
+    return [sizes[_values(line, by)] for line in lines]
+
+
+def _values(config: Mapping[Any, Any], names: Sequence[str]) -> tuple:
+    """The values of these settings, as a key."""
+    return tuple(_comparable(config[name]) for name in names)
 
 
 def _comparable(value: Any) -> Any:
     """A value that equals itself in a key: pandas reads an empty one as NaN."""
-    is_nan = isinstance(value, float | np.floating) and math.isnan(value)
-    return None if is_nan else _joined(value)
+    is_float = isinstance(value, float | np.floating)
+    if is_float and math.isnan(value):
+        return None
+    return _joined(value)

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from lora_jax.experiment import presets, schedule
 from lora_jax.experiment.config import from_row, key
 from lora_jax.experiment.workbench import Workbenches
-from lora_jax.results import claims
+from lora_jax.results import claims, similarity_claims
 from lora_jax.results import similarity_maps as maps
 
 EXPERIMENT = subspace_similarity.EXPERIMENT
@@ -162,7 +162,7 @@ def test_the_papers_maps_are_as_read_from_its_figures():
 
 @pytest.mark.parametrize("kind", ["rank", "seed"])
 def test_the_paper_passes_the_tests_it_is_put_to(kind):
-    result = maps.claims(SOURCES[kind], kind, maps.published(kind))
+    result = similarity_claims.claims(SOURCES[kind], kind, maps.published(kind))
     assert {claim.verdict for claim in result} == {claims.REPRODUCED}
 
 
@@ -173,7 +173,7 @@ def made_up(width=100, **phi):
 
 def evidence(kind, similarities):
     result = []
-    for claim in maps.claims(SOURCES[kind], kind, similarities):
+    for claim in similarity_claims.claims(SOURCES[kind], kind, similarities):
         result.append((claim.evidence, claim.verdict == claims.REPRODUCED))
     return result
 
