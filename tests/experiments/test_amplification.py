@@ -79,10 +79,10 @@ def test_figure_8_compares_the_input_directions_of_w_and_a(out, rows):
 
 
 @pytest.mark.parametrize(
-    ("width", "shown"), [(12288, (400, 1273)), (384, (12, 40)), (16, (1, 2))]
+    ("width", "lines"), [(12288, (400, 1273)), (384, (12, 40)), (16, (1, 2))]
 )
-def test_the_range_of_figure_8_grows_with_the_model(width, shown):
-    assert paper.lora.figure8_range(width) == shown
+def test_the_range_of_figure_8_grows_with_the_model(width, lines):
+    assert paper.lora.figure8_range(width) == lines
 
 
 def test_the_factor_without_alpha_over_r_is_that_of_b_times_a(rows):
@@ -153,7 +153,7 @@ def test_the_order_of_rows_changes_nothing(rows):
     [
         (
             ["--method", "bitfit", "--ranks", "4"],
-            "method: expected low-rank adapters, as lora's, got",
+            "method: expected low-rank adapters, as lora's, got bitfit",
         ),
         (["--ranks", "17"], "rank: expected 1 <= rank <= 16"),
         (["--ranks"], "expected at least one value"),

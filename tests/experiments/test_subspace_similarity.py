@@ -231,12 +231,12 @@ def test_the_table_has_every_layer_the_mean_and_what_is_expected():
 def test_between_two_ranks_the_cells_the_paper_leaves_white_are_white(rows):
     sources = [maps.ours(rows[:2]), maps.published("rank")]
     figure = maps.middle_layer("rank", sources)
-    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    images = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     shapes = [(2, 4), (2, 4), (2, 2), (2, 2), (8, 64), (8, 64)]
-    assert [image.shape for image in shown] == shapes
-    np.testing.assert_array_equal(shown[0].mask, np.tri(2, 4, -1, dtype=bool))
-    np.testing.assert_array_equal(shown[2].mask, ~np.tri(2, dtype=bool))
-    np.testing.assert_array_equal(shown[4].mask, np.tri(8, 64, -1, dtype=bool))
+    assert [image.shape for image in images] == shapes
+    np.testing.assert_array_equal(images[0].mask, np.tri(2, 4, -1, dtype=bool))
+    np.testing.assert_array_equal(images[2].mask, ~np.tri(2, dtype=bool))
+    np.testing.assert_array_equal(images[4].mask, np.tri(8, 64, -1, dtype=bool))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ def table(framework="lora_jax", scale=1.0, saving=0.75):
 def test_each_framework_dtype_and_method_is_timed():
     options = throughput.Options(peer="peft")
     items = throughput.measurements(options, None, None)
-    kinds = {tuple(item.settings[axis] for axis in throughput.AXES) for item in items}
+    kinds = set()
+    for item in items:
+        kinds.add(tuple(item.settings[axis] for axis in throughput.AXES))
     assert len(items) == len(kinds) == 2 * 2 * 2
     # All in one call, so that they are timed in turn.
     assert {item.measure for item in items} == {throughput.measure}
