@@ -31,19 +31,6 @@ FLOORS = (
 # What a page of results must not need: it is drawn from rows alone.
 TRAINED = frozenset(["methods", "models"])
 
-# Modules that still know the experiments. They are to become reports of experiments,
-# outside of results/; the row store is to be handed its provenance. Then this is empty.
-LEAVING = frozenset(
-    [
-        "lora_jax.results.method_tables",
-        "lora_jax.results.rank_tables",
-        "lora_jax.results.rows",
-    ]
-)
-
-# One page of two scripts as yet: the memory of LoRA's Llama is to have a page of its own.
-SHARED = frozenset([("experiments.memory", "qlora_memory")])
-
 
 class Import(NamedTuple):
     """One import: who imports what, and where it is written."""
@@ -102,14 +89,14 @@ def imports_of(name: str, path: Path) -> list[Import]:
 
 
 def library_imports() -> list[Import]:
-    """The imports of the library by the library, without those that are leaving.
+    """The imports of the library by the library.
 
     The package itself, `lora_jax/__init__.py`, stands above all floors: it only hands on
     names, so it is left out.
     """
     imports = []
     for name, path in MODULES.items():
-        if name == "lora_jax" or name in LEAVING:
+        if name == "lora_jax":
             continue
         for single in imports_of(name, path):
             if top(single.imported) == "lora_jax":
@@ -195,7 +182,7 @@ def test_models_and_methods_do_not_know_each_other():
 def test_results_need_neither_jax_nor_what_was_trained():
     forbidden = []
     for name, path in MODULES.items():
-        if room(name) != "results" or name in LEAVING:
+        if room(name) != "results":
             continue
         for single in imports_of(name, path):
             library = top(single.imported)
@@ -211,8 +198,6 @@ def test_experiments_do_not_import_each_other():
     shared = []
     for path in EXPERIMENTS.glob("*.py"):
         for single in imports_of(f"experiments.{path.stem}", path):
-            if (single.importer, single.imported) in SHARED:
-                continue
             # As `experiments.nlg`, or as `nlg`, which Python finds beside a script.
             if top(single.imported) in stems | {"experiments"}:
                 shared.append(single)
