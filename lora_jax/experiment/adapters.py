@@ -20,6 +20,7 @@ def path_of(out: Path, run: RunConfig) -> Path:
 def keep(out: Path, trained: Trained) -> None:
     """Write what a run learned, unless it is the pretrained model as it is."""
     run = trained.bench.run
+    # It can be loaded from where it came from.
     if run.method == NO_METHOD:
         return
     mask = methods.mask(trained.model, trained.bench.method())
@@ -35,9 +36,11 @@ def load(out: Path, bench: Workbench) -> Trained:
     """
     path = path_of(out, bench.run)
     model, mask = bench.adapted()
-    if mask is None:  # nothing was trained, so nothing was kept
+    # Nothing was trained, so nothing was kept.
+    if mask is None:
         return Trained(model, {"config": bench.run.flat()}, bench)
     model, row = adapter.load(path, model, mask)
+    # Somebody may have copied or renamed files.
     if key(row["config"]) != key(bench.run.flat()):
         raise ValueError(
             f"{path}: expected what this run learned, got another run's; delete the "
@@ -48,6 +51,7 @@ def load(out: Path, bench: Workbench) -> Trained:
 
 def missing(out: Path, runs: list[RunConfig]) -> list[RunConfig]:
     """Return the runs of which nothing is kept, each once."""
+    # By key, since measurements have runs in common.
     by_key = {}
     for run in runs:
         is_kept = run.method == NO_METHOD or path_of(out, run).exists()

@@ -23,6 +23,7 @@ def ranks_within(
             matrices can hold; or the method has no rank.
     """
     (run,) = resolved([base], benches)
+    # A cost is linear in the rank, so two ranks tell all.
     at_one = _costs(run, targets, 1, benches)
     at_two = _costs(run, targets, 2, benches)
     if any(at_two[name] <= cost for name, cost in at_one.items()):
@@ -31,18 +32,11 @@ def ranks_within(
         )
     if not budget:
         budget = _costs(run, [PAPER_TARGETS], PAPER_RANK, benches)[PAPER_TARGETS]
-    too_dear = []
-    for name, cost in at_one.items():
-        if cost > budget:
-            too_dear.append(f"{cost:,} for {name}")
-    if too_dear:
-        raise ValueError(
-            f"budget: expected at least what r = 1 costs ({', '.join(too_dear)}), "
-            f"got {budget:,}"
-        )
+    _check_affordable(budget, at_one)
     ranks = {}
     for name, cost in at_one.items():
         ranks[name] = affordable_rank(budget, cost, at_two[name])
+    # Adapting the model finds ranks that are larger than a matrix.
     try:
         for name, rank in ranks.items():
             _costs(run, [name], rank, benches)
@@ -53,10 +47,24 @@ def ranks_within(
     return budget, ranks
 
 
+def _check_affordable(budget: int, at_one: dict[str, int]) -> None:
+    """Raise a ValueError with every set of matrices that r = 1 is too dear for."""
+    too_dear = []
+    for name, cost in at_one.items():
+        if cost > budget:
+            too_dear.append(f"{cost:,} for {name}")
+    if too_dear:
+        raise ValueError(
+            f"budget: expected at least what r = 1 costs ({', '.join(too_dear)}), "
+            f"got {budget:,}"
+        )
+
+
 def _costs(
     run: RunConfig, targets: Sequence[str], rank: int, benches: Workbenches
 ) -> dict[str, int]:
     """The adapter's trainable parameters by set of matrices."""
+    # Counted on the adapted model: a pattern may match any number of matrices.
     costs = {}
     for name in targets:
         bench = benches.bench(run.changed(targets=name, rank=rank))

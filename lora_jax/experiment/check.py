@@ -29,12 +29,14 @@ def resolved(runs: Sequence[RunConfig], benches: Workbenches) -> list[RunConfig]
             wrong with a model or its data.
     """
     check_settings(runs)
+    # What `auto` means belongs to a row's identity, for it changes the numbers.
     concrete = [_with_dtype(run) for run in runs]
     # Once a model: its source may have to be asked of a hub.
     names = {run.model for run in concrete}
     sources = {name: models.source(name) for name in names}
     complete = []
     for run in concrete:
+        # The task itself is kept by `benches`: this costs nothing twice.
         data_source = benches.task(run).source
         complete.append(
             replace(run, model_source=sources[run.model], data_source=data_source)
@@ -63,6 +65,7 @@ def counts(
 
     Adapting a model finds every wrong option of a method.
     """
+    # By key, for runs are values with mappings in them, which cannot be keys.
     by_key = {}
     for run in runs:
         by_key[key(run.flat())] = benches.bench(run).counts()
@@ -82,6 +85,7 @@ def writable_folder(folder: Path) -> None:
             f"--out: expected a folder that can be written, got {folder} "
             f"({error.strerror})"
         ) from None
+    # A folder that is there already may be somebody else's.
     if not os.access(folder, os.W_OK):
         raise PermissionError(
             f"--out: expected a folder that can be written, got {folder}"
@@ -107,6 +111,7 @@ def _with_dtype(run: RunConfig) -> RunConfig:
 
 def _problems(run: RunConfig) -> list[str]:
     problems = []
+    # Under the names that its flags have.
     flat = run.flat()
     for name, lowest in LOWEST.items():
         if flat[name] < lowest:
@@ -115,6 +120,7 @@ def _problems(run: RunConfig) -> list[str]:
                 f"{name}: expected {lowest} or more{meaning}, got {flat[name]}"
             )
     problems += _folder_problems(run)
+    # Each part of a run knows its own bounds.
     problems += _problem(lambda: train.check(run.train))
     problems += _problem(lambda: generation.check(run.decode))
     if run.method != NO_METHOD:
@@ -128,6 +134,7 @@ def _folder_problems(run: RunConfig) -> list[str]:
     glue = data.GLUE_TASKS
     official = data.DATA_DIR_TASKS
     problems = []
+    # Two flags for one setting: rows of older versions have either.
     if run.data.glue_dir and run.data.data_dir:
         problems.append(
             "data_dir and glue_dir mean the same: expected one of them, got "

@@ -76,6 +76,7 @@ def parse(
         ValueError: there is no such preset or method, with the nearest names.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Some words decide which flags there are, so they are read before the others.
     early = _early(words)
     preset = early.preset
     if preset not in presets:
@@ -85,10 +86,12 @@ def parse(
     options, base = presets[preset]
     top = _option_flags(options)
     groups: dict[str, list[Flag]] = {}
+    # An experiment that trains nothing has no flags of a run.
     if base is not None:
         chosen = early.methods or getattr(options, "methods", ())
         chosen = tuple(chosen) or (early.method or base.method,)
         _check_methods(chosen)
+        # A sweep's own option, as --ranks, replaces the run's, as --rank.
         swept = {flag.name for flag in top} | set(hidden)
         run_flags = _run_flags(base, chosen, swept)
         top += run_flags.pop("first")
@@ -107,6 +110,7 @@ def _command(
     top: Sequence[Flag],
 ) -> Command:
     """The flags' values, put back where they belong."""
+    # The options are the experiment's own dataclass, whole again.
     option_values = {}
     for flag in _option_flags(options):
         option_values[flag.name] = values[flag.name]
@@ -175,12 +179,14 @@ def _run_flags(
                 first.append(flag)
             elif not {flag.name, f"{flag.name}s"} & swept:
                 result[group].append(flag)
+    # In the order of FIRST, whatever the order of their parts.
     first.sort(key=lambda flag: FIRST.index(flag.name))
     return result
 
 
 def _command_flags(preset: str, presets: Mapping[str, Any]) -> list[Flag]:
     """What every experiment has."""
+    # Rows of a random model never lie among others.
     folder = Path("results/smoke") if preset == "smoke" else Path("results")
     names = ", ".join(presets)
     return [
@@ -217,6 +223,7 @@ def _process_flags(keep: bool) -> list[Flag]:
 
 def _method_flags(base: RunConfig, chosen: Sequence[str]) -> list[Flag]:
     """The keywords of the methods' constructors."""
+    # Several methods may share a keyword: the first one's text and default stand.
     flags: dict[str, Flag] = {}
     for method in chosen:
         if method == NO_METHOD:
@@ -244,6 +251,7 @@ def _field_flags(kind: type, values: Any) -> list[Flag]:
 
 def _field_texts(kind: type) -> dict[str, str]:
     """The docstring below each field; a field without one is no flag."""
+    # Python keeps no docstrings of fields; the source has them.
     source = textwrap.dedent(inspect.getsource(kind))
     body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
     texts = {}
@@ -262,7 +270,8 @@ def _parameter_texts(function: Any) -> dict[str, str]:
     texts = {}
     for parameter in parsed.params:
         text = " ".join((parameter.description or "").split())
-        for name in parameter.arg_name.split(","):  # `rank, alpha: …` is of both
+        # `rank, alpha: …` is the text of both.
+        for name in parameter.arg_name.split(","):
             texts[name.strip()] = text
     return texts
 
@@ -270,6 +279,7 @@ def _parameter_texts(function: Any) -> dict[str, str]:
 def _scalar(annotation: Any) -> Any:
     """The annotation without mappings, which no flag can hold: `int | Mapping` is int."""
     parts = getattr(annotation, "__args__", ())
+    # `int | str` has arguments, but no origin as `list[int]` has.
     is_union = parts and not hasattr(annotation, "__origin__")
     if not is_union:
         return annotation
@@ -288,6 +298,7 @@ def _ask(
     words: Sequence[str],
 ) -> dict[str, Any]:
     """The values by flag; exits with tyro's message when a word is wrong."""
+    # tyro takes flags from a dataclass: one is made of them, with one more a group.
     fields: list[Any] = [_field(flag) for flag in top]
     for group, flags in groups.items():
         if flags:
@@ -302,6 +313,7 @@ def _ask(
         description=description,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    # Flat again: no two flags have one name.
     values = {flag.name: getattr(answer, flag.name) for flag in top}
     for group, flags in groups.items():
         for flag in flags:

@@ -1,8 +1,9 @@
 """One run: a model, its data, a method, a training and a seed.
 
-A `RunConfig` is a value. Its fields are flags of every experiment that trains, and, flattened, the
-`config` of the run's row. The options of an adaptation method are not declared here: they are the
-keywords of the method's constructor, and a run holds those of its own method alone.
+A `RunConfig` is a value. Its fields are flags of every experiment that trains, and,
+flattened, the `config` of the run's row. The options of an adaptation method are not
+declared here: they are the keywords of the method's constructor, and a run holds those
+of its own method alone.
 """
 
 import hashlib
@@ -88,6 +89,7 @@ class RunConfig:
         parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
         run_fields: dict[str, Any] = {}
         options = dict(self.options)
+        # Sorted into the parts first, so that each part is replaced once.
         for name, value in changes.items():
             part = part_of(name)
             if part is None:
@@ -103,6 +105,7 @@ class RunConfig:
     def flat(self) -> dict[str, Any]:
         """Return the settings by row name, with every option of the method."""
         flat: dict[str, Any] = {}
+        # The order is that of the flags and of the lists of settings on pages.
         for name in RUN_FIELDS:
             flat[name] = getattr(self, name)
         for part in PARTS:
@@ -160,6 +163,7 @@ def from_row(config: Mapping[str, Any]) -> RunConfig:
     """Return the run of a row's config; settings that are none of a run are left out."""
     method = config.get("method", DEFAULT.method)
     names = method_defaults(method)
+    # A measurement's own settings are none of the run's.
     known = {}
     for name, value in config.items():
         if part_of(name) is not None or name in names:
@@ -174,6 +178,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     identity; nor does an option of a method that the row's method does not take.
     """
     method = config.get("method")
+    # What is no run has no defaults: all of its settings count.
     defaults: dict[str, Any] = {}
     if method:
         defaults = {**DEFAULT.flat(), **method_defaults(method)}
@@ -188,6 +193,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def key(config: Mapping[str, Any]) -> str:
     """Return the key of a row's config: 16 hex digits of the hash of its identity."""
+    # One text for one identity: sorted, and without spaces.
     text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -197,10 +203,12 @@ def _ignored(method: str | None) -> frozenset[str]:
     """The settings that do not matter to the identity of a run with that method."""
     if method is None:  # a pure computation, or a comparison of several runs
         return frozenset()
+    # Old rows have the options of all methods.
     foreign = all_options() - method_defaults(method).keys()
     names = {name for name in foreign if part_of(name) is None}
     # Where the official files lie; `data_source` says which files they are.
     names |= {"data_dir", "glue_dir"}
+    # Nothing is trained, so only the dtype of products matters of how.
     if method == NO_METHOD:
         trained = {ROW_NAMES.get(name, name) for name in _values(DEFAULT.train)}
         names |= trained - {"compute"}
@@ -210,14 +218,16 @@ def _ignored(method: str | None) -> frozenset[str]:
 def _nested_identity(value: Any) -> Any:
     if isinstance(value, Mapping):
         return identity(value)
+    # 32 and 32.0 are one setting.
     if isinstance(value, float) and value.is_integer():
-        return int(value)  # 32 and 32.0 are one setting
+        return int(value)
     return value
 
 
 @cache
 def all_options() -> frozenset[str]:
     """Return the options of every method."""
+    # Foreign to a run is what some other method takes and its own does not.
     names: set[str] = set()
     for method in methods.METHODS:
         names |= method_defaults(method).keys()
@@ -242,9 +252,11 @@ def _values(part: Any) -> dict[str, Any]:
 
 
 def _replaced(part: Any, values: Mapping[str, Any]) -> Any:
+    """The part with new values, be it a named tuple or a dataclass."""
     if hasattr(part, "_replace"):
         return part._replace(**values)
     return replace(part, **values)
 
 
+# Identities are what differs from it: see `identity`.
 DEFAULT = RunConfig()

@@ -54,17 +54,14 @@ class Experiment(NamedTuple):
             ValueError, OSError: a setting, a model or data is wrong, or a folder cannot
                 be written; before anything is trained.
         """
-        command = cli.parse(
-            self.name,
-            self.description or "",
-            self.presets,
-            keep=self.keep,
-            hidden=self.hidden,
-            arguments=arguments,
-        )
+        command = self._command(arguments)
+        # The process starts anew here, so before anything is loaded. Not under tests,
+        # which pass their arguments.
         if command.huge_pages and arguments is None:
             process.use_huge_pages()
         self._announce(command)
+
+        # All that can be wrong is wrong before the first training.
         benches = Workbenches()
         items = self._resolved(command, benches)
         counts = check.counts(schedule.unique_runs(items), benches)
@@ -83,6 +80,7 @@ class Experiment(NamedTuple):
         if command.dry_run:
             print(_plan_text(items, pending, counts, benches))
             return
+
         check.writable_folder(command.out)
         diverged = plan.complete(items)
         for path in redraw.final():
@@ -112,14 +110,27 @@ class Experiment(NamedTuple):
     def draw(self, out: Path) -> list[Path]:
         """Draw the page from the rows of a folder, the reference rows beside them."""
         rows = self.rows(out)
+        # A page of nothing would overwrite one of something.
         if not rows:
             return []
         report = self.report(rows)
         return reports.write(report, out / self.name, self._reference(rows, out))
 
+    def _command(self, arguments: Sequence[str] | None) -> cli.Command:
+        """What the command line says."""
+        return cli.parse(
+            self.name,
+            self.description or "",
+            self.presets,
+            keep=self.keep,
+            hidden=self.hidden,
+            arguments=arguments,
+        )
+
     def _reference(self, rows: Sequence[Row], out: Path) -> Report | None:
         """The report of the reference rows that have the settings of these rows."""
         folder = reference_folder()
+        # The reference's own page has nothing to be compared with.
         if folder is None or out.resolve() == folder.resolve():
             return None
         comparable = {comparison_key(row["config"]) for row in rows}
@@ -134,6 +145,7 @@ class Experiment(NamedTuple):
     ) -> list[Measurement]:
         """The measurements, their runs complete."""
         run = command.run
+        # Before any download: paths of matrices, for one, need the model.
         if run is not None:
             check.check_settings([run])
         items = self.measurements(command.options, run or RunConfig(), benches)
@@ -153,6 +165,7 @@ class Experiment(NamedTuple):
         page = command.out / self.name / "README.md"
         rows = command.out / f"{self.name}.jsonl"
         print(f"Preset {command.preset}; rows go to {rows}, the page to {page}.")
+        # Of other presets nobody has rows; `--dry-run` estimates.
         seconds = self._reference_seconds()
         if seconds and command.preset == cli.DEFAULT_PRESET:
             print(f"The reference rows took {clock(seconds)} on two cores.")
@@ -166,6 +179,7 @@ class Experiment(NamedTuple):
         total = 0.0
         for row in self.file(folder).read():
             seconds = row.get("seconds")
+            # Rows of timed steps have a list.
             if isinstance(seconds, int | float):
                 total += seconds
         return total
@@ -183,7 +197,8 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
     Options that its method does not take are left out, so that old and new rows of one
     run are alike.
     """
-    if "method" not in config or "data" not in config:  # no run, or several
+    # No run, or several under names of their own.
+    if "method" not in config or "data" not in config:
         complete = {}
         for name, value in config.items():
             is_run = isinstance(value, Mapping)
@@ -194,15 +209,19 @@ def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         is_option = part_of(name) is None
         is_foreign = name in all_options()
+        # What is left are the measurement's own settings.
         if is_option and not is_foreign and name not in complete:
-            complete[name] = value  # a measurement's own setting
+            complete[name] = value
     return complete
 
 
 def comparison_key(config: Mapping[str, Any]) -> str:
     """Return the identity of a config but for the seed and the dtype of products."""
-    ignored = ("seed", "compute")
-    return key({name: config[name] for name in config if name not in ignored})
+    compared = dict(config)
+    # Another machine may have another dtype, and results must hold for any seed.
+    for name in ("seed", "compute"):
+        compared.pop(name, None)
+    return key(compared)
 
 
 def _plan_text(
@@ -212,22 +231,36 @@ def _plan_text(
     benches: Workbenches,
 ) -> str:
     """What a dry run prints: rows, parameters, and roughly the time."""
-    names = labels([item.config() for item in items])
-    lines = [f"{'':8}{'adapter':>12}{'head':>10}"]
-    todo = {item.key() for item in pending}
-    for item, label in zip(items, names, strict=True):
-        status = "to do" if item.key() in todo else "done"
-        adapter = head = ""
-        if len(item.runs) == 1:
-            count = counts[item.run_keys()[0]]
-            adapter, head = f"{count.adapter:,}", f"{count.head:,}"
-        lines.append(f"{status:8}{adapter:>12}{head:>10}  {label}")
+    lines = _plan_lines(items, pending, counts)
     seconds = 0.0
     for run in schedule.unique_runs(pending):
         seconds += _estimate(run, benches)
+    # Measurements without a training are not estimated.
     if seconds:
         lines.append(f"about {clock(seconds)} on this machine, if all are trained")
     return "\n".join(lines)
+
+
+def _plan_lines(
+    items: Sequence[Measurement],
+    pending: Sequence[Measurement],
+    counts: Mapping[str, Any],
+) -> list[str]:
+    """A line for each row, under a heading."""
+    names = labels([item.config() for item in items])
+    lines = [f"{'':8}{'adapter':>12}{'head':>10}"]
+    pending_keys = {item.key() for item in pending}
+    for item, label in zip(items, names, strict=True):
+        status = "to do" if item.key() in pending_keys else "done"
+        adapter = ""
+        head = ""
+        # A comparison of several runs has no count of its own.
+        if len(item.runs) == 1:
+            count = counts[item.run_keys()[0]]
+            adapter = f"{count.adapter:,}"
+            head = f"{count.head:,}"
+        lines.append(f"{status:8}{adapter:>12}{head:>10}  {label}")
+    return lines
 
 
 def _estimate(run: RunConfig, benches: Workbenches) -> float:
@@ -236,6 +269,7 @@ def _estimate(run: RunConfig, benches: Workbenches) -> float:
     tokens = {}
     for split, encoded in bench.encoded.items():
         tokens[split] = int(encoded.offsets[-1])
+    # A beam's tokens cost as much each as a text's.
     for split, prompts in bench.prompts.items():
         tokens[split] = len(prompts) * run.decode.beam * run.decode.new_tokens
     epochs = 0 if run.method == NO_METHOD else run.train.epochs

@@ -37,12 +37,14 @@ def grid(base: RunConfig, **axes: Sequence[Any]) -> list[RunConfig]:
     for name, values in axes.items():
         if not values:
             raise ValueError(f"{name}: expected at least one value, got none")
+        # A single value may be a default for several methods; a sweep would repeat runs.
         if len(values) > 1 and not takes(base.method, name):
             values_text = " ".join(map(str, values))
             raise ValueError(
                 f"{name}: {base.method} takes no {name}: expected one value, "
                 f"got {values_text}"
             )
+    # As nested loops in the order of the axes.
     runs = []
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
@@ -78,6 +80,7 @@ def grid_of_methods(
             f"methods: expected some of {tree.near(unknown[0], candidates)}, "
             f"got {', '.join(unknown)}"
         )
+    # An experiment may have trials of its own.
     factors = RATES if rates is None else rates
     runs = []
     for seed in seeds:
@@ -89,7 +92,8 @@ def grid_of_methods(
 def _run_of_method(
     base: RunConfig, name: str, seed: int, rate_factor: float
 ) -> RunConfig:
-    if name == NO_METHOD:  # the same run for all seeds and rates
+    # The same run for all seeds and rates.
+    if name == NO_METHOD:
         return base.changed(method=name, seed=0)
     rate = base.train.learning_rate * rate_factor
     run = base.changed(method=name, seed=seed, learning_rate=rate)

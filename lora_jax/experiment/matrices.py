@@ -25,6 +25,7 @@ def stacked_matrices(
             f"method: expected low-rank adapters, as lora's, got {run.method}"
         )
     # A layer of a stack of blocks has factors [L, d, r], another has no layer axis.
+    # Only the former have the layers that a table has lines for.
     outside = []
     for path, layer in layers.items():
         if layer.factors()[0].ndim != 3:
@@ -40,6 +41,7 @@ def stacked_matrices(
 
 
 def _check_widths(layers: dict[str, Any], side: Literal["input", "output"]) -> None:
+    # Directions of different spaces have no angle between them.
     widths = {}
     for path, layer in layers.items():
         widths[path] = analysis.factor_columns(layer, side).shape[-2]

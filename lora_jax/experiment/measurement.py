@@ -30,13 +30,16 @@ class Measurement(NamedTuple):
 
     def config(self) -> dict[str, Any]:
         """Return the row's config: the run's settings, and the measurement's own."""
-        if self.names:
-            flat = [run.flat() for run in self.runs]
-            return {**self.settings, **dict(zip(self.names, flat, strict=True))}
         config: dict[str, Any] = {}
+        # Several runs stand under their names, or their settings would mix.
+        if self.names:
+            config |= self.settings
+            for name, run in zip(self.names, self.runs, strict=True):
+                config[name] = run.flat()
+            return config
         for run in self.runs:
             config |= run.flat()
-        return {**config, **self.settings}
+        return config | dict(self.settings)
 
     def key(self) -> str:
         """Return the row's identity."""
@@ -52,22 +55,33 @@ def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Of a single one: its data and method.
     """
-    varying = [name for name in _names(configs) if _varies(name, configs)]
+    varying = []
+    for name in _names(configs):
+        if _varies(name, configs):
+            varying.append(name)
     return [_label(config, varying) for config in configs]
 
 
 def _names(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The settings that any config has, in order; not where files are from."""
+    # A dict keeps the order, each name once.
     names: dict[str, None] = {}
     for config in configs:
-        names |= dict.fromkeys(config)
-    return [name for name in names if not name.endswith("_source")]
+        for name in config:
+            # Sources are long, and follow from model and data.
+            if not name.endswith("_source"):
+                names[name] = None
+    return list(names)
 
 
 def _varies(name: str, configs: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the configs that have the setting differ in it."""
-    values = [config[name] for config in configs if name in config]
-    return any(value != values[0] for value in values)
+    # A list, not a set: runs among the values cannot be in a set.
+    values: list[Any] = []
+    for config in configs:
+        if name in config and config[name] not in values:
+            values.append(config[name])
+    return len(values) > 1
 
 
 def _label(config: Mapping[str, Any], varying: Sequence[str]) -> str:
@@ -75,6 +89,7 @@ def _label(config: Mapping[str, Any], varying: Sequence[str]) -> str:
     for name in varying:
         if name in config:
             parts.append(f"{name}={_short(config[name])}")
+    # One config alone, or configs that are all alike.
     if not parts:
         for name in ("data", "method"):
             parts.append(str(config.get(name, "")))

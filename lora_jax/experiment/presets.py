@@ -17,6 +17,7 @@ SMOKE = QUICK.changed(
     epochs=1,
     batch=16,
 )
+# 0 is all of them: the whole task, on a small model.
 FULL = QUICK.changed(rows=0, validation_rows=0)
 # RoBERTa-base on GLUE: LoRA's Table 9. Its epochs differ by task, see `paper.lora`.
 PAPER = QUICK.changed(

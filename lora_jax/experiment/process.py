@@ -21,6 +21,7 @@ def prepare(*, cores_as_devices: bool) -> None:
     generated token takes 1.5 times as long.
     """
     jax.config.update("jax_compilation_cache_dir", str(download.cache_folder() / "xla"))
+    # Programs that compile faster than this are not worth a file.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     if cores_as_devices:
         devices.cores_as_devices()
@@ -36,6 +37,7 @@ def use_huge_pages() -> None:
     waits = HUGE_PAGES.exists() and "[madvise]" in HUGE_PAGES.read_text()
     if not waits or "hugetlb" in tunables or jax.default_backend() != "cpu":
         return
+    # Other tunables of the user's stay.
     settings = [tunables, TUNABLE] if tunables else [TUNABLE]
     os.environ["GLIBC_TUNABLES"] = ":".join(settings)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -45,11 +47,13 @@ def run_main(main: Callable[[], None]) -> None:
     """Run a script's main; an error is one message on standard error, not a trace."""
     try:
         main()
-    except BrokenPipeError:  # as from `| head`: nobody reads on
+    except BrokenPipeError:
+        # As from `| head`: nobody reads on. Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    # 128 + 2, as shells report a process that SIGINT ended.
     except KeyboardInterrupt:
         print(
             "interrupted: finished runs are kept; the same command continues",

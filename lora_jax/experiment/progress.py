@@ -31,6 +31,7 @@ class Display:
         self.start_time = now
         self.run_start_time = now
         self.last_line_time = now
+        # Two bars: one of runs, one of the steps of the current run.
         if live:
             self.run_bar = live.add_task(f"0/{runs}", total=runs, note="")
             self.step_bar = live.add_task("", total=None, note="")
@@ -39,6 +40,7 @@ class Display:
         """Report that a run begins."""
         self.label = label
         self.run_start_time = time.monotonic()
+        # In a file nothing is drawn over: what began has a line of its own.
         if self.live:
             self.live.reset(self.step_bar)
             self.live.console.print(label, highlight=False, markup=False)
@@ -47,8 +49,10 @@ class Display:
 
     def step(self, progress: train.Progress) -> None:
         """Report that a step is done; plain output has a line every ten seconds."""
+        # Compilation is part of it: the speed rises at first.
         now = time.monotonic()
         speed = progress.tokens / max(now - self.run_start_time, 1e-9)
+        # Reports between two reads of the loss have none.
         loss = "" if math.isnan(progress.loss) else f"loss {progress.loss:.3f}  "
         note = f"{loss}{speed:,.0f} tokens/s"
         left = self._time_left(progress.step / progress.steps)
@@ -78,6 +82,7 @@ class Display:
             print(line, flush=True)
 
     def _time_left(self, share: float) -> str:
+        # Runs that differ in length make this rough.
         done = self.done + share
         elapsed = time.monotonic() - self.start_time
         return f"{clock(elapsed / done * (self.runs - done))} left"
@@ -86,6 +91,7 @@ class Display:
 @contextmanager
 def display(runs: int) -> Iterator[Display]:
     """Yield a display for that many runs, live when the output is a terminal."""
+    # A file or a pipe cannot be drawn over.
     if not sys.stdout.isatty():
         yield Display(runs, None)
         return

@@ -21,8 +21,10 @@ class Redraw:
         Neither a full disk nor rows that do not make a figure yet are a reason to stop a
         training: only the final drawing complains.
         """
+        # The first row is drawn at once only if it took long enough.
         if time.monotonic() - self.last_time < SECONDS_BETWEEN:
             return
+        # Rows are read from the file, so those of other processes are drawn too.
         try:
             self.experiment.draw(self.out)
         except (OSError, ValueError):

@@ -40,18 +40,28 @@ class Schedule(NamedTuple):
         Raises:
             ValueError: a run that a measurement needs diverged.
         """
-        trainings = [item for item in measurements if item.measure is None]
-        others = [item for item in measurements if item.measure is not None]
-        diverged = self._train_rows(trainings) if trainings else []
+        trainings = []
+        others = []
+        for item in measurements:
+            kind = others if item.measure else trainings
+            kind.append(item)
+        diverged: list[str] = []
+        # A bar of no runs would only confuse.
+        if trainings:
+            diverged = self._train_rows(trainings)
         if others:
             self._measure_rows(others)
         return diverged
 
     def pending(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         """Return the measurements without a row yet, in their order, each once."""
+        # Read anew every time: another process may have added rows.
         done = {row["key"] for row in self.file.read()}
-        by_key = {item.key(): item for item in measurements}
-        return [item for name, item in by_key.items() if name not in done]
+        by_key = {}
+        for item in measurements:
+            if item.key() not in done:
+                by_key[item.key()] = item
+        return list(by_key.values())
 
     def _train_rows(self, measurements: Sequence[Measurement]) -> list[str]:
         names = _names(measurements)
@@ -61,6 +71,7 @@ class Schedule(NamedTuple):
             for wait in (False, True):
                 for item in self.pending(measurements):
                     label = names[item.key()]
+                    # It has no row, but would diverge again.
                     if label in diverged:
                         continue
                     with self.file.claim(item.config(), wait=wait) as is_ours:
@@ -73,6 +84,7 @@ class Schedule(NamedTuple):
         (run,) = item.runs
         config = item.config()
 
+        # The row may have settings beside its run's, such as a budget.
         def record(trained: Trained) -> None:
             self.file.record({**trained.row, "config": config})
 
@@ -97,15 +109,18 @@ class Schedule(NamedTuple):
         # Two experiments may have a run in common: one process at a time has its
         # unfinished training.
         with runs_file.claim(run.flat(), wait=True):
+            bench = self.benches.bench(run)
             try:
-                bench = self.benches.bench(run)
                 trained = train_run(bench, report=screen.step, resume=unfinished)
             except train.Diverged as error:
+                # What was saved on the way would only diverge once more.
                 shutil.rmtree(unfinished, ignore_errors=True)
                 screen.finish(str(error))
                 return False
             trained.row["key"] = key(run.flat())
             trained.row["provenance"] = self.provenance
+            # Killed between the two, the run is trained again; never is there a row
+            # whose adapter is missing.
             if keep:
                 adapters.keep(self.out, trained)
             if record:
@@ -118,15 +133,20 @@ class Schedule(NamedTuple):
         pending = self.pending(measurements)
         self._train_missing(pending)
         for batch in _batches(pending):
-            trained = tuple(self._load(run) for run in batch[0].runs)
-            settings = [item.settings for item in batch]
-            measure = batch[0].measure
-            assert measure is not None
-            rows = measure(trained, settings)
-            for item, row in zip(batch, rows, strict=True):
-                complete = {**row, "config": item.config()}
-                self.file.record({**complete, "provenance": self.provenance})
-                self.row_recorded()
+            self._measure_batch(batch)
+
+    def _measure_batch(self, batch: Sequence[Measurement]) -> None:
+        """Make the rows of measurements that have the same runs and function."""
+        first = batch[0]
+        assert first.measure is not None  # else it would be a training
+        trained = [self._load(run) for run in first.runs]
+        settings = [item.settings for item in batch]
+        rows = first.measure(tuple(trained), settings)
+        # Rows come one by one: each is on disk before the next is measured.
+        for item, row in zip(batch, rows, strict=True):
+            complete = {**row, "config": item.config(), "provenance": self.provenance}
+            self.file.record(complete)
+            self.row_recorded()
 
     def _train_missing(self, measurements: Sequence[Measurement]) -> None:
         """Train, and keep, what the measurements need and nobody has kept."""
@@ -162,16 +182,22 @@ def _batches(measurements: Sequence[Measurement]) -> list[list[Measurement]]:
     """Measurements of the same runs by the same function, together."""
     by_runs: dict[tuple, list[Measurement]] = {}
     for item in measurements:
-        by_runs.setdefault((item.run_keys(), item.measure), []).append(item)
+        shared = (item.run_keys(), item.measure)
+        by_runs.setdefault(shared, []).append(item)
     return list(by_runs.values())
 
 
 def _names(measurements: Sequence[Measurement]) -> dict[str, str]:
+    """A label for each measurement, by its key."""
     texts = labels([item.config() for item in measurements])
-    keys = [item.key() for item in measurements]
-    return dict(zip(keys, texts, strict=True))
+    names = {}
+    for item, text in zip(measurements, texts, strict=True):
+        names[item.key()] = text
+    return names
 
 
 def _result_text(row: Row) -> str:
-    scores = [f"{name} {value:.4f}" for name, value in row["metrics"].items()]
+    scores = []
+    for name, value in row["metrics"].items():
+        scores.append(f"{name} {value:.4f}")
     return f"{', '.join(scores)}  ({clock(row['seconds'])})"

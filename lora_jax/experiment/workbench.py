@@ -61,6 +61,7 @@ class Workbench(NamedTuple):
         """Return the run's adaptation method, stored so that a sweep compiles once."""
         run = self.run
         options = dict(run.method_options())
+        # Methods that choose no matrices have no targets.
         targets = run.flat().get("targets", "")
         within_attention = set(targets.split(",")) <= set(ATTENTION.split(","))
         # The bias beside an idle adapter would be trained too.
@@ -103,6 +104,7 @@ class Workbenches:
 
     def model(self, run: RunConfig) -> tuple[Any, Any]:
         """Return the run's model and its tokenizer."""
+        # A regression has one output; a language model has no head, and ignores it.
         labels = len(self.task(run).labels) or 1
         quantize = None if run.quantize == "none" else run.quantize
         return self._models.get(
@@ -120,6 +122,7 @@ class Workbenches:
         model, tokenizer = self.model(run)
         _check_kind(run, task, model)
         _check_length(run, model.config)
+        # Everything that tokens depend on; method and seed do not matter.
         splits_key = (
             run.model,
             run.decode.new_tokens,
@@ -152,7 +155,8 @@ class _Latest:
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         value = self._values.pop(key) if key in self._values else make()
-        self._values[key] = value  # last in order, so the last to be dropped
+        # Last in order, so the last to be dropped: two models are in memory at most.
+        self._values[key] = value
         while len(self._values) > self.LIMIT:
             oldest = next(iter(self._values))
             del self._values[oldest]
@@ -177,6 +181,7 @@ def _load_task(config: DataConfig) -> data.Task:
     for name, examples in task.splits.items():
         if limits.get(name):
             examples = data.subset(examples, limits[name])
+        # A source has several references: half of them would be another task.
         elif task.generates and name not in limits:
             examples = data.subset_of_sources(examples, config.test_sources)
         splits[name] = examples
@@ -197,10 +202,12 @@ def _encode(
             pairs = data.encode_pairs(
                 tokenizer, examples, max_length=max_length, end=config.eos_ids[0]
             )
-            if run.data.loss_on == "all":  # the source's tokens count as targets
+            # The source's tokens count as targets, too.
+            if run.data.loss_on == "all":
                 pairs = pairs._replace(segments=np.ones_like(pairs.segments))
             encoded[name] = pairs
         else:
+            # Each source once, in its first place.
             sources = list(data.references(examples))
             prompts[name] = data.encode_prompts(
                 tokenizer, sources, max_length=max_length
@@ -229,7 +236,9 @@ def _check_kind(run: RunConfig, task: data.Task, model: Any) -> None:
 
 
 def _check_end(run: RunConfig, config: Any) -> None:
-    vocabulary, ends = config.vocabulary, config.eos_ids
+    vocabulary = config.vocabulary
+    ends = config.eos_ids
+    # Without a token that ends a text, none would ever be finished.
     known = [end for end in ends if 0 <= end < vocabulary]
     if not ends or len(known) < len(ends):
         ends_text = ", ".join(map(str, ends)) or "none"
@@ -241,6 +250,7 @@ def _check_end(run: RunConfig, config: Any) -> None:
 
 
 def _check_length(run: RunConfig, config: Any) -> None:
+    # RoBERTa's first positions are those of its padding.
     longest = config.max_positions - config.offset
     if run.data.max_length > longest:
         raise ValueError(

@@ -34,7 +34,7 @@ def test_provenance_says_what_and_hides_who():
 def test_outside_git_the_commit_is_unknown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
     told = provenance.provenance()
     assert (told["commit"], told["dirty"]) == ("unknown", None)
     (tmp_path / ".git").mkdir()
@@ -45,7 +45,7 @@ def test_outside_git_the_commit_is_unknown(
 def test_results_do_not_make_the_checkout_dirty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "REPOSITORY", tmp_path)
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run(git + command, check=True, capture_output=True)
