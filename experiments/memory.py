@@ -275,6 +275,10 @@ def figure(rows: list):
         grid.append(
             [Panel(f"{name}, {compute}", bars) for name, bars in by_model.items()]
         )
+    # A column is a model, on one scale: that needs the same models in each dtype.
+    models_by_dtype = [list(by_model) for by_model in panels.values()]
+    if any(names != models_by_dtype[0] for names in models_by_dtype):
+        grid = [[panel for row in grid for panel in row]]
     config = rows[0]["config"]
     xlabel = f"MB for {config['batch']} rows of {config['length']} tokens"
     return stacked(grid, xlabel=xlabel, total_label="compiled")

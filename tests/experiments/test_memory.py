@@ -53,6 +53,16 @@ def test_the_difference_is_that_of_predicted_from_compiled(rows):
         assert line["difference, %"] == pytest.approx(100 * (ratio - 1))
 
 
+def test_a_model_that_has_one_dtype_alone_is_drawn_beside_the_others(rows):
+    steps = rows[:1]
+    for model, compute in (("tiny", "bfloat16"), ("other", "float32")):
+        config = {**rows[0]["config"], "model": model, "compute": compute}
+        steps.append({**rows[0], "config": config})
+    axes = memory.show(steps).figures[""].axes
+    titles = [ax.get_title(loc="left") for ax in axes]
+    assert titles == ["other, float32", "tiny, float32", "tiny, bfloat16"]
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [
