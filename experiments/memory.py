@@ -129,7 +129,9 @@ def measurements(options: Options, _base, _benches) -> list[Measurement]:
 
 def adaptations(options: Options) -> list[dict[str, Any]]:
     """Methods with targets and rank; methods other than LoRA have neither."""
-    first_rank, *other_ranks = options.ranks or (0,)
+    if not options.targets or not options.ranks:
+        raise ValueError("targets, ranks: expected at least one value of each")
+    first_rank, *other_ranks = options.ranks
     sets = [(targets, first_rank) for targets in options.targets]
     sets += [(options.targets[0], rank) for rank in other_ranks]
     result = []

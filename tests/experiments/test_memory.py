@@ -75,6 +75,7 @@ def test_a_model_that_has_one_dtype_alone_is_drawn_beside_the_others(rows):
             "'qeury' matches no layer; there are: blocks/attention/query",
         ),
         (["--models"], "expected at least one value"),
+        (["--targets"], "targets, ranks: expected at least one value of each"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_compiled(flags, text, tmp_path):
