@@ -133,6 +133,21 @@ def part_bytes(
     }
 
 
+def bits_by_growth(
+    small: LlamaSizes, large: LlamaSizes, *, small_bytes: float, large_bytes: float
+) -> float:
+    """Return by how many bits a model grows for each parameter of its blocks.
+
+    `small_bytes` and `large_bytes` are what two models take. Embedding, head and norms,
+    which are in 16 bits, are taken off them. What any model takes beside its weights
+    does not count, as long as it is the same for both.
+    """
+    small_blocks = small_bytes - FLOAT16 * small.other_parameters
+    large_blocks = large_bytes - FLOAT16 * large.other_parameters
+    parameters = large.block_parameters - small.block_parameters
+    return 8 * (large_blocks - small_blocks) / parameters
+
+
 def step_bytes(base: str, rank: int, block: int, tokens: int) -> dict[str, int]:
     """Return the bytes of a QLoRA step of a LLaMA, by two accounts.
 

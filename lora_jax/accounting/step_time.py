@@ -4,6 +4,7 @@ Steps are compiled first and then timed in turn with others, so that a machine t
 slows down favors none.
 """
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -142,6 +143,22 @@ def time_in_turn(steps: Sequence[Step], times: int) -> list[list[float]]:
             end = time.perf_counter()
             durations.append(end - start)
     return [durations[WARM_UP:] for durations in seconds]
+
+
+def step_metrics(step: Step, seconds: Sequence[float], tokens: int) -> dict[str, float]:
+    """Return a step's median time, its tokens a second, and its sizes in MB.
+
+    `seconds` are those of all runs of the step, and `tokens` are those of its batch. An
+    MB is 10^6 bytes.
+    """
+    median = statistics.median(seconds)
+    metrics = {
+        "step/seconds": median,
+        "step/tokens_per_second": tokens / median,
+    }
+    for name, size in step.sizes.items():
+        metrics[f"memory/{name}_mb"] = size / 1e6
+    return metrics
 
 
 def estimate_seconds(

@@ -10,6 +10,7 @@ from lora_jax import quant
 from lora_jax.accounting.llama_memory import (
     LLAMAS,
     PARTS,
+    bits_by_growth,
     quantized_bytes,
     step_bytes,
 )
@@ -111,3 +112,13 @@ class TestFigure:
 
     def test_18_h_gives_the_printed_optimizer_to_the_digit(self):
         assert megabytes("fitted/optimizer") == published("optimizer")
+
+
+def test_growth_is_that_of_the_blocks_whatever_is_there_beside_them():
+    small, large = LLAMAS["LLaMA 7B"], LLAMAS["LLaMA 65B"]
+    sizes = []
+    for model in (small, large):
+        # Four bits for the blocks, 16 for all else, and a GB of something else.
+        sizes.append(model.block_parameters / 2 + 2 * model.other_parameters + 1e9)
+    bits = bits_by_growth(small, large, small_bytes=sizes[0], large_bytes=sizes[1])
+    assert bits == pytest.approx(4)

@@ -45,6 +45,15 @@ class TestSteps:
         assert [len(durations) for durations in seconds] == [3, 3]
         assert runs == list("ab") * 5
 
+    def test_the_median_time_counts(self):
+        step = step_time.Step(lambda: None, {"peak": 3_000_000})
+        metrics = step_time.step_metrics(step, [2.0, 90.0, 1.0], tokens=64)
+        assert metrics == {
+            "step/seconds": 2.0,
+            "step/tokens_per_second": 32.0,
+            "memory/peak_mb": 3.0,
+        }
+
 
 class TestEstimate:
     def test_the_estimate_counts_operations(self, monkeypatch, tiny):

@@ -1,9 +1,8 @@
-"""The page on memory: its steps, what is refused, and what is drawn from its rows."""
+"""The experiment on memory: its steps, what is refused, and the order of its page."""
 
 import memory
 import pytest
 
-from lora_jax import models, tree
 from lora_jax.accounting import compiled_step
 
 EXPERIMENT = memory.EXPERIMENT
@@ -41,16 +40,8 @@ def test_each_set_has_the_first_rank_and_each_rank_the_first_set():
 def test_lengths_stand_in_order_whatever_the_order_of_rows(rows):
     report = memory.show(rows)
     titles = [section.title for section in report.sections]
-    assert titles[:2] == ["4 rows of 8 tokens", "4 rows of 16 tokens"]
+    assert titles[1:3] == ["4 rows of 8 tokens", "4 rows of 16 tokens"]
     assert memory.show(rows[::-1]).data.equals(report.data)
-
-
-def test_the_difference_is_that_of_predicted_from_compiled(rows):
-    for line, row in zip(memory.step_table(rows).to_dict("records"), rows, strict=True):
-        predicted = row["metrics"]["predicted/total"]
-        assert line["predicted"] == predicted / 1e6
-        ratio = predicted / 100_000
-        assert line["difference, %"] == pytest.approx(100 * (ratio - 1))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +56,7 @@ def test_the_difference_is_that_of_predicted_from_compiled(rows):
             "'qeury' matches no layer; there are: blocks/attention/query",
         ),
         (["--models"], "expected at least one value"),
+        (["--targets"], "targets, ranks: expected at least one value of each"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_compiled(flags, text, tmp_path):
@@ -78,18 +70,3 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
     flags = ["--targets", "qeury", "--lengths", "16", "65"]
     with pytest.raises(ValueError, match=r"qeury.*; expected at least 1 row"):
         EXPERIMENT.main([*SMOKE, "--out", str(tmp_path), *flags])
-
-
-def test_a_model_of_another_family_is_refused():
-    message = "expected BERT or RoBERTa encoders, got gpt2 of the family gpt2"
-    with pytest.raises(ValueError, match=message):
-        memory.encoder("gpt2")
-
-
-@pytest.mark.real
-def test_the_pretrained_model_has_the_shapes_of_its_architecture():
-    shapes = []
-    for model in (models.load("minilm-l6")[0], memory.encoder("minilm-l6")):
-        leaves = tree.leaves(model)
-        shapes.append({path: leaf.shape for path, leaf in leaves.items()})
-    assert shapes[0] == shapes[1]

@@ -1,19 +1,19 @@
-"""The page on QLoRA's Figure 6: what it says of the bars, and its verdicts."""
+"""QLoRA's Figure 6 by formula: the bars, the page drawn from them, and its verdicts."""
 
 from typing import Any
 
 import pytest
 import qlora_memory
-from qlora_memory import CONFIGS
 
 from lora_jax import paper
 from lora_jax.accounting.llama_memory import LLAMAS, PARTS, step_bytes
 from lora_jax.paper.qlora import MB, figure6
 from lora_jax.results import claims
 
-ROWS: list[dict[str, Any]] = [
-    {"config": config, "metrics": step_bytes(**config)} for config in CONFIGS
-]
+ROWS: list[dict[str, Any]] = []
+for item in qlora_memory.measurements(qlora_memory.Options(), None, None):
+    config = dict(item.settings)
+    ROWS.append({"config": config, "metrics": step_bytes(**config)})
 METRICS = {row["config"]["base"]: row["metrics"] for row in ROWS}
 
 
