@@ -1,9 +1,10 @@
 """What can be wrong with the runs of an experiment, before the first one starts."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lora_jax import data, generation, methods, models, quant, train
 from lora_jax.experiment.config import NO_METHOD, RunConfig, key
@@ -54,8 +55,7 @@ def check_settings(runs: Sequence[RunConfig]) -> None:
     for run in runs:
         for problem in _problems(_with_dtype(run)):
             problems[problem] = None
-    if problems:
-        raise ValueError("; ".join(problems))
+    raise_all(problems)
 
 
 def counts(
@@ -92,14 +92,42 @@ def writable_folder(folder: Path) -> None:
         )
 
 
-def formats(names: Sequence[str]) -> None:
-    """Raise a ValueError with the formats there are, unless all names are of these."""
-    unknown = [name for name in names if name not in quant.FORMATS]
-    if unknown or not names:
-        raise ValueError(
-            f"formats: expected some of {', '.join(quant.FORMATS)}, "
-            f"got {', '.join(unknown) or 'none'}"
-        )
+def formats(names: Sequence[str], candidates: Iterable[str] = quant.FORMATS) -> None:
+    """Check the names of formats.
+
+    Raises:
+        ValueError: there are none, or one is not of the candidates.
+    """
+    raise_all(name_problems("formats", names, candidates))
+
+
+def name_problems(
+    option: str, names: Sequence[str], candidates: Iterable[str]
+) -> list[str]:
+    """Return what is wrong with an option of names: at least one, all candidates."""
+    known = list(candidates)
+    unknown = [name for name in names if name not in known]
+    if names and not unknown:
+        return []
+    listed = ", ".join(unknown) or "none"
+    return [f"{option}: expected some of {', '.join(known)}, got {listed}"]
+
+
+def count_problems(options: Any, names: Iterable[str]) -> list[str]:
+    """Return which of these options, fields of a dataclass, are below 1."""
+    problems = []
+    for name in names:
+        count = getattr(options, name)
+        if count < 1:
+            problems.append(f"{name}: expected 1 or more, got {count}")
+    return problems
+
+
+def raise_all(problems: Iterable[str]) -> None:
+    """Raise one ValueError with all problems, if there are any."""
+    message = "; ".join(problems)
+    if message:
+        raise ValueError(message)
 
 
 def _with_dtype(run: RunConfig) -> RunConfig:
