@@ -19,6 +19,7 @@ from lora_jax.results.summary import (
     plus_minus,
     primary_metric,
     scores,
+    split_by,
     summary,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "render",
     "report",
     "scores",
+    "split_by",
     "stacked_bars",
     "summary",
     "table",

@@ -71,6 +71,15 @@ def groups(rows: Iterable[Row], axes: Sequence[str]) -> list[Group]:
     return result
 
 
+def split_by(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple, list[Row]]:
+    """Return the rows by the values of these settings, in order of appearance."""
+    parts: dict[tuple, list[Row]] = {}
+    for row in rows:
+        values = tuple(row["config"][name] for name in names)
+        parts.setdefault(values, []).append(row)
+    return parts
+
+
 def primary_metric(row: Row) -> str:
     """Return the metric to show: the task's first, on test if there is one."""
     names = list(row["metrics"])

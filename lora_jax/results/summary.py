@@ -21,7 +21,7 @@ from lora_jax.results.arranging import (
     pivot,
     plus_minus,
 )
-from lora_jax.results.grouping import PLACES, Group, groups, primary_metric
+from lora_jax.results.grouping import PLACES, Group, groups, primary_metric, split_by
 from lora_jax.results.rows import Row
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "plus_minus",
     "primary_metric",
     "scores",
+    "split_by",
     "summary",
 ]
 
