@@ -27,6 +27,7 @@ __all__ = [
     "clock",
     "figure_name",
     "grid_blocks",
+    "group_section",
     "markdown",
     "measured_on",
     "render",
@@ -136,6 +137,17 @@ def settings(group: Group) -> str:
 def warning(group: Group) -> list[str]:
     """Return what must come first on a page of a smoke run; nothing for others."""
     return [SMOKE] if group.is_smoke else []
+
+
+def group_section(
+    group: Group, blocks: Sequence[Block], title: str | None = None
+) -> Section:
+    """Return a section on a group: its blocks between the warning and the settings.
+
+    The title is the group's name unless another is passed.
+    """
+    complete = [*warning(group), *blocks, settings(group)]
+    return Section(title or group.name, complete)
 
 
 def measured_on(group: Group, error_kind: str = "none", metric: str = "") -> str:

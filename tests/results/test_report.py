@@ -323,3 +323,14 @@ def test_render_writes_only_what_changed(tmp_path: Path):
     results.render(stem, markdown="two\n", table=table, figure=figure)
     assert [p.stat().st_mtime == 1 for p in paths] == [False, True, True]
     assert names(tmp_path) == ["rank.sweep.csv", "rank.sweep.md", "rank.sweep.png"]
+
+
+def test_a_section_of_a_group_has_the_warning_first_and_the_settings_last():
+    (group,) = results.groups(rows(row(4, model="tiny", data="d")), ["rank", "seed"])
+    section = results.report.group_section(group, ["text"])
+    assert section.title == "d, tiny"
+    smoke, text, settings_text = section.blocks
+    assert smoke == results.report.SMOKE
+    assert text == "text"
+    assert "model tiny" in str(settings_text)
+    assert results.report.group_section(group, [], "other").title == "other"
