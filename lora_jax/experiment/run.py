@@ -142,6 +142,16 @@ def prefixed(split: str, scores: Mapping[str, float]) -> dict[str, float]:
     return flat_metrics({split: scores})
 
 
+def final_scores(row: Row) -> dict[str, float]:
+    """Return a row's metrics but for validation's, if there are others."""
+    scores = {}
+    for name, value in row["metrics"].items():
+        # The best epoch was chosen by validation, so its score is too high.
+        if not name.startswith("validation/"):
+            scores[name] = value
+    return scores or row["metrics"]
+
+
 class _Tests(NamedTuple):
     """The scores of every split but those of training, and what was generated."""
 
