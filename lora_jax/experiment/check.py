@@ -55,7 +55,7 @@ def check_settings(runs: Sequence[RunConfig]) -> None:
     for run in runs:
         for problem in _problems(_with_dtype(run)):
             problems[problem] = None
-    raise_all(problems)
+    raise_all(*problems)
 
 
 def counts(
@@ -98,7 +98,7 @@ def formats(names: Sequence[str], candidates: Iterable[str] = quant.FORMATS) -> 
     Raises:
         ValueError: there are none, or one is not of the candidates.
     """
-    raise_all(name_problems("formats", names, candidates))
+    raise_all(*name_problems("formats", names, candidates))
 
 
 def name_problems(
@@ -109,8 +109,20 @@ def name_problems(
     unknown = [name for name in names if name not in known]
     if names and not unknown:
         return []
+    # No name at all would be an experiment of nothing.
     listed = ", ".join(unknown) or "none"
     return [f"{option}: expected some of {', '.join(known)}, got {listed}"]
+
+
+def block_problems(blocks: Iterable[int]) -> list[str]:
+    """Return which of these are no block sizes of a quantized matrix."""
+    problems = []
+    for block in blocks:
+        if block not in quant.BLOCKS:
+            problems.append(
+                f"blocks: expected powers of two from 32 to 4096, got {block}"
+            )
+    return problems
 
 
 def count_problems(options: Any, names: Iterable[str]) -> list[str]:
@@ -123,7 +135,7 @@ def count_problems(options: Any, names: Iterable[str]) -> list[str]:
     return problems
 
 
-def raise_all(problems: Iterable[str]) -> None:
+def raise_all(*problems: str) -> None:
     """Raise one ValueError with all problems, if there are any."""
     message = "; ".join(problems)
     if message:

@@ -40,7 +40,15 @@ def test_counts_below_one_are_problems():
     ]
 
 
+def test_block_sizes_are_powers_of_two():
+    assert check.block_problems([32, 64, 4096]) == []
+    assert check.block_problems([64, 48, 8192]) == [
+        "blocks: expected powers of two from 32 to 4096, got 48",
+        "blocks: expected powers of two from 32 to 4096, got 8192",
+    ]
+
+
 def test_all_problems_are_one_error():
-    check.raise_all([])
+    check.raise_all()
     with pytest.raises(ValueError, match=r"^one; two$"):
-        check.raise_all(["one", "two"])
+        check.raise_all("one", "two")
