@@ -25,6 +25,14 @@ class StorageFormat(NamedTuple):
         """The dtype of products on this machine."""
         return precision.fast_dtype() if self.compute == "auto" else self.compute
 
+    @property
+    def has_four_bits(self) -> bool:
+        """Whether a number is stored in 4 bits, its share of the scales apart."""
+        spec = quant.FORMATS.get(self.quantize)
+        if spec is None:
+            return False
+        return quant.CODECS[spec.codec].bits == 4
+
 
 # Floats have the dtype of their products; bits are dequantized to the fastest.
 FORMATS = {

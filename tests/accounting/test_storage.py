@@ -58,3 +58,8 @@ def test_a_format_that_is_quantized_has_its_own_name():
         assert storage.quantize in (name, "none")
     assert FORMATS["fp32"].compute_dtype == "float32"
     assert FORMATS["nf4"].compute_dtype in ("float32", "bfloat16")
+
+
+def test_some_formats_have_four_bits():
+    names = [name for name, storage in FORMATS.items() if storage.has_four_bits]
+    assert names == ["int4", "fp4", "nf4", "nf4_double"]
