@@ -13,6 +13,7 @@ from lora_jax.analysis.amplification import (
 from lora_jax.analysis.rounding import (
     adapter_error,
     adapter_file_bits,
+    mean_merge_errors,
     merge_errors,
     prediction_change,
     prediction_distance,
@@ -45,6 +46,7 @@ __all__ = [
     "layer_amplification",
     "layer_similarities",
     "low_rank_layers",
+    "mean_merge_errors",
     "merge_errors",
     "metrics_by_layer",
     "prediction_change",

@@ -5,6 +5,7 @@ its own matrices can be stored in few bits. QLoRA (Dettmers et al. 2023, arXiv
 2305.14314) publishes numbers for neither.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,18 @@ def merge_errors(
         kernel = merged_leaves[f"{path}/kernel"]
         errors[path] = _merge_error(layer, kernel)
     return errors
+
+
+def mean_merge_errors(
+    errors: Mapping[str, Mapping[str, Sequence[float]]],
+) -> dict[str, float]:
+    """Average the errors of `merge_errors` over matrices and layers, by their name."""
+    means = {}
+    for name in ("distance", "kept"):
+        # [matrices, L]
+        values = [by_name[name] for by_name in errors.values()]
+        means[name] = float(np.mean(values))
+    return means
 
 
 def _merge_error(

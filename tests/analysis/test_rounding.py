@@ -10,6 +10,7 @@ from lora_jax import methods, quant, tree
 from lora_jax.analysis import (
     adapter_error,
     adapter_file_bits,
+    mean_merge_errors,
     merge_errors,
     prediction_change,
     stored_bits,
@@ -45,6 +46,14 @@ class TestMerge:
     def test_a_merge_into_dequantized_weights_is_exact(self, model):
         errors = merge_errors(model, methods.merge(model))["up"]
         assert errors == {"distance": [0.0], "kept": [1.0]}
+
+    def test_errors_are_means_over_matrices_and_layers(self):
+        errors = {
+            "query": {"distance": [0.1, 0.3], "kept": [1.0, 0.8]},
+            "value": {"distance": [0.5, 0.7], "kept": [0.6, 0.4]},
+        }
+        means = mean_merge_errors(errors)
+        assert means == pytest.approx({"distance": 0.4, "kept": 0.7})
 
     def test_stored_bits(self):
         base = quant.quantize(jnp.zeros((1, 32, 32)), "nf4").T
