@@ -1,8 +1,10 @@
 """What runs learned, kept in OUT/adapters for the experiments that analyze it."""
 
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from lora_jax import methods
+from lora_jax import methods, tree
 from lora_jax.checkpoints import adapter
 from lora_jax.experiment.config import NO_METHOD, RunConfig, key
 from lora_jax.experiment.run import Trained
@@ -58,3 +60,39 @@ def missing(out: Path, runs: list[RunConfig]) -> list[RunConfig]:
         if not is_kept:
             by_key[key(run.flat())] = run
     return list(by_key.values())
+
+
+def through_file(trained: Trained, quantize: str | None) -> tuple[bytes, Any]:
+    """Return the file of what a run learned, and the model as it is read back from it.
+
+    With `quantize`, a name in `quant.FORMATS`, A and B are stored in that format. Idle
+    adapters, which only make models share a compiled program, are not in the file.
+    """
+    model, row, bench = trained
+    mask = methods.mask(model, bench.method())
+    mask = _without_idle(mask, model)
+    file = adapter.dump(
+        model,
+        mask,
+        row,
+        quantize=quantize,
+    )
+    # Reading needs a path: nothing is kept.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.safetensors"
+        path.write_bytes(file)
+        loaded, _ = adapter.load(path, model, mask)
+    return file, loaded
+
+
+def _without_idle(mask: Any, model: Any) -> Any:
+    """The mask of what is trainable, without the matrices of idle adapters."""
+    idle = {}
+    for path, layer in methods.adapters(model).items():
+        # A layer that counts no parameters.
+        if layer.parameters():
+            continue
+        for name in ("lora_a", "lora_b"):
+            leaf = f"{path}/{name}"
+            idle[leaf] = False
+    return tree.replace(mask, idle)

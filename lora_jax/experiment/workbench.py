@@ -44,6 +44,12 @@ class Workbench(NamedTuple):
         """The split to score: test if there is one, else validation."""
         return "test" if "test" in self.encoded else "validation"
 
+    def unquantized(self) -> Any:
+        """Return the pretrained model as it is before the run quantizes it."""
+        # Loaded anew, as the bench has nothing but the quantized model.
+        labels = len(self.task.labels) or 1
+        return models.load(self.run.model, labels=labels)[0]
+
     def objective(self) -> train.Objective:
         """Return the loss of the task, and the rows to train on."""
         losses = language_modeling if self.task.generates else classification
