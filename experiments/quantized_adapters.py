@@ -2,43 +2,33 @@
 
 QLoRA stores the base in 4 bits; the adapter trained on it is float32. Here A and B are
 rounded too when they are written (blocks of 64 run along their long axes, a block of
-int8 is a row), and are floats again once read; they are not trained any further. QLoRA
+int8 is a row). They are floats again once read, and are not trained any further. QLoRA
 (Dettmers et al. 2023, arXiv 2305.14314, equation 5) has A and B in 16 bits and no number
 for fewer: **there is no published number for this**.
 
-The file is counted with head, row and header; idle adapters, which only share a compiled
-program, are left out of it, and a rank that is no multiple of 8 is filled up to one. The
-bits are those for each number of A and B. "ΔW" is ‖ΔW - ΔW'‖ / ‖ΔW‖ over all adapted
-matrices, "logits" ‖after - before‖ / ‖before - mean‖, "Δ" the change of the score from
-the same adapter's in float32. All is computed in float32; means over seeds ± their
-standard error.
+The size of the file includes the head, the training's row and the header. Idle adapters,
+which only share a compiled program, are not in the file, and a rank that is no multiple
+of 8 is filled up to one. The bits are those of each number of A and B. The column "ΔW"
+is ‖ΔW - ΔW'‖ / ‖ΔW‖ over all adapted matrices, "logits" is ‖after - before‖ / ‖before -
+mean‖, and "Δ" is the change of the score from the same adapter's in float32. Everything
+is computed in float32; the table has means over seeds ± their standard error.
 
     python experiments/quantized_adapters.py       # takes the adapters of quantization.py
     python experiments/quantized_adapters.py --quantize none --rank 64 --formats nf4
     python experiments/quantized_adapters.py --preset full              # all rows
 """
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from lora_jax import analysis, methods, metrics, quant, results, tree
-from lora_jax.checkpoints import adapter
-from lora_jax.experiment import (
-    Experiment,
-    Measurement,
-    RunConfig,
-    check,
-    grid,
-    presets,
-)
+from lora_jax import analysis, quant, results
+from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
+from lora_jax.experiment.adapters import through_file
+from lora_jax.experiment.predictions import predict
 from lora_jax.experiment.run import prefixed
-from lora_jax.results import Column, Comparison, Report, Section, plots, report
-
-FLOAT = "none"  # leaves A and B as they are
+from lora_jax.results import Comparison, Report, report
+from lora_jax.results.pages import quantized_adapters as page
 
 
 @dataclass(frozen=True)
@@ -55,157 +45,65 @@ PRESETS = {
         presets.SMOKE.changed(quantize="nf4_double", rank=2),
     ),
     "quick": (Options(), presets.QUICK.changed(quantize="nf4_double")),
+    # All rows of the data.
     "full": (Options(), presets.FULL.changed(quantize="nf4_double")),
 }
 
 
 def measurements(options: Options, base: RunConfig, _benches) -> list[Measurement]:
-    check.formats(options.formats)
+    check.formats(options.formats)  # before anything is loaded
     items = []
     for run in grid(base, seed=options.seeds):
-        for stored in dict.fromkeys([FLOAT, *options.formats]):
+        # float32 is what the others are compared with.
+        for stored in dict.fromkeys([page.FLOAT, *options.formats]):
             items.append(Measurement((run,), {"stored": stored}, measure))
     return items
 
 
 def measure(trained, settings):
-    model, row, bench = trained[0]
+    """Store the adapter in each format, read it back, and score the model."""
+    model, _, bench = trained[0]
     split = bench.test_split
-    labels = bench.encoded[split].label
-    before = bench.predict(model, split, compute="float32")
-    unrounded = metrics.score(bench.task.metrics, before, labels)
+    before = predict(bench, model)
     for setting in settings:
-        file, rounded = shipped(model, row, bench, setting["stored"])
-        after = bench.predict(rounded, split, compute="float32")
-        scores = metrics.score(bench.task.metrics, after, labels)
-        change = {name: scores[name] - unrounded[name] for name in scores}
+        quantize = None if setting["stored"] == page.FLOAT else setting["stored"]
+        file, rounded = through_file(trained[0], quantize)
+        after = predict(bench, rounded)
+        # Of the same adapter: seeds do not add to its error.
+        change = {}
+        for name, value in after.scores.items():
+            change[name] = value - before.scores[name]
         yield {
             "metrics": {
-                **prefixed(split, scores),
+                **prefixed(split, after.scores),
                 **prefixed("change", change),
-                "size/file": len(file),
+                "size/file": len(file),  # bytes
                 "size/bits": analysis.adapter_file_bits(file, model),
                 "delta/error": analysis.adapter_error(model, rounded),
-                "logits/distance": analysis.prediction_distance(before, after),
+                "logits/distance": analysis.prediction_distance(
+                    before.logits, after.logits
+                ),
             },
-            "examples": {split: len(labels)},
+            # What the error of a score depends on.
+            "examples": {split: len(after.logits)},
         }
 
 
-def shipped(model, row, bench, stored: str) -> tuple:
-    """The file with A and B in that format, and the model read back from it."""
-    mask = methods.mask(model, bench.method())
-    idle = {}
-    for path, layer in methods.adapters(model).items():
-        if not layer.parameters():
-            idle |= {f"{path}/lora_a": False, f"{path}/lora_b": False}
-    mask = tree.replace(mask, idle)
-    quantize = None if stored == FLOAT else stored
-    file = adapter.dump(model, mask, row, quantize=quantize)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "adapter.safetensors"
-        path.write_bytes(file)
-        return file, adapter.load(path, model, mask)[0]
-
-
 def show(rows: list) -> Report:
-    sections = []
-    tables = []
+    sections, tables = [], []
     for group in results.groups(rows, axes=("stored", "seed")):
-        table = storage_table(group)
+        table = page.storage_table(group, tuple(quant.FORMATS))
         tables.append(table)
-        blocks = [
-            *report.warning(group),
-            text_table(table),
-            advice(table),
-            report.settings(group),
-        ]
-        sections.append(Section(group.name, blocks))
+        blocks = [page.storage_text(table), page.advice(table)]
+        sections.append(report.group_section(group, blocks))
     return Report(
         title="Adapters in few bits",
         intro=__doc__,
         sections=sections,
         data=pd.concat(tables),
-        figures=figure(tables[0]),
+        figures=page.error_figures(tables[0]),
         comparison=Comparison(by=("stored",), error="score error"),
     )
-
-
-def storage_table(group: results.Group) -> pd.DataFrame:
-    """A line for each format, the largest file first."""
-    metric = results.primary_metric(group.first)
-    change = f"change/{metric.partition('/')[2]}"
-    columns = [
-        Column("size/file", "file", 1e-3, has_error=True),
-        Column("size/bits", "bits", has_error=True),
-        Column("delta/error", "ΔW", 100, has_error=True),
-        Column("logits/distance", "logits", 100, has_error=True),
-        Column(metric, "score", 100, has_error=True),
-        Column(change, "Δ", 100, has_error=True),
-    ]
-    table = results.metric_table(group, ["stored"], columns)
-    table = results.in_order(table, "stored", [FLOAT, *quant.FORMATS])
-    table = table.sort_values("bits", ascending=False, kind="stable")
-    return table.reset_index(drop=True).replace({"stored": {FLOAT: "float32"}})
-
-
-def text_table(table: pd.DataFrame) -> str:
-    text = table[["stored", "file", "bits"]].rename(
-        columns={"stored": "A and B", "file": "file, kB"}
-    )
-    text.insert(2, "of float32, %", 100 * table["file"] / table["file"].iloc[0])
-    for name, digits, sign in (
-        ("ΔW", 2, ""),
-        ("logits", 2, ""),
-        ("score", 1, ""),
-        ("Δ", 2, "+"),
-    ):
-        errors = table[f"{name} error"]
-        text[f"{name}, %"] = results.plus_minus(table[name], errors, digits, sign)
-    digits = {"file, kB": 1, "of float32, %": 1, "bits": 3}
-    return results.table(text, digits=digits)
-
-
-def advice(table: pd.DataFrame) -> str:
-    """The smallest file that scores no worse than float32, by its standard error."""
-    base = table.iloc[0]
-    if np.isnan(base["score error"]):
-        return "One seed of this metric has no standard error to choose a format by."
-    within = (
-        f"within a standard error of float32's {base['score']:.1f} ± "
-        f"{base['score error']:.1f} %"
-    )
-    as_good = table[table["score"] >= base["score"] - base["score error"]]
-    best = as_good.loc[as_good["file"].idxmin()]
-    if best["stored"] == base["stored"]:
-        return f"**No smaller file scores {within}.**"
-    return (
-        f"**The smallest file that scores {within} has A and B in {best['stored']}**: "
-        f"{best['file']:.1f} instead of {base['file']:.1f} kB, {best['score']:.1f} %."
-    )
-
-
-def figure(table: pd.DataFrame) -> dict:
-    """Both errors of each format, with its file and score beneath."""
-    base = table.iloc[0]
-    rounded = table.iloc[1:]
-    if rounded.empty:
-        return {}
-    names = []
-    for _, line in rounded.iterrows():
-        size = f"{line['file']:.1f} kB"
-        names.append(f"{line['stored']}\n{size}\n{line['score']:.1f} %")
-    series = {}
-    for label, name in (("of ΔW", "ΔW"), ("of the logits", "logits")):
-        series[label] = (names, rounded[name], rounded[f"{name} error"])
-    drawn = plots.bars_with_errors(
-        series,
-        title=f"Rounding A and B (float32: {base['file']:.1f} kB, "
-        f"{base['score']:.1f} %)",
-        xlabel="format of A and B, file, score",
-        ylabel="relative error, %",
-    )
-    return {"": drawn}
 
 
 EXPERIMENT = Experiment(
@@ -214,8 +112,8 @@ EXPERIMENT = Experiment(
     measurements,
     show,
     description=__doc__,
-    keep=True,
-    hidden=("method",),
+    keep=True,  # and take the adapters that are there
+    hidden=("method",),  # only LoRA has A and B
 )
 
 if __name__ == "__main__":

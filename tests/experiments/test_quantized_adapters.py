@@ -1,18 +1,13 @@
 """Adapters in few bits: what is measured, by hand, and what is said of it."""
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 import quantization
 import quantized_adapters
 import quantized_merge
-import safetensors.numpy
 
-from lora_jax import methods, tree
-from lora_jax.experiment import check, presets
+from lora_jax.experiment import presets
 from lora_jax.experiment.config import key
-from lora_jax.experiment.run import Trained
-from lora_jax.experiment.workbench import Workbenches
+from tests.experiment.trained_runs import with_random_b
 
 EXPERIMENT = quantized_adapters.EXPERIMENT
 SIZES = {
@@ -30,28 +25,10 @@ SCORES = {
 
 
 @pytest.fixture(scope="module")
-def trained():
-    """The smoke preset's run as training would leave it, with a random B."""
-    _, base = quantized_adapters.PRESETS["smoke"]
-    benches = Workbenches()
-    (run,) = check.resolved([base], benches)
-    bench = benches.bench(run)
-    model, _ = bench.adapted()
-    rng = np.random.default_rng(0)
-    values = {}
-    for path, layer in methods.adapters(model).items():
-        if layer.parameters():
-            b = jnp.float32(0.1 * rng.normal(size=layer.lora_b.shape))
-            # What is beyond the rank is padding.
-            values[f"{path}/lora_b"] = b.at[:, run.options["rank"] :].set(0)
-    config = run.flat()
-    row = {"config": config, "key": key(config)}
-    return Trained(tree.replace(model, values), row, bench)
-
-
-@pytest.fixture(scope="module")
-def metrics(trained):
+def metrics():
     """What is measured, by the format of A and B."""
+    _, base = quantized_adapters.PRESETS["smoke"]
+    trained = with_random_b(base)
     settings = [{"stored": name} for name in ("none", "int8", "nf4")]
     rows = quantized_adapters.measure((trained,), settings)
     result = {}
@@ -76,19 +53,6 @@ class TestMeasure:
         assert 0 < int8["delta/error"] < 0.02 < nf4["delta/error"] < 0.2
         assert 0 < int8["logits/distance"] < nf4["logits/distance"]
 
-    def test_only_trained_factors_are_shipped_and_they_come_back(self, trained):
-        file, model = quantized_adapters.shipped(*trained, "none")
-        names = {name for name in safetensors.numpy.load(file) if "lora" in name}
-        expected = set()
-        for layer in ("query", "value"):
-            for part in "ab":
-                expected.add(f"blocks/attention/{layer}/lora_{part}")
-        assert names == expected
-        leaves = tree.leaves(trained.model)
-        for path, leaf in tree.leaves(model).items():
-            if "/base/" not in path:
-                np.testing.assert_array_equal(leaf, leaves[path])
-
 
 def rows(scores, quantize="nf4"):
     """A row for each format and seed; float32 is the first."""
@@ -111,63 +75,11 @@ def rows(scores, quantize="nf4"):
     return result
 
 
-def advice(scores):
-    return quantized_adapters.advice(quantized_adapters.show(rows(scores)).data)
-
-
 class TestPage:
-    def test_the_table_has_means_errors_and_differences_of_the_same_adapter(self):
-        table = quantized_adapters.show(rows(SCORES)).data
-        assert list(table["stored"]) == ["float32", "int8", "nf4", "nf4_double"]
-        nf4 = table.iloc[2]
-        names = ["score", "score error", "Δ", "Δ error"]
-        assert list(nf4[names]) == pytest.approx([80.5, 2.5, -1.5, 0.5])
-        lines = quantized_adapters.text_table(table).splitlines()
-        (line,) = [line for line in lines if line.startswith("| nf4 ")]
-        assert [cell.strip() for cell in line.strip("|").split("|")] == [
-            "nf4",
-            "50.0",
-            "16.7",
-            "4.500",
-            "10.00 ± 0.00",
-            "5.00 ± 0.00",
-            "80.5 ± 2.5",
-            "-1.50 ± 0.50",
-        ]
-
-    def test_the_smallest_file_within_a_standard_error_is_advised(self):
-        assert advice(SCORES) == (
-            "**The smallest file that scores within a standard error of float32's 82.0 "
-            "± 2.0 % has A and B in nf4**: 50.0 instead of 300.0 kB, 80.5 %."
-        )
-        worse = {**SCORES, "nf4": (0.7, 0.7), "int8": (0.7, 0.7)}
-        assert advice(worse) == (
-            "**No smaller file scores within a standard error of float32's 82.0 ± 2.0 "
-            "%.**"
-        )
-
-    def test_one_seed_of_an_accuracy_has_the_binomial_error(self):
-        assert "± 4.0 %" in advice({"none": (0.8,), "nf4": (0.8,)})
-
-    def test_one_seed_of_a_metric_without_an_error(self):
-        one = rows({"none": (0.8,), "nf4": (0.8,)})
-        for row in one:
-            metrics = row["metrics"]
-            for split in ("test", "change"):
-                metrics[f"{split}/f1"] = metrics.pop(f"{split}/accuracy")
-        table = quantized_adapters.show(one).data
-        text = quantized_adapters.advice(table)
-        assert text.startswith("One seed of this metric has no standard error")
-
     def test_the_order_of_rows_changes_nothing(self):
         report = quantized_adapters.show(rows(SCORES))
         again = quantized_adapters.show(rows(SCORES)[::-1])
         assert again.data.equals(report.data)
-
-    def test_float32_alone_has_a_table_and_no_figure(self):
-        report = quantized_adapters.show(rows({"none": (0.8,)}))
-        assert len(report.data) == 1
-        assert report.figures == {}
 
     def test_bases_are_told_apart(self):
         both = rows(SCORES) + rows(SCORES, quantize="none")
