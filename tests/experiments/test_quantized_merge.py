@@ -1,4 +1,4 @@
-"""The means over layers and the advice on made-up rows, and what is refused."""
+"""What is merged where, what a section has, and what is refused."""
 
 import pytest
 import quantized_merge
@@ -6,7 +6,7 @@ import quantized_merge
 from lora_jax.experiment import presets
 from lora_jax.experiment.config import key
 
-PLACES = tuple(quantized_merge.PLACES)
+PLACES = ("dequantized", "original", "requantized")
 
 
 def row(place, seed, distance):
@@ -24,16 +24,6 @@ def row(place, seed, distance):
         "layers": {"blocks/attention/query": layer},
         "examples": {"test": 100},
     }
-
-
-@pytest.fixture(scope="module")
-def rows():
-    distances = {"dequantized": 0.0, "original": 0.3, "requantized": 0.8}
-    result = []
-    for place, distance in distances.items():
-        for seed, change in enumerate((-0.1, 0.1)):
-            result.append(row(place, seed, distance + (change if distance else 0)))
-    return result
 
 
 def test_formats_that_do_not_exist_are_refused():
@@ -54,30 +44,10 @@ def test_each_format_and_seed_is_merged_in_three_places():
     assert [item.settings["into"] for item in items] == list(PLACES) * 4
 
 
-def test_the_table_has_means_over_seeds_in_the_order_of_places(rows):
-    table = quantized_merge.show(rows).data
-    assert list(table["into"]) == list(PLACES)
-    assert list(table["distance"]) == pytest.approx([0, 0.3, 0.8])
-    assert list(table["same class, %"]) == [99.0] * 3
-
-
-def test_the_place_where_the_logits_move_least_is_advised(rows):
-    blocks = quantized_merge.show(rows).sections[0].blocks
-    advice = [block for block in blocks if str(block).startswith("**Merge ")]
-    assert "**Merge into dequantized weights**" in advice[0]
-
-
-def test_the_exact_place_has_no_line_by_layer(rows):
-    blocks = quantized_merge.show(rows).sections[0].blocks
-    (table,) = [block for block in blocks if hasattr(block, "columns")]
-    assert list(table["into"]) == ["original", "requantized"]
-    assert list(table["layer 1"]) == ["0.30, 0.50", "0.80, 0.50"]
-
-
-def test_errors_are_means_over_matrices_and_layers():
-    layers = {
-        "query": {"distance": [0.1, 0.3], "kept": [1.0, 0.8]},
-        "value": {"distance": [0.5, 0.7], "kept": [0.6, 0.4]},
-    }
-    means = quantized_merge.mean_errors(layers)
-    assert means == pytest.approx({"distance": 0.4, "kept": 0.7})
+def test_a_group_has_both_tables_and_the_advice():
+    report = quantized_merge.show([row("original", 0, 0.3), row("original", 1, 0.5)])
+    (section,) = report.sections
+    _, table, advice, _, by_layer, _ = section.blocks
+    assert "| original |    0.400 |" in table
+    assert advice.startswith("**Merge into original weights**")
+    assert list(by_layer["layer 1"]) == ["0.40, 0.50"]
