@@ -17,6 +17,7 @@ from lora_jax.experiment import Experiment, process
 from lora_jax.experiment.experiment import REFERENCE, REPOSITORY
 from lora_jax.results import files, page
 
+# Experiments whose first figure stands in the index.
 PICTURES = ("rank_sweep", "weight_selection", "subspace_similarity", "nlg")
 RESULTS = REPOSITORY / "results"
 
@@ -26,13 +27,14 @@ class Options:
     out: Path | None = None
     """Folder of rows; the committed reference rows without it."""
     preset: str = "quick"
-    """smoke draws the rows in results/smoke."""
+    """Without --out, smoke draws the rows in results/smoke instead."""
 
 
 def experiments() -> list[Experiment]:
     """The experiments of this folder, by name."""
     values = []
     for path in sorted(Path(__file__).parent.glob("*.py")):
+        # This file is no experiment.
         if path.stem != Path(__file__).stem:
             values.append(importlib.import_module(path.stem).EXPERIMENT)
     return values
@@ -42,6 +44,7 @@ def entries(folder: Path) -> list[page.Entry]:
     """Draw every experiment that has rows in the folder, and return what it shows."""
     result = []
     for experiment in experiments():
+        # Somebody's own folder need not have all of them.
         rows = experiment.rows(folder)
         if rows:
             experiment.draw(folder)
@@ -59,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     options = tyro.cli(Options, args=arguments, description=__doc__)
     reference = RESULTS / REFERENCE
+    # Where the experiments' own flags put their rows.
     default = RESULTS / "smoke" if options.preset == "smoke" else reference
     folder = options.out or default
     drawn = entries(folder)
@@ -67,10 +71,12 @@ def main(arguments: list[str] | None = None) -> None:
             f"--out: expected a folder with rows of an experiment (*.jsonl), got "
             f"{folder}"
         )
+    # The index of the reference rows lies above their folder, where it is looked for.
     is_reference = folder.resolve() == reference.resolve()
     path = RESULTS / "README.md" if is_reference else folder / "README.md"
     pages = REFERENCE if is_reference else "."
     files.write_if_changed(path, page.index(drawn, PICTURES, pages).encode())
+    # The README shows the reference alone.
     if is_reference:
         page.update_readme(REPOSITORY / "README.md", drawn, f"results/{REFERENCE}")
     print(f"wrote {path}: {', '.join(entry.name for entry in drawn)}")
