@@ -82,9 +82,10 @@ def table11_changes(task: str) -> dict[str, Any]:
 
 
 def show(rows: list) -> Report:
-    # BLEU is the first of Table 3's scores.
+    # BLEU is the first of Table 3's scores. DART and WebNLG have tables of their own.
+    e2e = [row for row in rows if row["config"]["data"] == "e2e"]
     claims = method_tables.lora_claims(
-        rows, "test/bleu", "LoRA Table 3", "LoRA's BLEU on E2E"
+        e2e, "test/bleu", "LoRA Table 3", "LoRA's BLEU on E2E"
     )
     return method_tables.report(
         rows,

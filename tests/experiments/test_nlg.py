@@ -100,6 +100,15 @@ def test_published_tables():
     assert nlg.published("mine") == []
 
 
+def test_a_claim_on_e2e_is_made_of_no_other_data():
+    rows = EXPERIMENT.rows(reference_folder())
+    assert {claim.source for claim in nlg.show(rows).claims} == {"LoRA Table 3"}
+    others = []
+    for row in rows:
+        others.append({**row, "config": {**row["config"], "data": "dart"}})
+    assert list(nlg.show(others).claims) == []
+
+
 def test_data_with_labels_is_refused_before_anything_is_loaded(tmp_path):
     message = "--data: sst2 has labels; --data sst2-text has them as words"
     with pytest.raises(ValueError, match=message):
