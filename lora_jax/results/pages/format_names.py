@@ -4,13 +4,16 @@ The first rows were written so, and a row keeps its settings for good. Two exper
 have such rows, and translate the names on their way in and out.
 """
 
+IN_CODE = "_"
+IN_ROWS = "-"
+
 
 def row_name(name: str) -> str:
     """Return a format's name as rows have it."""
     # Both ways are safe: no format's name has the other character.
-    return name.replace("_", "-")
+    return name.replace(IN_CODE, IN_ROWS)
 
 
 def format_name(name: str) -> str:
     """Return a format's name from the one that a row has."""
-    return name.replace("-", "_")
+    return name.replace(IN_ROWS, IN_CODE)
