@@ -2,8 +2,8 @@
 
 Parameter counts are exported here. Bytes and seconds are in modules of their own:
 `storage`, `optimizer_states`, `step_memory` with `activations` and `compiled_step`,
-`encoder_step` by names, `llama_memory`, and `step_time` with `peft_step` and, by names,
-`named_step`.
+`encoder_step` by names, `llama_memory`, and `step_time` with `peft_step`, `stored_step`
+and, by names, `named_step`.
 """
 
 from lora_jax.accounting.architectures import (
