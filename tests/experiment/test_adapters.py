@@ -1,0 +1,112 @@
+"""What a run learned is kept in a file of its own, and comes back from it."""
+
+import numpy as np
+import pytest
+
+from lora_jax import methods, tree
+from lora_jax.experiment import NO_METHOD, RunConfig, adapters, check
+from lora_jax.experiment.config import key
+from lora_jax.experiment.run import Trained, train_run
+from tests.experiment.toy import BASE
+
+
+@pytest.fixture(scope="module")
+def trained(benches) -> Trained:
+    (run,) = check.resolved([BASE], benches)
+    return train_run(benches.bench(run))
+
+
+@pytest.fixture(scope="module")
+def out(trained, tmp_path_factory):
+    """A folder that keeps the run."""
+    folder = tmp_path_factory.mktemp("adapters")
+    adapters.keep(folder, trained)
+    return folder
+
+
+def logits(trained: Trained) -> np.ndarray:
+    bench = trained.bench
+    return bench.predict(trained.model, "test", compute="float32")
+
+
+def copy_of(out, trained: Trained, folder, run: RunConfig):
+    """Copy the run's file to where another run's would be; return that path."""
+    source = adapters.path_of(out, trained.bench.run)
+    path = adapters.path_of(folder, run)
+    path.parent.mkdir()
+    path.write_bytes(source.read_bytes())
+    return path
+
+
+def test_the_file_is_named_by_the_runs_key(out, trained):
+    (path,) = out.rglob("*.safetensors")
+    run = trained.bench.run
+    assert path == adapters.path_of(out, run)
+    assert path.parent == out / "adapters"
+    assert path.stem == key(run.flat())
+
+
+def test_what_is_loaded_writes_the_same_logits(out, trained):
+    loaded = adapters.load(out, trained.bench)
+    expected = logits(trained)
+    assert np.array_equal(logits(loaded), expected)
+    assert loaded.row == trained.row
+    # It was trained: the model as it begins has others.
+    model, _ = trained.bench.adapted()
+    untrained = Trained(model, {}, trained.bench)
+    assert not np.array_equal(logits(untrained), expected)
+
+
+def test_the_base_is_the_workbenches_own(out, trained):
+    loaded = adapters.load(out, trained.bench)
+    base = tree.leaves(trained.bench.model)
+    unloaded = methods.unload(loaded.model)
+    for path, leaf in tree.leaves(unloaded).items():
+        # Not copies; of the model's own leaves only the head is trained.
+        if not path.startswith("head/"):
+            assert leaf is base[path]
+
+
+def test_what_another_run_learned_is_refused(out, trained, benches, tmp_path):
+    other = trained.bench.run.changed(seed=1)
+    path = copy_of(out, trained, tmp_path, other)
+    with pytest.raises(ValueError) as error:
+        adapters.load(tmp_path, benches.bench(other))
+    assert str(error.value) == (
+        f"{path}: expected what this run learned, got another run's; delete the file "
+        "to train it again"
+    )
+
+
+def test_a_file_that_does_not_fit_is_refused(out, trained, benches, tmp_path):
+    other = trained.bench.run.changed(targets="key")
+    path = copy_of(out, trained, tmp_path, other)
+    with pytest.raises(ValueError, match=path.name):
+        adapters.load(tmp_path, benches.bench(other))
+
+
+def test_what_is_not_there(trained, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        adapters.load(tmp_path, trained.bench)
+
+
+def test_of_the_pretrained_model_nothing_is_kept(benches, tmp_path):
+    bench = benches.bench(BASE.changed(method=NO_METHOD))
+    row = {"config": bench.run.flat()}
+    adapters.keep(tmp_path, Trained(bench.model, row, bench))
+    assert not list(tmp_path.iterdir())
+    # It comes from where it came from.
+    loaded = adapters.load(tmp_path, bench)
+    assert loaded.model is bench.model
+    assert loaded.row == row
+
+
+def test_what_is_missing_is_named_once(out, trained):
+    run = trained.bench.run
+    other = run.changed(seed=1)
+    none = run.changed(method=NO_METHOD)
+    # A default, written out, makes no other run.
+    same = other.changed(alpha=16.0)
+    missing = adapters.missing(out, [run, other, none, same])
+    assert missing == [same]
+    assert adapters.missing(out, [run, none]) == []
