@@ -13,7 +13,8 @@ from tests.experiment.toy import BASE
 @pytest.fixture(scope="module")
 def trained(benches) -> Trained:
     (run,) = check.resolved([BASE], benches)
-    return train_run(benches.bench(run))
+    bench = benches.bench(run)
+    return train_run(bench)
 
 
 @pytest.fixture(scope="module")
@@ -41,27 +42,31 @@ def copy_of(out, trained: Trained, folder, run: RunConfig):
 def test_the_file_is_named_by_the_runs_key(out, trained):
     (path,) = out.rglob("*.safetensors")
     run = trained.bench.run
+    name = key(run.flat())
     assert path == adapters.path_of(out, run)
     assert path.parent == out / "adapters"
-    assert path.stem == key(run.flat())
+    assert path.stem == name
 
 
 def test_what_is_loaded_writes_the_same_logits(out, trained):
     loaded = adapters.load(out, trained.bench)
     expected = logits(trained)
-    assert np.array_equal(logits(loaded), expected)
+    again = logits(loaded)
+    assert np.array_equal(again, expected)
     assert loaded.row == trained.row
     # It was trained: the model as it begins has others.
     model, _ = trained.bench.adapted()
-    untrained = Trained(model, {}, trained.bench)
-    assert not np.array_equal(logits(untrained), expected)
+    untrained = trained._replace(model=model)
+    other = logits(untrained)
+    assert not np.array_equal(other, expected)
 
 
 def test_the_base_is_the_workbenches_own(out, trained):
     loaded = adapters.load(out, trained.bench)
     base = tree.leaves(trained.bench.model)
     unloaded = methods.unload(loaded.model)
-    for path, leaf in tree.leaves(unloaded).items():
+    leaves = tree.leaves(unloaded)
+    for path, leaf in leaves.items():
         # Not copies; of the model's own leaves only the head is trained.
         if not path.startswith("head/"):
             assert leaf is base[path]
@@ -70,8 +75,9 @@ def test_the_base_is_the_workbenches_own(out, trained):
 def test_what_another_run_learned_is_refused(out, trained, benches, tmp_path):
     other = trained.bench.run.changed(seed=1)
     path = copy_of(out, trained, tmp_path, other)
+    bench = benches.bench(other)
     with pytest.raises(ValueError) as error:
-        adapters.load(tmp_path, benches.bench(other))
+        adapters.load(tmp_path, bench)
     assert str(error.value) == (
         f"{path}: expected what this run learned, got another run's; delete the file "
         "to train it again"
@@ -81,8 +87,9 @@ def test_what_another_run_learned_is_refused(out, trained, benches, tmp_path):
 def test_a_file_that_does_not_fit_is_refused(out, trained, benches, tmp_path):
     other = trained.bench.run.changed(targets="key")
     path = copy_of(out, trained, tmp_path, other)
+    bench = benches.bench(other)
     with pytest.raises(ValueError, match=path.name):
-        adapters.load(tmp_path, benches.bench(other))
+        adapters.load(tmp_path, bench)
 
 
 def test_what_is_not_there(trained, tmp_path):
@@ -91,9 +98,11 @@ def test_what_is_not_there(trained, tmp_path):
 
 
 def test_of_the_pretrained_model_nothing_is_kept(benches, tmp_path):
-    bench = benches.bench(BASE.changed(method=NO_METHOD))
-    row = {"config": bench.run.flat()}
-    adapters.keep(tmp_path, Trained(bench.model, row, bench))
+    run = BASE.changed(method=NO_METHOD)
+    bench = benches.bench(run)
+    row = {"config": run.flat()}
+    pretrained = Trained(bench.model, row, bench)
+    adapters.keep(tmp_path, pretrained)
     assert not list(tmp_path.iterdir())
     # It comes from where it came from.
     loaded = adapters.load(tmp_path, bench)
@@ -103,10 +112,10 @@ def test_of_the_pretrained_model_nothing_is_kept(benches, tmp_path):
 
 def test_what_is_missing_is_named_once(out, trained):
     run = trained.bench.run
-    other = run.changed(seed=1)
     none = run.changed(method=NO_METHOD)
+    other = run.changed(seed=1)
     # A default, written out, makes no other run.
     same = other.changed(alpha=16.0)
-    missing = adapters.missing(out, [run, other, none, same])
-    assert missing == [same]
+    runs = [run, none, other, same]
+    assert adapters.missing(out, runs) == [same]
     assert adapters.missing(out, [run, none]) == []

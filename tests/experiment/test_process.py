@@ -1,19 +1,13 @@
 """How a script's process is set up, and how it ends: with a message, not a trace."""
 
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from lora_jax import devices
 from lora_jax.experiment import process
-
-ROOT = Path(__file__).resolve().parents[2]
-# Nothing is trained: it counts parameters, and takes a second.
-SCRIPT = [sys.executable, str(ROOT / "experiments" / "trainable_params.py")]
-WORDS = ["--preset", "smoke", "--no-huge-pages"]
+from tests.experiment import scripts
 
 
 class TestRunMain:
@@ -60,23 +54,12 @@ class TestPipe:
         "last_line",
         ["LoRA Tables 2 to 5", "13 rows, 0 of them there already"],
     )
-    def test_a_reader_that_stops_gets_no_trace(self, tmp_path, monkeypatch, last_line):
-        # Lines stay with the script until it flushes them, as they do by default.
-        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-        with subprocess.Popen(
-            [*SCRIPT, *WORDS, "--out", str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as script:
-            assert script.stdout is not None
-            assert script.stderr is not None
-            for line in script.stdout:
-                if line.startswith(last_line):
-                    break
-            # As `| head` does.
-            script.stdout.close()
-            assert script.stderr.read() == ""
+    def test_a_reader_that_stops_gets_no_trace(self, tmp_path, last_line):
+        # Nothing is trained: it counts parameters, and takes a second.
+        words = ("--out", str(tmp_path))
+        with scripts.start("trainable_params", *words, cache=tmp_path) as script:
+            scripts.read_until(script, last_line)
+            assert scripts.stop_reading(script) == ""
         assert script.returncode == 1
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lora_jax import methods
+from lora_jax import methods, train
 from lora_jax.experiment import NO_METHOD, check, presets, run
 from lora_jax.experiment.run import Trained, score, train_run
 from tests.experiment.toy import BASE
@@ -137,6 +137,17 @@ class TestScores:
         # Of two alike the first.
         assert row["best_epoch"] == 1 + int(np.argmax(scores))
         assert row["metrics"]["validation/accuracy"] == max(scores)
+
+    def test_the_rows_score_is_the_best_epochs_not_the_last(self, trained, monkeypatch):
+        validation = [{"accuracy": 0.9}, {"accuracy": 0.1}]
+
+        def fit(model, *_, **__):
+            return train.Fit(model, 1, validation, np.ones(8, "f4"), 100)
+
+        monkeypatch.setattr(train, "fit", fit)
+        row = train_run(trained.bench).row
+        assert row["metrics"]["validation/accuracy"] == 0.9
+        assert row["validation"] == validation
 
     def test_a_model_is_scored_in_the_runs_dtype_unless_another_is_named(
         self, trained, monkeypatch
