@@ -136,6 +136,19 @@ class TestMeasurements:
         factors = [row["config"]["factor"] for row in plan.file.read()]
         assert factors == [1, 2]
 
+    def test_a_run_that_another_process_kept_meanwhile_is_not_trained(
+        self, plan, runs_of, monkeypatch, capsys
+    ):
+        (run,) = runs_of(seed=(0,))
+        plan.complete(scaled(run, 1))
+        answers = [[run], []]
+        # It was there only after this process had looked.
+        monkeypatch.setattr(adapters, "missing", lambda out, runs: answers.pop(0))
+        monkeypatch.setattr(schedule, "train_run", fail)
+        plan.complete(scaled(run, 2))
+        assert "tiny lora: kept by another process" in capsys.readouterr().out
+        assert len(plan.file.read()) == 2
+
     def test_rows_are_recorded_one_by_one(self, plan, runs_of):
         (run,) = runs_of(seed=(0,))
         counts = []
