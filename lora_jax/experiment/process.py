@@ -46,7 +46,7 @@ def use_huge_pages() -> None:
 def run_main(main: Callable[[], None]) -> None:
     """Run a script's main; an error is one message on standard error, not a trace."""
     try:
-        main()
+        _flushed(main)
     except BrokenPipeError:
         # As from `| head`: nobody reads on. Python would complain when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,3 +60,15 @@ def run_main(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _flushed(main: Callable[[], None]) -> None:
+    """Run main and write what it printed.
+
+    What Python writes when it closes stdout can no longer be an error of ours.
+    """
+    # Also where the script exits by itself, as after --help.
+    try:
+        main()
+    finally:
+        sys.stdout.flush()

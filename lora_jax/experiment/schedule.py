@@ -102,30 +102,47 @@ class Schedule(NamedTuple):
         keep: bool,
         record: Callable[[Trained], None] | None = None,
     ) -> bool:
-        """Train a run. What it learned is on disk before its row is."""
+        """Train a run; False if it diverged.
+
+        Without `record` it is trained only to be kept.
+        """
         screen.start(label)
-        unfinished = adapters.path_of(self.out, run).with_suffix(".partial")
         runs_file = RowFile(self.out / adapters.FOLDER / "runs.jsonl", key)
         # Two experiments may have a run in common: one process at a time has its
         # unfinished training.
         with runs_file.claim(run.flat(), wait=True):
-            bench = self.benches.bench(run)
-            try:
-                trained = train_run(bench, report=screen.step, resume=unfinished)
-            except train.Diverged as error:
-                # What was saved on the way would only diverge once more.
-                shutil.rmtree(unfinished, ignore_errors=True)
-                screen.finish(str(error))
-                return False
-            trained.row["key"] = key(run.flat())
-            trained.row["provenance"] = self.provenance
-            # Killed between the two, the run is trained again; never is there a row
-            # whose adapter is missing.
-            if keep:
-                adapters.keep(self.out, trained)
-            if record:
-                record(trained)
+            # Another process may have kept it while this one waited.
+            if record is None and not adapters.missing(self.out, [run]):
+                screen.finish("kept by another process")
+                return True
+            return self._train_claimed(run, screen, keep, record)
+
+    def _train_claimed(
+        self,
+        run: RunConfig,
+        screen: Display,
+        keep: bool,
+        record: Callable[[Trained], None] | None,
+    ) -> bool:
+        """Train a run. What it learned is on disk before its row is."""
+        unfinished = adapters.path_of(self.out, run).with_suffix(".partial")
+        bench = self.benches.bench(run)
+        try:
+            trained = train_run(bench, report=screen.step, resume=unfinished)
+        except train.Diverged as error:
+            # What was saved on the way would only diverge once more.
             shutil.rmtree(unfinished, ignore_errors=True)
+            screen.finish(str(error))
+            return False
+        trained.row["key"] = key(run.flat())
+        trained.row["provenance"] = self.provenance
+        # Killed between the two, the run is trained again; never is there a row whose
+        # adapter is missing.
+        if keep:
+            adapters.keep(self.out, trained)
+        if record:
+            record(trained)
+        shutil.rmtree(unfinished, ignore_errors=True)
         screen.finish(_result_text(trained.row))
         return True
 

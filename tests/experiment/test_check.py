@@ -1,10 +1,199 @@
-"""What is wrong with options, as the text of one error."""
+"""What is wrong with runs is an error before the first one starts."""
 
 from dataclasses import dataclass
 
 import pytest
 
-from lora_jax.experiment import check
+from lora_jax import methods, models
+from lora_jax.experiment import NO_METHOD, check
+from lora_jax.experiment.config import key
+from lora_jax.nn import precision
+from tests.experiment.toy import BASE
+
+
+def message_of(*runs) -> str:
+    with pytest.raises(ValueError) as error:
+        check.check_settings(runs)
+    return str(error.value)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("name", "value", "expected"),
+        [
+            ("rows", -1, "0 or more (0 is all)"),
+            ("validation_rows", -1, "0 or more (0 is all)"),
+            ("test_sources", -1, "0 or more (0 is all)"),
+            ("max_length", 0, "1 or more"),
+            ("seed", -1, "0 or more"),
+        ],
+    )
+    def test_the_lowest_values(self, name, value, expected):
+        message = message_of(BASE.changed(**{name: value}))
+        assert message == f"{name}: expected {expected}, got {value}"
+        # One more is right.
+        check.check_settings([BASE.changed(**{name: value + 1})])
+
+    def test_all_problems_are_in_one_message(self):
+        run = BASE.changed(rows=-1, seed=-2, batch=0, beam=0, rank=0)
+        parts = message_of(run).split("; ")
+        names = [part.partition(":")[0] for part in parts]
+        # The method's problem is the last, training and decoding have theirs before.
+        assert names[:3] == ["rows", "seed", "batch"]
+        assert "beam" in names
+        assert "rank: expected" in parts[-1]
+
+    def test_a_problem_of_several_runs_is_named_once(self):
+        one = BASE.changed(rows=-1)
+        other = BASE.changed(rows=-1, seed=-3)
+        assert message_of(one, other) == (
+            "rows: expected 0 or more (0 is all), got -1; "
+            "seed: expected 0 or more, got -3"
+        )
+
+    def test_a_wrong_method_is_named_with_the_others(self):
+        text = message_of(BASE.changed(method="lroa"))
+        assert text.startswith("method: expected one of lora, ")
+        assert text.endswith("got 'lroa'")
+
+    def test_where_nothing_is_trained_options_do_not_matter(self):
+        check.check_settings([BASE.changed(method=NO_METHOD, rank=0)])
+
+    def test_auto_is_a_dtype_of_training(self):
+        check.check_settings([BASE.changed(compute="auto")])
+        assert "compute_dtype: expected" in message_of(BASE.changed(compute="int8"))
+
+
+class TestFolders:
+    @pytest.mark.parametrize(
+        ("changes", "text"),
+        [
+            (
+                {"data_dir": "here"},
+                "data_dir: goes with cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, "
+                "wnli, e2e, webnlg, dart, wikisql, samsum, but data is 'tiny'",
+            ),
+            (
+                {"glue_dir": "here", "data": "e2e"},
+                "glue_dir: goes with cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, "
+                "wnli, but data is 'e2e'",
+            ),
+            (
+                {"data": "rte", "glue_dir": "here", "data_dir": "there"},
+                "data_dir and glue_dir mean the same: expected one of them, got "
+                "there and here",
+            ),
+        ],
+    )
+    def test_a_folder_goes_with_a_task_that_has_files(self, changes, text):
+        assert message_of(BASE.changed(**changes)) == text
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"data": "rte", "glue_dir": "here"},
+            {"data": "rte", "data_dir": "here"},
+            # The same files, as text to be written.
+            {"data": "rte-text", "data_dir": "here"},
+            {"data": "e2e", "data_dir": "here"},
+        ],
+    )
+    def test_those_that_have(self, changes):
+        check.check_settings([BASE.changed(**changes)])
+
+
+class TestResolved:
+    def test_sources_and_the_dtype_are_filled_in(self, benches, monkeypatch):
+        monkeypatch.setattr(precision, "fast_dtype", lambda: "bfloat16")
+        automatic = BASE.changed(compute="auto", rank=2)
+        first, second = check.resolved([automatic, BASE], benches)
+        assert first.flat()["compute"] == "bfloat16"
+        assert second.flat()["compute"] == "float32"
+        for run in (first, second):
+            assert run.model_source == "random weights"
+            assert run.data_source == "made up, seed 0"
+        # All else is as it was.
+        filled = {"model_source": "random weights", "data_source": "made up, seed 0"}
+        assert second == BASE.changed(**filled)
+
+    def test_a_model_is_looked_up_once(self, benches, monkeypatch):
+        names = []
+
+        def source(name):
+            names.append(name)
+            return "somewhere"
+
+        monkeypatch.setattr(models, "source", source)
+        check.resolved([BASE, BASE.changed(rank=2)], benches)
+        assert names == ["tiny"]
+
+    def test_a_wrong_setting_comes_before_any_lookup(self, benches, monkeypatch):
+        monkeypatch.setattr(models, "source", pytest.fail)
+        with pytest.raises(ValueError, match="rows: expected 0 or more"):
+            check.resolved([BASE.changed(rows=-1)], benches)
+
+
+class TestCounts:
+    def test_they_are_by_the_runs_key(self, benches):
+        none = BASE.changed(method=NO_METHOD)
+        counts = check.counts([BASE, none], benches)
+        # 2 layers x r (16 + 16), and the head's 16 x 2 + 2.
+        assert counts == {
+            key(BASE.flat()): methods.Counts(64, 34),
+            key(none.flat()): methods.Counts(0, 0),
+        }
+
+    @pytest.mark.parametrize(
+        ("changes", "text"),
+        [
+            ({"rank": 17}, "rank: expected 1 <= rank <= 16"),
+            ({"targets": "qeury"}, "'qeury' matches no layer"),
+        ],
+    )
+    def test_an_option_that_does_not_fit_the_model(self, benches, changes, text):
+        with pytest.raises(ValueError, match=text):
+            check.counts([BASE.changed(**changes)], benches)
+
+
+class TestFolder:
+    def test_it_is_made_with_those_above_it(self, tmp_path):
+        folder = tmp_path / "a" / "b"
+        check.writable_folder(folder)
+        check.writable_folder(folder)
+        assert folder.is_dir()
+
+    def test_a_file_is_no_folder(self, tmp_path):
+        path = tmp_path / "out"
+        path.write_text("")
+        with pytest.raises(OSError) as error:
+            check.writable_folder(path)
+        assert str(error.value) == (
+            f"--out: expected a folder that can be written, got {path} (File exists)"
+        )
+
+    def test_a_folder_of_somebody_else(self, tmp_path, monkeypatch):
+        # The tests may run as root, who can write everywhere.
+        monkeypatch.setattr(check.os, "access", lambda *_: False)
+        with pytest.raises(PermissionError) as error:
+            check.writable_folder(tmp_path)
+        assert str(error.value) == (
+            f"--out: expected a folder that can be written, got {tmp_path}"
+        )
+
+
+class TestFormats:
+    def test_those_that_there_are(self):
+        check.formats(["nf4", "int8"])
+
+    @pytest.mark.parametrize(
+        ("names", "text"),
+        [(["nf4", "nf5", "x"], "got nf5, x"), ([], "got none")],
+    )
+    def test_others_are_an_error_with_all_there_are(self, names, text):
+        with pytest.raises(ValueError) as error:
+            check.formats(names)
+        assert str(error.value).startswith("formats: expected some of nf4, ")
+        assert str(error.value).endswith(text)
 
 
 @dataclass(frozen=True)

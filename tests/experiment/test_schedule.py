@@ -1,259 +1,278 @@
-"""Runs are trained once, kept, resumed, shared; what diverges or fails is said."""
+"""Runs are trained once, kept, resumed and shared by processes; some diverge."""
 
-import errno
-import io
-import math
-from dataclasses import dataclass
+import os
 
-import jax
-import numpy as np
+import forkme
 import pytest
-from rich.console import Console
-from rich.progress import Progress as Bars
 
-from lora_jax import methods, results, train, tree
-from lora_jax.experiment import Experiment, Measurement, adapters, check, grid, presets
-from lora_jax.experiment import schedule as schedules
+from lora_jax import results
+from lora_jax.experiment import Measurement, adapters, check, grid, schedule
 from lora_jax.experiment.config import key
-from lora_jax.experiment.measurement import labels
-from lora_jax.experiment.progress import Display
 from lora_jax.experiment.run import score, train_run
 from lora_jax.experiment.schedule import Schedule
-from lora_jax.experiment.workbench import Workbenches
-from lora_jax.results import Report, RowFile, Section
-
-BENCHES = Workbenches()
-BASE = presets.SMOKE.changed(compute="float32", targets="query", rank=1)
-
-
-def runs_of(**axes):
-    return check.resolved(grid(BASE, **axes), BENCHES)
+from lora_jax.results import RowFile
+from tests.conftest import CACHE
+from tests.experiment import scripts
+from tests.experiment.toy import BASE, measure_scaled
 
 
-def ignore() -> None:
-    """Draw nothing."""
+@pytest.fixture
+def runs_of(benches):
+    """`runs_of(seed=(0, 1))`: complete runs, one for each value."""
+
+    def make(**axes):
+        return check.resolved(grid(BASE, **axes), benches)
+
+    return make
 
 
-def schedule_in(folder, *, keep: bool = False) -> Schedule:
-    file = RowFile(folder / "sweep.jsonl", key)
-    return Schedule(file, folder, BENCHES, {"commit": "c"}, keep, ignore)
+@pytest.fixture
+def plan(benches, tmp_path) -> Schedule:
+    """A schedule whose rows go to a folder of the test's."""
+    return Schedule(
+        file=RowFile(tmp_path / "sweep.jsonl", key),
+        out=tmp_path,
+        benches=benches,
+        provenance={"commit": "c"},
+        keep=False,
+        row_recorded=lambda: None,
+    )
 
 
-def measure_scores(trained, settings):
-    """A measurement: the test score of the first run, times a factor."""
-    accuracy = score(trained[0].bench, trained[0].model, "test")["accuracy"]
-    for setting in settings:
-        yield {"metrics": {"test/scaled": setting["factor"] * accuracy}}
+def fail(*_, **__):
+    pytest.fail("a run was trained though nothing is missing")
 
 
-class TestRows:
-    def test_a_training_has_its_row_and_nothing_is_trained_twice(
-        self, tmp_path, capsys
+def trainings(runs) -> list[Measurement]:
+    return [Measurement((run,)) for run in runs]
+
+
+def scaled(run, *factors) -> list[Measurement]:
+    """A measurement of the run for each factor."""
+    items = []
+    for factor in factors:
+        items.append(Measurement((run,), {"factor": factor}, measure_scaled))
+    return items
+
+
+class TestTrainings:
+    def test_each_has_its_row_and_nothing_is_trained_twice(
+        self, plan, runs_of, monkeypatch
     ):
-        items = [Measurement((run,)) for run in runs_of(seed=(0, 1))]
-        plan = schedule_in(tmp_path)
+        items = trainings(runs_of(seed=(0, 1)))
         assert plan.complete(items) == []
         rows = plan.file.read()
         assert [row["config"]["seed"] for row in rows] == [0, 1]
         assert rows[0]["provenance"] == {"commit": "c"}
         assert rows[0]["parameters"] == {"adapter": 64, "head": 34}
-        assert not list((tmp_path / "adapters").glob("*.safetensors"))
-        capsys.readouterr()
+        # Nothing is kept unless that was asked for.
+        assert not list(plan.out.rglob("*.safetensors"))
+        monkeypatch.setattr(schedule, "train_run", fail)
         assert plan.complete(items) == []
-        assert "begins" not in capsys.readouterr().out
+        assert plan.file.read() == rows
 
-    def test_a_measurement_trains_what_nobody_kept_and_shares_it(
-        self, tmp_path, capsys
+    def test_a_row_may_have_settings_beside_its_runs(self, plan, runs_of):
+        (run,) = runs_of(seed=(0,))
+        plan.complete([Measurement((run,), {"budget": 64})])
+        (row,) = plan.file.read()
+        assert row["config"] == {**run.flat(), "budget": 64}
+
+    def test_what_it_learned_is_kept_and_gives_the_rows_score(self, plan, runs_of):
+        (run,) = runs_of(seed=(0,))
+        plan = plan._replace(keep=True)
+        plan.complete(trainings([run]))
+        assert adapters.missing(plan.out, [run]) == []
+        trained = adapters.load(plan.out, plan.benches.bench(run))
+        scores = score(trained.bench, trained.model, "test")
+        (row,) = plan.file.read()
+        assert scores["accuracy"] == row["metrics"]["test/accuracy"]
+        # No unfinished training is left.
+        assert not list(plan.out.rglob("*.partial"))
+
+    def test_a_page_can_be_drawn_after_each_row(self, plan, runs_of):
+        rows = []
+
+        def count_rows():
+            rows.append(len(plan.file.read()))
+
+        drawing = plan._replace(row_recorded=count_rows)
+        drawing.complete(trainings(runs_of(seed=(0, 1))))
+        assert rows == [1, 2]
+
+    def test_one_that_diverges_has_no_row_and_the_others_go_on(
+        self, plan, runs_of, capsys
     ):
-        (run,) = runs_of(seed=(0,))
-        items = []
-        for factor in (1, 10):
-            items.append(Measurement((run,), {"factor": factor}, measure_scores))
-        plan = schedule_in(tmp_path)
-        plan.complete(items)
-        assert capsys.readouterr().out.count("begins") == 1
-        one, ten = [row["metrics"]["test/scaled"] for row in plan.file.read()]
-        assert ten == pytest.approx(10 * one)
-        assert plan.file.read()[0]["config"]["factor"] == 1
-
-    def test_what_was_kept_is_loaded_with_the_base_as_it_is(self, tmp_path):
-        (run,) = runs_of(seed=(0,))
-        plan = schedule_in(tmp_path, keep=True)
-        plan.complete([Measurement((run,))])
-        bench = BENCHES.bench(run)
-        trained = adapters.load(tmp_path, bench)
-        assert adapters.missing(tmp_path, [run]) == []
-        accuracy = score(bench, trained.model, "test")["accuracy"]
-        assert accuracy == plan.file.read()[0]["metrics"]["test/accuracy"]
-        base = tree.leaves(bench.model)
-        for path, leaf in tree.leaves(methods.unload(trained.model)).items():
-            assert path.startswith("head/") or leaf is base[path]
-
-    def test_what_another_run_learned_is_refused(self, tmp_path):
-        one, other = runs_of(seed=(0, 1))
-        plan = schedule_in(tmp_path, keep=True)
-        plan.complete([Measurement((one,))])
-        path = adapters.path_of(tmp_path, other)
-        path.write_bytes(adapters.path_of(tmp_path, one).read_bytes())
-        with pytest.raises(ValueError, match=r"expected what this run learned, got an"):
-            adapters.load(tmp_path, BENCHES.bench(other))
-
-    def test_a_run_that_diverges_has_no_row_and_the_others_go_on(self, tmp_path):
-        bad, good = runs_of(learning_rate=(1e30, 1e-3))
-        plan = schedule_in(tmp_path)
-        diverged = plan.complete([Measurement((bad,)), Measurement((good,))])
+        runs = runs_of(learning_rate=(1e30, 1e-3))
+        diverged = plan.complete(trainings(runs))
         assert diverged == ["learning_rate=1e+30"]
-        assert len(plan.file.read()) == 1
-        with pytest.raises(SystemExit, match="1 runs diverged and have no row: learn"):
-            schedules.report_diverged(diverged)
+        (row,) = plan.file.read()
+        assert row["config"]["learning_rate"] == 1e-3
+        assert "[1/2] learning_rate=1e+30: " in capsys.readouterr().out
+        message = "1 runs diverged and have no row: learning_rate=1e\\+30"
+        with pytest.raises(SystemExit, match=message):
+            schedule.report_diverged(diverged)
 
-    def test_a_measurement_of_a_run_that_diverges_is_an_error(self, tmp_path):
-        (bad,) = runs_of(learning_rate=(1e30,))
-        item = Measurement((bad,), {"factor": 1}, measure_scores)
-        with pytest.raises(ValueError, match="diverged: there is no model to analyze"):
-            schedule_in(tmp_path).complete([item])
+    def test_where_none_diverged_the_exit_is_as_usual(self):
+        schedule.report_diverged([])
 
-    def test_a_training_that_was_killed_continues(self, tmp_path, monkeypatch):
+
+class TestMeasurements:
+    def test_they_train_what_nobody_kept_and_share_it(self, plan, runs_of, capsys):
         (run,) = runs_of(seed=(0,))
-        bench = BENCHES.bench(run)
-        saver = "lora_jax.train.state.SECONDS_BETWEEN_SAVES"
-        try:
-            monkeypatch.setattr(saver, 0.0)
-        except AttributeError:
-            pytest.fail("the state's interval has another name")
+        plan.complete(scaled(run, 1, 10))
+        assert capsys.readouterr().out.count("begins") == 1
+        first, second = plan.file.read()
+        single = first["metrics"]["test/scaled"]
+        multiple = second["metrics"]["test/scaled"]
+        assert multiple == pytest.approx(10 * single)
+        assert first["config"] == {**run.flat(), "factor": 1}
+        assert first["provenance"] == {"commit": "c"}
 
-        def stop(progress):
-            if progress.step == 2:
-                raise KeyboardInterrupt
+    def test_a_further_one_trains_nothing(self, plan, runs_of, monkeypatch):
+        (run,) = runs_of(seed=(0,))
+        plan.complete(scaled(run, 1))
+        monkeypatch.setattr(schedule, "train_run", fail)
+        plan.complete(scaled(run, 1, 2))
+        factors = [row["config"]["factor"] for row in plan.file.read()]
+        assert factors == [1, 2]
 
-        with pytest.raises(KeyboardInterrupt):
-            train_run(bench, report=stop, resume=tmp_path / "state")
-        steps = []
-
-        def record(progress):
-            steps.append(progress.step)
-
-        resumed = train_run(bench, report=record, resume=tmp_path / "state")
-        assert steps[0] == 2
-        fresh = train_run(bench)
-        leaves = zip(
-            jax.tree.leaves(resumed.model), jax.tree.leaves(fresh.model), strict=True
-        )
-        assert all(np.array_equal(one, other) for one, other in leaves)
-
-
-@dataclass(frozen=True)
-class Options:
-    factors: tuple[int, ...] = (1,)
-    """What the score is multiplied by."""
-
-
-def measurements(options, base, _benches):
-    runs = grid(base.changed(compute="float32"), rank=(1,))
-    return [
-        Measurement(runs[:1], {"factor": factor}, measure_scores)
-        for factor in options.factors
-    ]
-
-
-def show(rows):
-    table = results.frame(rows)[["factor", "test/scaled"]]
-    return Report("Toy", "A toy.", [Section("Scores", [table])], data=table)
-
-
-TOY = Experiment("toy", {"quick": (Options(), BASE)}, measurements, show, "A toy?")
-
-
-class TestExperiment:
-    def test_says_what_it_does_and_draws_a_page(self, tmp_path, capsys):
-        TOY.main(["--out", str(tmp_path), "--factors", "1", "2"])
-        text = capsys.readouterr().out
-        assert text.startswith("A toy?\nPreset quick; rows go to ")
-        assert "Ctrl-C stops at any time; the same command continues." in text
-        assert "2 rows, 0 of them there already" in text
-        assert f"wrote {tmp_path / 'toy' / 'README.md'}" in text
-        assert (tmp_path / "toy" / "README.md").read_text().startswith("# Toy")
-        TOY.main(["--out", str(tmp_path), "--factors", "1", "2"])
-        assert "2 rows, 2 of them there already" in capsys.readouterr().out
-
-    def test_a_dry_run_trains_nothing(self, tmp_path, capsys):
-        TOY.main(["--out", str(tmp_path / "out"), "--dry-run"])
-        text = capsys.readouterr().out
-        assert "to do             64        34" in text
-        assert "on this machine" in text
-        assert not (tmp_path / "out").exists()
-
-    @pytest.mark.parametrize(
-        ("flags", "message"),
-        [
-            (["--preset", "quik"], "--preset: expected one of quick, got 'quik'"),
-            (["--method", "lroa"], "method: expected one of lora.*got lroa"),
-            (["--rows", "-1"], r"rows: expected 0 or more \(0 is all\), got -1"),
-            (["--lr", "0", "--batch", "0"], "learning_rate: expected.*batch: expected"),
-            (["--data", "tiny", "--data-dir", "x"], "data_dir: goes with cola, sst2"),
-        ],
-    )
-    def test_a_wrong_setting_is_an_error_before_anything_is_trained(
-        self, tmp_path, flags, message
+    def test_a_run_that_another_process_kept_meanwhile_is_not_trained(
+        self, plan, runs_of, monkeypatch, capsys
     ):
-        with pytest.raises(ValueError, match=message):
-            TOY.main(["--out", str(tmp_path / "out"), *flags])
-        assert not (tmp_path / "out").exists()
+        (run,) = runs_of(seed=(0,))
+        plan.complete(scaled(run, 1))
+        answers = [[run], []]
+        # It was there only after this process had looked.
+        monkeypatch.setattr(adapters, "missing", lambda out, runs: answers.pop(0))
+        monkeypatch.setattr(schedule, "train_run", fail)
+        plan.complete(scaled(run, 2))
+        assert "tiny lora: kept by another process" in capsys.readouterr().out
+        assert len(plan.file.read()) == 2
 
-    def test_a_folder_that_cannot_be_written(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(check.os, "access", lambda *_: False)
-        with pytest.raises(PermissionError, match=r"--out: expected a folder that can"):
-            TOY.main(["--out", str(tmp_path / "out")])
+    def test_rows_are_recorded_one_by_one(self, plan, runs_of):
+        (run,) = runs_of(seed=(0,))
+        counts = []
 
-    def test_a_folder_that_is_a_file(self, tmp_path):
-        (tmp_path / "out").write_text("")
-        with pytest.raises(OSError, match=r"--out: expected a folder .*File exists"):
-            TOY.main(["--out", str(tmp_path / "out")])
+        def measure(trained, settings):
+            for _ in settings:
+                counts.append(len(plan.file.read()))
+                yield {"metrics": {"test/score": 1.0}}
 
-    def test_a_full_disk_while_drawing_says_that_the_rows_are_safe(
-        self, tmp_path, monkeypatch
+        items = []
+        for factor in (1, 2):
+            items.append(Measurement((run,), {"factor": factor}, measure))
+        plan.complete(items)
+        assert counts == [0, 1]
+
+    def test_one_without_a_run_trains_nothing(self, plan, monkeypatch):
+        def measure(trained, settings):
+            assert trained == ()
+            return [{"metrics": {"count/all": 3}}]
+
+        monkeypatch.setattr(schedule, "train_run", fail)
+        plan.complete([Measurement((), {"table": 2}, measure)])
+        (row,) = plan.file.read()
+        assert row["config"] == {"table": 2}
+
+    def test_one_of_a_run_that_diverges_is_an_error(self, plan, runs_of):
+        (run,) = runs_of(learning_rate=(1e30,))
+        with pytest.raises(ValueError, match="diverged: there is no model to analyze"):
+            plan.complete(scaled(run, 1))
+
+
+class TestPending:
+    def test_they_are_those_without_a_row_each_once(self, plan):
+        first, second = trainings(grid(BASE, seed=(0, 1)))
+        row = {"config": first.config(), "metrics": {}}
+        assert plan.pending([first, second, second]) == [first, second]
+        plan.file.record(row)
+        assert plan.pending([first, second, second]) == [second]
+
+    def test_runs_of_several_measurements_are_there_once(self):
+        first, second = grid(BASE, seed=(0, 1))
+        items = [
+            Measurement((first, second)),
+            Measurement((second,)),
+            Measurement(),
+        ]
+        assert schedule.unique_runs(items) == [first, second]
+
+
+def test_a_training_that_was_killed_continues(
+    benches, runs_of, same, tmp_path, monkeypatch
+):
+    (run,) = runs_of(seed=(0,))
+    bench = benches.bench(run)
+    monkeypatch.setattr("lora_jax.train.state.SECONDS_BETWEEN_SAVES", 0.0)
+    steps = []
+
+    def stop(progress):
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    def record(progress):
+        steps.append(progress.step)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(bench, report=stop, resume=tmp_path / "state")
+    resumed = train_run(bench, report=record, resume=tmp_path / "state")
+    # The first step was saved before the second was stopped.
+    assert steps == [2, 3, 4]
+    fresh = train_run(bench)
+    assert same(resumed.model, fresh.model)
+
+
+def alphas_of(rows) -> list[float]:
+    return [row["config"]["alpha"] for row in rows]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """A folder with the programs that the tests have compiled."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "xla").symlink_to(os.environ[CACHE], target_is_directory=True)
+    return folder
+
+
+class TestProcesses:
+    """A sweep of four trainings, in another process and in this one."""
+
+    @pytest.fixture
+    def words(self, tmp_path) -> list[str]:
+        # In float32 the programs are those of the tests above.
+        words = ["--alphas", "1", "2", "4", "8", "--compute", "float32"]
+        return [*words, "--out", str(tmp_path)]
+
+    def continue_here(self, words) -> None:
+        """The same command in this process, which need not start."""
+        forkme.EXPERIMENT.main(["--preset", "smoke", *words])
+
+    def test_after_a_kill_the_same_command_continues(
+        self, tmp_path, words, programs, capsys
     ):
-        def full(*_, **__):
-            raise OSError(errno.ENOSPC, "No space left on device")
+        path = tmp_path / "forkme.jsonl"
+        with scripts.start("forkme", *words, cache=programs) as script:
+            scripts.read_until(script, "[1/4] alpha=1: ")
+            # kill -9: nothing of it is run any more.
+            script.kill()
+        before = path.read_bytes()
+        finished = before.count(b"\n")
+        # Further runs may have been finished just before the kill.
+        assert 1 <= finished < 4
+        self.continue_here(words)
+        text = capsys.readouterr().out
+        assert f"4 rows, {finished} of them there already" in text
+        assert text.count(" begins") == 4 - finished
+        assert path.read_bytes().startswith(before)
+        assert alphas_of(results.read(path)) == [1, 2, 4, 8]
 
-        monkeypatch.setattr("lora_jax.results.files.write", full)
-        with pytest.raises(OSError, match=r"could not draw into .*toy.jsonl are safe"):
-            experiment = TOY._replace(keep=False)
-            (tmp_path / "adapters").mkdir()
-            keep_existing = adapters.keep
-            monkeypatch.setattr(adapters, "keep", lambda *_: None)
-            monkeypatch.setattr(adapters, "load", lambda out, bench: train_run(bench))
-            assert keep_existing is not adapters.keep
-            experiment.main(["--out", str(tmp_path)])
-        assert len(results.read(tmp_path / "toy.jsonl")) == 1
-
-
-class TestLabels:
-    def test_only_what_differs_is_named(self):
-        configs = [{"rank": 1, "seed": 0}, {"rank": 2, "seed": 0}]
-        assert labels(configs) == ["rank=1", "rank=2"]
-
-    def test_a_setting_that_only_some_have_is_not_a_difference(self):
-        configs = [{"method": "lora", "rank": 8}, {"method": "full"}]
-        assert labels(configs) == ["method=lora", "method=full"]
-
-    def test_a_single_one_is_named_by_data_and_method(self):
-        assert labels([{"data": "tiny", "method": "lora"}]) == ["tiny lora"]
-
-
-def test_the_live_display_shows_runs_steps_loss_and_speed_in_60_columns():
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=60, _environ={})
-    columns = ("{task.description}", "{task.fields[note]}")
-    with Bars(*columns, console=console, auto_refresh=False) as live:
-        shown = Display(2, live)
-        shown.start("query r=1")
-        shown.step(train.Progress(1, 1, 4, math.nan, 100))
-        shown.step(train.Progress(1, 2, 4, 0.69, 200))
-        live.refresh()
-        shown.finish("test/accuracy 0.8000")
-        live.refresh()
-    text = screen.getvalue()
-    for part in ("query r=1", "2/4", "loss 0.690", "tokens/s", "left", "1/2"):
-        assert part in text
-    assert "[1/2] query r=1: test/accuracy 0.8000" in text
+    def test_two_at_once_share_the_runs(self, tmp_path, words, programs, capsys):
+        with scripts.start("forkme", *words, cache=programs) as script:
+            scripts.read_until(script, "4 rows, 0 of them there already")
+            self.continue_here(words)
+            text = scripts.read_all(script)
+        text += capsys.readouterr().out
+        assert text.count(" begins") == 4
+        rows = results.read(tmp_path / "forkme.jsonl")
+        # In the order in which they were finished.
+        assert sorted(alphas_of(rows)) == [1, 2, 4, 8]
