@@ -29,7 +29,13 @@ from lora_jax.analysis.subspaces import (
     similarity_metrics,
     subspace_similarity,
 )
-from lora_jax.analysis.truncation import take_deltas, truncate, truncation_loss
+from lora_jax.analysis.truncation import (
+    full_rank,
+    kept_directions,
+    take_deltas,
+    truncate,
+    truncation_loss,
+)
 
 __all__ = [
     "Parts",
@@ -41,6 +47,8 @@ __all__ = [
     "effective_rank",
     "energy",
     "factor_columns",
+    "full_rank",
+    "kept_directions",
     "kernel_similarity",
     "layer_amplification",
     "layer_similarities",

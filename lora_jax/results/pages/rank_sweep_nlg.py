@@ -77,6 +77,7 @@ def figure(table: pd.DataFrame, published: pd.DataFrame) -> plots.Figure:
 
     A score that Table 18 does not have is drawn alone.
     """
+    # All lines have one model, one data set and one first score.
     first = table.iloc[0]
     metric = first["metric"]
     label = method_summary.axis_label(metric)
