@@ -6,6 +6,7 @@ Every function takes arrays or models and returns numbers.
 from lora_jax.analysis.amplification import (
     Parts,
     amplification,
+    figure8_similarity,
     kernel_similarity,
     layer_amplification,
     metrics_by_layer,
@@ -47,6 +48,7 @@ __all__ = [
     "effective_rank",
     "energy",
     "factor_columns",
+    "figure8_similarity",
     "full_rank",
     "kept_directions",
     "kernel_similarity",
