@@ -154,10 +154,13 @@ def _figure8_tests(rows: Sequence[Row]) -> Tests:
 
 def _rank_tests(table: pd.DataFrame) -> Tests:
     """Whether a low rank amplifies more than a high one, for each matrix and layer."""
-    # One rank alone says nothing of ranks.
-    if table["r"].nunique() == 1:
-        return {}
     low, high = _lowest_and_highest(table)
+    # While rows are missing, a matrix may have one rank alone.
+    shared = low.index.intersection(high.index)
+    if table["r"].nunique() == 1 or shared.empty:
+        return {}
+    low = low.loc[shared]
+    high = high.loc[shared]
     return {
         "the lowest r amplifies more than twice as much as the highest": (
             low["factor"] > 2 * high["factor"]

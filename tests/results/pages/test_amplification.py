@@ -117,3 +117,17 @@ def test_one_rank_alone_says_nothing_about_ranks(published):
     statements = claims_of(published[:1], 0.2)
     assert statements["ΔW amplifies (factor > 1) at the lowest r"][0] == "1 of 1"
     assert not [text for text in statements if "more than twice as much as" in text]
+
+
+def test_a_matrix_whose_other_rank_has_no_row_yet_is_not_compared():
+    lowest = [row(4, [8.0, 1.0]), row(4, [8.0, 8.0], "value")]
+    rows = [*lowest, row(8, [2.0, 2.0])]
+    held = {}
+    for claim in page.table7_claims(table_of(rows), rows):
+        held[claim.statement] = claim.evidence
+    compared = "the lowest r amplifies more than twice as much as the highest"
+    assert held[compared] == "1 of 2"
+    # No matrix has both ranks.
+    rows = [lowest[0], row(8, [2.0, 2.0], "value")]
+    statements = [claim.statement for claim in page.table7_claims(table_of(rows), rows)]
+    assert compared not in statements
