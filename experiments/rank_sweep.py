@@ -1,9 +1,10 @@
 """LoRA Table 6: which rank is enough, for which attention matrices?
 
-Trains {query}, {query, value} and {query, key, value, output} at r = 1, 2, 4, 8 and 64.
-Hu et al. 2021 (arXiv 2106.09685v2), section 7.1, did so with GPT-3 175B on WikiSQL and
-MultiNLI, which no laptop repeats. Ours is a sentence encoder of 22.7 M parameters on
-film reviews: **compare the trend, not the values**.
+This trains adapters of {query}, {query, value} and {query, key, value, output} at
+r = 1, 2, 4, 8 and 64. Hu et al. 2021 (arXiv 2106.09685v2), section 7.1, did the same
+with GPT-3 175B on WikiSQL and MultiNLI. Here the model is a sentence encoder of 22.7 M
+parameters and the data are film reviews, so that a laptop suffices: **compare the
+trend, not the values**.
 
     python experiments/rank_sweep.py                              # 15 runs, 13 minutes
     python experiments/rank_sweep.py --preset full                # all rows, three seeds
@@ -17,9 +18,10 @@ import pandas as pd
 
 from lora_jax import paper, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, grid, presets
-from lora_jax.results import Claim, Comparison, Report, Section, claims, plots, report
+from lora_jax.results import Comparison, Report, Section, plots, report
+from lora_jax.results.pages import rank_sweep as page
 
-SOURCE = "LoRA Table 6"
+# In the order of the paper's table.
 TARGETS = ("query", "query,value", "query,key,value,output")
 
 
@@ -35,6 +37,7 @@ class Options:
     """Several tasks, instead of the one of --data."""
 
 
+# The paper's own setting: RoBERTa-base, two tasks of GLUE and five seeds.
 GLUE = Options(tasks=("mnli", "sst2"), seeds=(0, 1, 2, 3, 4))
 PRESETS = {
     "smoke": (Options(ranks=(1, 2)), presets.SMOKE),
@@ -45,6 +48,7 @@ PRESETS = {
 
 
 def measurements(options: Options, base: RunConfig, _benches) -> list[Measurement]:
+    """One row for each training, of each task, seed, set of matrices and rank."""
     runs = []
     for task in options.tasks or (base.data.data,):
         # 0 epochs, as in the paper preset, stands for Table 9's number for the task.
@@ -56,9 +60,11 @@ def measurements(options: Options, base: RunConfig, _benches) -> list[Measuremen
 
 
 def show(rows: list) -> Report:
+    """A section for each model and data, then the paper's own accuracies."""
     published = paper.lora.table6()
     sections = []
     tables = []
+    # Groups differ in other settings than these; the largest comes first.
     for group in results.groups(rows, axes=("targets", "rank", "seed")):
         scores = results.scores(group, by=("targets", "rank"))
         scores = results.in_order(scores, "targets", TARGETS, then=("rank",))
@@ -67,54 +73,31 @@ def show(rows: list) -> Report:
         blocks = report.grid_blocks(group, table, down="targets", across="rank")
         sections.append(Section(group.name, blocks))
         tables.append(table)
-    sections += paper_sections(published)
+    sections += page.paper_sections(published)
+    # One figure and one list of claims, of the largest group alone.
+    largest = tables[0]
     figure = plots.lines_beside_paper(
-        tables[0], published, by="targets", x="rank", xlabel="rank r"
+        largest, published, by="targets", x="rank", xlabel="rank r"
     )
     return Report(
         title="Rank sweep",
         intro=__doc__,
         sections=sections,
-        claims=table6_claims(tables[0]),
+        claims=page.table6_claims(largest),
         data=pd.concat(tables),
         figures={"": figure},
+        # A reader's accuracies are held against the reference line by line.
         comparison=Comparison(by=("data", "model", "settings", "targets", "rank")),
     )
 
 
-def paper_sections(published: pd.DataFrame) -> list[Section]:
-    sections = []
-    for dataset, part in published.groupby("dataset", sort=False):
-        table = results.pivot(part, "targets", "rank", "value", prefix="r = ")
-        title = f"The paper: GPT-3 175B, {dataset}, accuracy in %"
-        sections.append(Section(title, [table]))
-    return sections
-
-
-def table6_claims(table: pd.DataFrame) -> list[Claim]:
-    """The choice of matrices matters, the rank little."""
-    parts = dict(list(table.groupby("targets")))
-    result = []
-    query, query_value, all_four = TARGETS
-    for better, worse in ((query_value, query), (all_four, query_value)):
-        if better in parts and worse in parts:
-            statement = f"{{{better}}} is above {{{worse}}}, mean over ranks"
-            ours = claims.mean_score(parts[better])
-            other = claims.mean_score(parts[worse])
-            result.append(claims.difference(SOURCE, statement, ours, other))
-    for targets, part in parts.items():
-        low = part.iloc[0]
-        high = part.iloc[-1]
-        ranks = f"r = {low['rank']} does as well as r = {high['rank']}"
-        statement = f"{ranks} with {{{targets}}}"
-        ours = claims.line_score(low)
-        other = claims.line_score(high)
-        result.append(claims.no_worse(SOURCE, statement, ours, other))
-    return result
-
-
 EXPERIMENT = Experiment(
-    "rank_sweep", PRESETS, measurements, show, description=__doc__, keep=True
+    "rank_sweep",
+    PRESETS,
+    measurements,
+    show,
+    description=__doc__,
+    keep=True,  # the experiments that analyze adapters take these
 )
 
 if __name__ == "__main__":

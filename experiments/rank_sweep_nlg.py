@@ -1,10 +1,10 @@
 """LoRA Table 18: which rank is enough for a language model that writes from data?
 
-Trains {query, value} at r = 1, 4 and 16 to put E2E's records into words, and scores
-what is written by beam search against all references. Hu et al. 2021 (arXiv
-2106.09685v2), section H.2, did so with GPT-2 medium at r = 1 … 1024, on all rows for
-five epochs. Ours is SmolLM2-135M on its own 4-bit weights, on 512 of 42,061 rows and 48
-of 630 test sources: **compare the trend, not the values**. Where E2E is neither
+This trains adapters of {query, value} at r = 1, 4 and 16 to put E2E's records into
+words, and scores what is written by beam search against all references. Hu et al. 2021
+(arXiv 2106.09685v2), section H.2, did so with GPT-2 medium at r = 1 … 1024, on all rows
+for five epochs. Here it is SmolLM2-135M on its own 4-bit weights, on 512 of 42,061 rows
+and 48 of 630 test sources: **compare the trend, not the values**. Where E2E is neither
 supplied nor downloadable, film reviews take its place.
 
     python experiments/rank_sweep_nlg.py --data-dir e2e-dataset.zip  # 3 runs: 13 min
@@ -13,9 +13,7 @@ supplied nor downloadable, film reviews take its place.
     python experiments/rank_sweep_nlg.py --preset paper --dry-run    # GPT-2 medium
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -29,15 +27,8 @@ from lora_jax.experiment import (
     presets,
 )
 from lora_jax.metrics import text as text_metrics
-from lora_jax.results import (
-    Comparison,
-    Report,
-    Section,
-    method_summary,
-    method_tables,
-    plots,
-    report,
-)
+from lora_jax.results import Comparison, Report, Section, method_tables
+from lora_jax.results.pages import rank_sweep_nlg as page
 
 
 @dataclass(frozen=True)
@@ -64,6 +55,8 @@ PRESETS = {
 
 
 def measurements(options: Options, base: RunConfig, _benches) -> list[Measurement]:
+    """One row for each training, of each seed, set of matrices and rank."""
+    # Only the paper's own setting insists on the paper's data.
     run = fallback.available(base) if options.fallback else base
     axes = {"targets": options.targets, "rank": options.ranks}
     runs = grid(run, seed=options.seeds, **axes)
@@ -71,84 +64,29 @@ def measurements(options: Options, base: RunConfig, _benches) -> list[Measuremen
 
 
 def show(rows: list) -> Report:
+    """A section for each model and data; on E2E the paper's scores stand beside."""
     published = paper.lora.table18()
     sections = []
     tables = []
-    groups = results.groups(rows, axes=("targets", "rank", "seed"))
-    for group in groups:
-        table = method_summary.summary(group)
-        table = table.sort_values(["targets", "rank"], ignore_index=True)
-        # The paper's numbers are of E2E: beside other data they would mislead.
-        if group.settings["data"] == "e2e":
-            table = beside_table18(table, published)
-        sections.append(Section(group.name, blocks(group, table)))
+    # Groups differ in other settings than these; the largest comes first.
+    for group in results.groups(rows, axes=("targets", "rank", "seed")):
+        table = page.sweep_table(group, published)
+        blocks = page.blocks(group, table, text_metrics.note)
+        sections.append(Section(group.name, blocks))
         tables.append(table)
+    # One figure, of the largest group alone.
+    figure = page.figure(tables[0], published)
     return Report(
         title="Rank sweep of a language model",
         intro=__doc__,
         sections=sections,
         data=pd.concat(tables),
-        figures={"": figure(tables[0], published)},
+        figures={"": figure},
+        # Texts differ between machines: scores within some points agree.
         comparison=Comparison(
             by=("data", "model", "settings", "targets", "rank"),
             tolerance=method_tables.TOLERANCE,
         ),
-    )
-
-
-def beside_table18(table: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Our lines with the paper's scores of the same matrices and rank beside them."""
-    names = {}
-    for metric in published.columns.drop(["targets", "rank"]):
-        if metric in table:
-            names[metric] = f"paper {metric}"
-    columns = published[["targets", "rank", *names]].rename(columns=names)
-    return table.merge(columns, on=["targets", "rank"], how="left")
-
-
-def blocks(group: results.Group, table: pd.DataFrame) -> list:
-    text = table[["targets", "rank", "parameters"]].copy()
-    metrics = method_summary.metric_names(group.first)
-    for metric in metrics:
-        errors = table[f"{metric} error"]
-        text[metric] = results.plus_minus(table[metric], errors, decimals(metric))
-    # Table 18 has no standard deviations.
-    for metric in metrics:
-        column = f"paper {metric}"
-        if column in table:
-            errors = [math.nan] * len(table)
-            text[column] = results.plus_minus(table[column], errors, decimals(metric))
-    units = "Loss in nats a token, shares in %."
-    if group.settings["data"] == "e2e":
-        units += " The paper's numbers are GPT-2 medium's."
-    notes = method_tables.notes(group.first, text_metrics.note)
-    return [
-        *report.warning(group),
-        f"{method_tables.sizes(group)} {units}{notes}",
-        text,
-        report.settings(group),
-    ]
-
-
-def decimals(metric: str) -> int:
-    return 3 if metric == method_summary.LOSS else 2
-
-
-def figure(table: pd.DataFrame, published: pd.DataFrame) -> plots.Figure:
-    """The first score against the rank; the paper's, on E2E, beside it."""
-    first = table.iloc[0]
-    metric = first["metric"]
-    label = method_summary.axis_label(metric)
-    beside = []
-    if metric in published:
-        lines: Any = {"query,value": (published["rank"], published[metric], None)}
-        beside.append(plots.Panel(lines, "Paper: GPT-2 medium, E2E", label))
-    return plots.lines_with_errors(
-        plots.by_label(table, "targets", x="rank"),
-        title=f"{first['model']}, {first['data']}",
-        xlabel="rank r",
-        ylabel=label,
-        beside=beside,
     )
 
 

@@ -15,7 +15,7 @@ import tyro
 
 from lora_jax.experiment import Experiment, process
 from lora_jax.experiment.experiment import REFERENCE, REPOSITORY
-from lora_jax.results import files, page
+from lora_jax.results import files, index
 
 # Experiments whose first figure stands in the index.
 PICTURES = ("rank_sweep", "weight_selection", "subspace_similarity", "nlg")
@@ -40,7 +40,7 @@ def experiments() -> list[Experiment]:
     return values
 
 
-def entries(folder: Path) -> list[page.Entry]:
+def entries(folder: Path) -> list[index.Entry]:
     """Draw every experiment that has rows in the folder, and return what it shows."""
     result = []
     for experiment in experiments():
@@ -49,7 +49,7 @@ def entries(folder: Path) -> list[page.Entry]:
         if rows:
             experiment.draw(folder)
             report = experiment.report(rows)
-            entry = page.Entry(experiment.name, experiment.question, report, rows)
+            entry = index.Entry(experiment.name, experiment.question, report, rows)
             result.append(entry)
     return result
 
@@ -75,10 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     is_reference = folder.resolve() == reference.resolve()
     path = RESULTS / "README.md" if is_reference else folder / "README.md"
     pages = REFERENCE if is_reference else "."
-    files.write_if_changed(path, page.index(drawn, PICTURES, pages).encode())
+    files.write_if_changed(path, index.markdown(drawn, PICTURES, pages).encode())
     # The README shows the reference alone.
     if is_reference:
-        page.update_readme(REPOSITORY / "README.md", drawn, f"results/{REFERENCE}")
+        index.update_readme(REPOSITORY / "README.md", drawn, f"results/{REFERENCE}")
     print(f"wrote {path}: {', '.join(entry.name for entry in drawn)}")
 
 

@@ -29,8 +29,9 @@ import pandas as pd
 from lora_jax import analysis, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, presets
 from lora_jax.experiment.matrices import stacked_matrices
-from lora_jax.results import Comparison, Report, Section, report, similarity_claims
-from lora_jax.results import similarity_maps as maps
+from lora_jax.results import Comparison, Report, Section, report
+from lora_jax.results.pages import similarity_claims
+from lora_jax.results.pages import similarity_maps as maps
 
 SOURCES = {"rank": "LoRA Figures 3, 6", "seed": "LoRA Figures 4, 7"}
 

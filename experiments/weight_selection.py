@@ -1,17 +1,17 @@
 """LoRA Table 5: given a budget of parameters, which attention matrices should be adapted?
 
-Trains {q}, {k}, {v}, {o}, {q, k}, {q, v} and {q, k, v, o}, each at the highest rank that
-the budget pays for. Hu et al. 2021 (arXiv 2106.09685v2), section 7.1, had GPT-3 175B and
-18M parameters (r = 8 on one matrix of each block) on WikiSQL and MultiNLI; beside them
-stand accuracies in % with their standard deviations. Ours is a sentence encoder of
-22.7 M parameters on film reviews: **compare the order, not the values**.
+This trains adapters of {q}, {k}, {v}, {o}, {q, k}, {q, v} and {q, k, v, o}, each at the
+highest rank that the budget pays for. Hu et al. 2021 (arXiv 2106.09685v2), section 7.1,
+did so with GPT-3 175B and 18M parameters (r = 8 on one matrix of each block) on WikiSQL
+and MultiNLI. The paper's accuracies stand beside ours, in % with their standard
+deviations. Here the model is a sentence encoder of 22.7 M parameters and the data are
+film reviews: **compare the order, not the values**.
 
     python experiments/weight_selection.py                   # 21 runs of 45 s
     python experiments/weight_selection.py --budget 73728    # another budget
     python experiments/weight_selection.py --preset full     # all rows, five seeds
 """
 
-import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -19,17 +19,17 @@ import pandas as pd
 from lora_jax import paper, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, presets
 from lora_jax.experiment.budget import ranks_within
-from lora_jax.results import Claim, Comparison, Report, Section, claims, plots, report
+from lora_jax.results import Comparison, Report, Section
+from lora_jax.results.pages import weight_selection as page
 
-SOURCE = "LoRA Table 5"
-BOTH = "query,value"  # "gives the best performance overall", says the paper
+# In the order of the paper's table.
 TARGETS = (
     "query",
     "key",
     "value",
     "output",
     "query,key",
-    BOTH,
+    "query,value",
     "query,key,value,output",
 )
 
@@ -46,6 +46,7 @@ class Options:
 
 
 PRESETS = {
+    # Two seeds are the fewest that have a standard error over seeds.
     "smoke": (Options(seeds=(0, 1)), presets.SMOKE),
     "quick": (Options(), presets.QUICK),
     "full": (Options(seeds=(0, 1, 2, 3, 4)), presets.FULL),
@@ -53,92 +54,44 @@ PRESETS = {
 
 
 def measurements(options: Options, base: RunConfig, benches) -> list[Measurement]:
+    """One row for each training, of each seed and set of matrices."""
+    # Of all sets together, so that a set that does not fit is an error at once.
     budget, ranks = ranks_within(options.budget, base, options.targets, benches)
     items = []
     for seed in options.seeds:
         for targets, rank in ranks.items():
             run = base.changed(targets=targets, rank=rank, seed=seed)
+            # The budget is not a setting of the training: the row adds it.
             items.append(Measurement((run,), {"budget": budget}))
     return items
 
 
 def show(rows: list) -> Report:
+    """A section for each model, data and budget; ours and the paper's side by side."""
+    published = paper.lora.table5()
     sections = []
     tables = []
+    # Groups differ in other settings than these; the largest comes first.
     for group in results.groups(rows, axes=("targets", "rank", "seed")):
         scores = results.scores(group, by=("targets", "rank"))
-        scores.insert(3, "budget", group.settings["budget"])
+        budget = group.settings["budget"]
+        # After the data, the model and the method.
+        scores.insert(3, "budget", budget)
         scores = results.in_order(scores, "targets", TARGETS)
-        table = paper.lora.beside(scores, paper.lora.table5(), on=["targets"])
-        title = f"{group.name}, {group.settings['budget']:,} parameters"
-        sections.append(Section(title, blocks(group, table)))
+        table = paper.lora.beside(scores, published, on=["targets"])
+        title = f"{group.name}, {budget:,} parameters"
+        sections.append(Section(title, page.blocks(group, table)))
         tables.append(table)
+    # One figure and one list of claims, of the largest group alone.
+    largest = tables[0]
     return Report(
         title="Which matrices to adapt, given a budget",
         intro=__doc__,
         sections=sections,
-        claims=table5_claims(tables[0]),
+        claims=page.table5_claims(largest),
         data=pd.concat(tables),
-        figures={"": figure(tables[0])},
+        figures={"": page.figure(largest)},
         comparison=Comparison(by=("data", "model", "budget", "targets", "rank")),
-    )
-
-
-def blocks(group: results.Group, table: pd.DataFrame) -> list:
-    text = pd.DataFrame({"targets": table.targets, "r": table["rank"]})
-    text["parameters"] = table.parameters
-    text["ours"] = results.plus_minus(table.score, table.error)
-    for dataset in paper.lora.DATASETS:
-        column = f"paper {dataset}"
-        text[column] = results.plus_minus(table[column], table[f"{column} std"])
-    return [
-        *report.warning(group),
-        report.measured_on(group, table["error of"].iloc[0]),
-        text,
-        f"What {{{BOTH}}} gains over each other set, in points:",
-        gains(table),
-        report.settings(group),
-    ]
-
-
-def gains(table: pd.DataFrame) -> pd.DataFrame:
-    """Ours with the standard error of the difference, the paper's without."""
-    lines = table.set_index("targets")
-    if BOTH not in lines.index:
-        return pd.DataFrame()
-    both = claims.line_score(lines.loc[BOTH])
-    paper_both = lines.loc[BOTH]
-    others = lines.drop(BOTH)
-    errors = [math.hypot(both.error, error) for error in others.error]
-    names = [f"{{{name}}}" for name in others.index]
-    # Both scores vary, so the difference has both errors.
-    gain = {"against": names}
-    gain["ours"] = results.plus_minus(both.value - others.score, errors, sign="+")
-    for dataset in paper.lora.DATASETS:
-        column = f"paper {dataset}"
-        unknown = [math.nan] * len(others)
-        difference = paper_both[column] - others[column]
-        gain[column] = results.plus_minus(difference, unknown, sign="+")
-    return pd.DataFrame(gain)
-
-
-def table5_claims(table: pd.DataFrame) -> list[Claim]:
-    """Both query and value are above either of query and key alone."""
-    lines = table.set_index("targets")
-    result = []
-    for other in ("query", "key"):
-        if {BOTH, other} <= set(lines.index):
-            statement = f"{{{BOTH}}} is above {{{other}}} at one budget"
-            both = claims.line_score(lines.loc[BOTH])
-            alone = claims.line_score(lines.loc[other])
-            result.append(claims.difference(SOURCE, statement, both, alone))
-    return result
-
-
-def figure(table: pd.DataFrame) -> plots.Figure:
-    """A bar for each set of matrices, ours and the paper's."""
-    return plots.bars_beside_paper(
-        table, paper.lora.DATASETS, x="targets", xlabel="adapted attention matrices"
     )
 
 

@@ -6,6 +6,7 @@ Every function takes arrays or models and returns numbers.
 from lora_jax.analysis.amplification import (
     Parts,
     amplification,
+    figure8_similarity,
     kernel_similarity,
     layer_amplification,
     metrics_by_layer,
@@ -30,7 +31,13 @@ from lora_jax.analysis.subspaces import (
     similarity_metrics,
     subspace_similarity,
 )
-from lora_jax.analysis.truncation import take_deltas, truncate, truncation_loss
+from lora_jax.analysis.truncation import (
+    full_rank,
+    kept_directions,
+    take_deltas,
+    truncate,
+    truncation_loss,
+)
 
 __all__ = [
     "Parts",
@@ -42,6 +49,9 @@ __all__ = [
     "effective_rank",
     "energy",
     "factor_columns",
+    "figure8_similarity",
+    "full_rank",
+    "kept_directions",
     "kernel_similarity",
     "layer_amplification",
     "layer_similarities",

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lora_jax import paper
 from lora_jax.analysis.linear_algebra import (
     are_factors,
     check_shapes,
@@ -28,6 +30,7 @@ EXACT_WIDTH = 1024
 # The blocks of the Krylov space, and the columns of each beyond those asked for.
 KRYLOV_BLOCKS = 6
 SPARE_COLUMNS = 32
+FIGURE8_COLUMNS = 4  # the directions j of A that Figure 8 shows
 
 
 class Parts(NamedTuple):
@@ -213,6 +216,22 @@ def kernel_similarity(
     # A square factor has W's directions in the input space, and at most d columns.
     upper = jnp.linalg.qr(kernel.mT, mode="r")
     return subspace_similarity(upper.mT, other)
+
+
+def figure8_similarity(
+    layer: Any,
+    other: Float[Array, "L d r"],
+) -> Float[np.ndarray, "L i j"]:
+    """Return `kernel_similarity` up to the last i and j of Figure 8, in float64.
+
+    Those are the top 10 % of W's directions, and the top 4 of the others.
+    """
+    width = other.shape[-2]
+    _, last = paper.lora.figure8_range(width)
+    phi = kernel_similarity(layer, other)
+    top = phi[..., :last, :FIGURE8_COLUMNS]
+    # As rows store it: plain floats.
+    return np.asarray(top, float)
 
 
 def metrics_by_layer(numbers: dict[str, Float[Array, " L"]]) -> dict[str, float]:

@@ -19,6 +19,32 @@ BLOCKS = "^blocks/"
 """Full fine-tuning's matrices that are truncated: all of the blocks."""
 
 
+def full_rank(base: Any) -> int:
+    """Return the most directions that full fine-tuning's ΔW of a matrix can have."""
+    ranks = []
+    for layer in methods.targets(base, BLOCKS).values():
+        # The smaller side of a kernel [L, i, o].
+        ranks.append(min(layer.kernel.shape[-2:]))
+    return max(ranks)
+
+
+def kept_directions(ks: Sequence[int], rank: int) -> list[int]:
+    """Return the k below the rank of a ΔW in order, each once, and the rank itself.
+
+    Raises:
+        ValueError: lists the numbers of directions below 0.
+    """
+    negative = [str(k) for k in ks if k < 0]
+    if negative:
+        raise ValueError(f"ks: expected whole numbers >= 0, got {', '.join(negative)}")
+    # All directions are always among them, to compare with.
+    kept = {rank}
+    for k in ks:
+        if k < rank:
+            kept.add(k)
+    return sorted(kept)
+
+
 class TrainedDeltas(NamedTuple):
     """A trained model taken apart.
 

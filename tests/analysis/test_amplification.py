@@ -12,6 +12,7 @@ from lora_jax import methods, tree
 from lora_jax.analysis import (
     Parts,
     amplification,
+    figure8_similarity,
     kernel_similarity,
     layer_amplification,
 )
@@ -156,6 +157,14 @@ class TestLayers:
         norms = [np.linalg.norm(matrix) for matrix in kernel]
         assert_allclose(numbers["w"], norms, rtol=1e-5)
         assert set(numbers) == {"factor", "w", *Parts._fields}
+
+    def test_figure_8_has_the_first_directions_alone(self, layer):
+        a, _ = layer.factors()
+        phi = figure8_similarity(layer, a)
+        # 10 % of 16 directions of W; A has no more than two.
+        assert phi.shape == (2, 2, 2)
+        assert phi.dtype == np.float64
+        assert_array_equal(phi, kernel_similarity(layer, a)[:, :2])
 
     def test_similarity_of_w_with_a(self, layer):
         a, _ = layer.factors()

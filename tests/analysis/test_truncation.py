@@ -7,7 +7,13 @@ import pytest
 from numpy.testing import assert_allclose
 
 from lora_jax import methods, tree
-from lora_jax.analysis import take_deltas, truncate, truncation_loss
+from lora_jax.analysis import (
+    full_rank,
+    kept_directions,
+    take_deltas,
+    truncate,
+    truncation_loss,
+)
 from lora_jax.analysis.truncation import BLOCKS
 from lora_jax.methods.lora_from_delta import lora_from_delta
 
@@ -48,6 +54,21 @@ def assert_same_leaves(model, reference, atol):
     leaves = tree.leaves(model)
     for path, expected in tree.leaves(reference).items():
         assert_allclose(leaves[path], expected, atol=atol, err_msg=path)
+
+
+class TestKeptDirections:
+    def test_they_are_in_order_each_once_and_end_with_all(self):
+        assert kept_directions((4, 0, 1, 64, 1), rank=8) == [0, 1, 4, 8]
+        assert kept_directions((), rank=8) == [8]
+
+    def test_a_negative_number_is_refused(self):
+        message = "ks: expected whole numbers >= 0, got -1, -2"
+        with pytest.raises(ValueError, match=message):
+            kept_directions((-1, 0, -2), rank=8)
+
+    def test_full_fine_tuning_has_as_many_as_the_smaller_side(self, tiny):
+        # Attention is [16, 16], the MLP [16, 32] and [32, 16].
+        assert full_rank(tiny()) == 16
 
 
 class TestTruncate:

@@ -1,10 +1,7 @@
-"""The sweep's runs, Table 6's claims, and two settings in one folder."""
+"""The sweep's runs, and two settings in one folder."""
 
-import pandas as pd
 import pytest
 import rank_sweep
-
-from lora_jax.results import claims
 
 EXPERIMENT = rank_sweep.EXPERIMENT
 SMOKE = ["--preset", "smoke", "--ranks", "1", "--targets", "query"]
@@ -34,21 +31,6 @@ def test_a_task_that_table_9_lacks_is_refused():
     message = r"Table 9.* mnli, sst2.*rotten-tomatoes"
     with pytest.raises(ValueError, match=message):
         rank_sweep.measurements(options, base, None)
-
-
-def test_claims_compare_means_over_ranks_and_the_lowest_with_the_highest_rank():
-    lines = []
-    scores = {"query": (60.0, 64.0), "query,value": (70.0, 66.0)}
-    for targets, (low, high) in scores.items():
-        lines.append({"targets": targets, "rank": 1, "score": low, "error": 1.0})
-        lines.append({"targets": targets, "rank": 64, "score": high, "error": 1.0})
-    result = rank_sweep.table6_claims(pd.DataFrame(lines))
-    assert [(claim.statement, claim.verdict) for claim in result] == [
-        ("{query,value} is above {query}, mean over ranks", claims.REPRODUCED),
-        ("r = 1 does as well as r = 64 with {query}", claims.NOT_REPRODUCED),
-        ("r = 1 does as well as r = 64 with {query,value}", claims.REPRODUCED),
-    ]
-    assert result[0].evidence == "68.0 against 62.0 ± 1.0 %"
 
 
 def test_two_settings_in_one_folder_are_told_apart_where_they_are_drawn(tmp_path):

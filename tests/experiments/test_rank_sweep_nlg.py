@@ -3,7 +3,6 @@
 import pytest
 import rank_sweep_nlg
 
-from lora_jax import paper
 from lora_jax.experiment import fallback
 from lora_jax.experiment.config import key
 from lora_jax.experiment.experiment import reference_folder
@@ -49,12 +48,6 @@ def test_the_figure_has_the_paper_beside_in_one_unit(rows):
     assert ours.get_ylabel() == published.get_ylabel() == "test BLEU, %"
     # All of the paper's eleven ranks would overlap.
     assert published.get_xticks().tolist() == [1, 4, 16, 64, 256, 1024]
-
-
-def test_a_score_that_table_18_lacks_has_one_panel(rows):
-    table = rank_sweep_nlg.show(rows).data.assign(metric="test/exact_match")
-    figure = rank_sweep_nlg.figure(table, paper.lora.table18())
-    assert len(figure.axes) == 1
 
 
 def test_one_row_alone_is_drawn(rows):

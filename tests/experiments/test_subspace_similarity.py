@@ -1,4 +1,4 @@
-"""φ against numpy's SVD of what was kept, and what is concluded from maps."""
+"""φ against numpy's SVD of what was kept, and the page of a smoke run."""
 
 import numpy as np
 import pytest
@@ -9,12 +9,9 @@ from safetensors.numpy import load_file
 from lora_jax.experiment import presets, schedule
 from lora_jax.experiment.config import from_row, key
 from lora_jax.experiment.workbench import Workbenches
-from lora_jax.results import claims, similarity_claims
-from lora_jax.results import similarity_maps as maps
 
 EXPERIMENT = subspace_similarity.EXPERIMENT
 SMOKE = ["--preset", "smoke"]
-SOURCES = subspace_similarity.SOURCES
 
 
 @pytest.fixture(scope="module")
@@ -132,111 +129,6 @@ def test_the_order_of_rows_changes_nothing(rows):
     assert again.data.equals(report.data)
     assert again.claims == report.claims
     assert set(report.figures) == {"", "layers", "seeds", "seeds_layers"}
-
-
-def test_the_table_has_a_line_for_each_i_of_every_map(rows):
-    table = maps.cells(rows)
-    # Matrices, layers, lines i; and one map of random matrices.
-    assert len(table) == 2 * 2 * 2 + 2 * 2 * 4 + 4
-    chosen = (table.comparison == "rank") & (table.layer == 2) & (table.i == 1)
-    line = table[chosen].iloc[0]
-    assert list(line[["1", "2", "3", "4"]]) == rows[0]["phi"][1][0]
-    assert list(table.columns[:9]) == [
-        *("model", "data", "side", "comparison", "matrix"),
-        *("rank_left", "seed_left", "rank_right", "seed_right"),
-    ]
-
-
-def test_the_papers_maps_are_as_read_from_its_figures():
-    ranks, seeds = maps.published("rank"), maps.published("seed")
-    layers = [1, 32, 48, 64, 96]
-    assert sorted(ranks.phi["ΔWq"]) == sorted(seeds.phi["ΔWv"]) == layers
-    figure3 = ranks.phi["ΔWq"][48]
-    assert figure3.shape == (8, 64)
-    assert figure3[0, 0] == 0.4043
-    assert np.isnan(figure3[1, 0])
-    random = seeds.phi["random"][48]
-    assert random.shape == (64, 64)
-    assert random[63, 63] == 0.0049
-
-
-@pytest.mark.parametrize("kind", ["rank", "seed"])
-def test_the_paper_passes_the_tests_it_is_put_to(kind):
-    result = similarity_claims.claims(SOURCES[kind], kind, maps.published(kind))
-    assert {claim.verdict for claim in result} == {claims.REPRODUCED}
-
-
-def made_up(width=100, **phi):
-    by_matrix = {name: {1: np.array(values)} for name, values in phi.items()}
-    return maps.Maps("ours", width, 1, 1, by_matrix)
-
-
-def evidence(kind, similarities):
-    result = []
-    for claim in similarity_claims.claims(SOURCES[kind], kind, similarities):
-        result.append((claim.evidence, claim.verdict == claims.REPRODUCED))
-    return result
-
-
-def test_an_effect_that_is_not_there_is_not_reproduced():
-    chance = [[0.01, 0.02], [0.02, 0.02]]
-    by_chance = made_up(ΔWq=chance, ΔWv=chance)
-    assert evidence("rank", by_chance) == [
-        ("0 of 2", False),
-        ("0 of 2", False),
-        ("0 of 1", False),
-    ]
-    shared = made_up(ΔWq=[[0.3, 0.3], [0.3, 0.2]], ΔWv=[[0.6, 0.6], [0.6, 0.7]])
-    assert evidence("rank", shared) == [
-        ("2 of 2", True),
-        ("1 of 2", False),
-        ("1 of 1", True),
-    ]
-
-
-def test_shared_directions_are_counted_beyond_those_of_random_ones():
-    rank, width = 8, 100
-    # One direction in common, beyond the 0.64 of chance.
-    few = np.full((rank, rank), (1 + rank * rank / width) / rank)
-    random = np.full((rank, rank), rank / width)
-    similarities = made_up(width, ΔWq=few, random=random)
-    assert evidence("seed", similarities) == [
-        ("0 of 1", False),
-        ("1 of 1", True),
-        ("1 of 1", True),
-    ]
-
-
-def test_the_table_has_every_layer_the_mean_and_what_is_expected():
-    first = np.array([[0.5, 0.6], [0.6, 0.7]])
-    second = np.array([[0.3, 0.4], [0.4, 0.5]])
-    by_matrix = {"ΔWq": {1: first, 2: second}, "random": {1: first / 50}}
-    table = maps.similarities(maps.Maps("ours", 100, 1, 2, by_matrix))
-    assert list(table.columns) == [
-        *("source", "matrix", "layer"),
-        *("φ(1,1)", "φ(2,2)", "n"),
-    ]
-    assert list(table.layer) == ["1", "2", "mean", "mean", ""]
-    assert table.matrix.iloc[-1] == "expected, d = 100"
-    numbers = [
-        [0.5, 0.7, 2 * 0.68],
-        [0.3, 0.5, 2 * 0.48],
-        [0.4, 0.6, 2 * 0.58],
-        [0.01, 0.014, -0.012],
-        [0.01, 0.02, 0],
-    ]
-    np.testing.assert_allclose(table.iloc[:, 3:].astype(float), numbers)
-
-
-def test_between_two_ranks_the_cells_the_paper_leaves_white_are_white(rows):
-    sources = [maps.ours(rows[:2]), maps.published("rank")]
-    figure = maps.middle_layer("rank", sources)
-    images = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    shapes = [(2, 4), (2, 4), (2, 2), (2, 2), (8, 64), (8, 64)]
-    assert [image.shape for image in images] == shapes
-    np.testing.assert_array_equal(images[0].mask, np.tri(2, 4, -1, dtype=bool))
-    np.testing.assert_array_equal(images[2].mask, ~np.tri(2, dtype=bool))
-    np.testing.assert_array_equal(images[4].mask, np.tri(8, 64, -1, dtype=bool))
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,10 @@
-"""The k of each training, what the page says of made-up scores, and a smoke run."""
+"""The k of each training, and a smoke run."""
 
-import numpy as np
-import pandas as pd
 import pytest
 import svd_truncation
 
 from lora_jax.experiment import presets
 from lora_jax.experiment.workbench import Workbenches
-from lora_jax.results import claims
 
 EXPERIMENT = svd_truncation.EXPERIMENT
 BENCHES = Workbenches()
@@ -16,15 +13,6 @@ BENCHES = Workbenches()
 def items(base=presets.SMOKE, **changes):
     options = svd_truncation.Options(**{"rank": 8, **changes})
     return svd_truncation.measurements(options, base, BENCHES)
-
-
-def part(scores, error=1.0):
-    ks = [0, 1, 2, 4, 8][: len(scores)]
-    errors = [1 - k / 10 for k in ks]
-    columns = {"k": ks, "score": scores, "relative_error": errors}
-    return pd.DataFrame(
-        {**columns, "series": "full", "error": error, "effective_rank": 3.2}
-    )
 
 
 @pytest.fixture(scope="module")
@@ -59,43 +47,6 @@ def test_the_method_is_no_option(tmp_path):
     with pytest.raises(SystemExit):
         EXPERIMENT.main(words)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("scores", "text"),
-    [
-        (
-            [50, 79.5, 60, 79.1, 80],
-            "k = 4 on the score stays within one standard error (1.0) of the whole "
-            "ΔW's 80.0**; the top 4 miss 60 % of ΔW's norm",
-        ),
-        ([79.0, 79.5, 90, 79.1, 80], "k = 0 on the score stays"),
-        ([50, 60, 70, 78.9, 80], "k = 8 on the score stays"),
-    ],
-)
-def test_finding(scores, text):
-    finding = svd_truncation.finding(part(scores))
-    assert f"From {text}" in finding
-    assert "3.2 of 8" in finding
-
-
-def test_without_an_error_no_k_is_named():
-    assert "standard error" not in svd_truncation.finding(part([50, 60], np.nan))
-
-
-@pytest.mark.parametrize(
-    ("scores", "verdict"),
-    [
-        ([50, 60, 79.5, 80, 80], claims.REPRODUCED),
-        ([50, 60, 70, 80, 80], claims.NOT_REPRODUCED),
-        # Where no direction does as well, nothing is said of two.
-        ([80, 60, 79.5, 80, 80], claims.WITHIN_ERROR),
-    ],
-)
-def test_the_top_two_do_as_well_where_none_do_worse(scores, verdict):
-    (claim,) = svd_truncation.truncation_claims(part(scores))
-    assert claim.verdict == verdict
-    assert claim.evidence.endswith(f"{scores[0]:.1f} without any")
 
 
 def test_all_directions_are_the_training_itself(rows):

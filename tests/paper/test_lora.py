@@ -132,3 +132,10 @@ def test_maps_of_the_weights():
 def test_figure_5_has_no_slow_down_without_an_adapter():
     figure = paper.lora.figure5()
     assert (figure.query("r == 0").slowdown_percent == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"), [(12288, (400, 1273)), (384, (12, 40)), (16, (1, 2))]
+)
+def test_the_range_of_figure_8_grows_with_the_model(width, lines):
+    assert paper.lora.figure8_range(width) == lines

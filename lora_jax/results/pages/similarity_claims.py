@@ -7,7 +7,7 @@ matrix and layer.
 from collections.abc import Iterable
 
 from lora_jax.results.claims import Claim, share
-from lora_jax.results.similarity_maps import RANDOM, Maps, Phi, shared_directions
+from lora_jax.results.pages.similarity_maps import RANDOM, Maps, Phi, shared_directions
 
 SHARED = 0.25  # φ(1, 1) of directions whose cosine is 1/2
 FEWEST = 0.5  # n, in directions: less is none

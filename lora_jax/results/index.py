@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     rows: list[Row]
 
 
-def index(entries: Sequence[Entry], pictures: Sequence[str], folder: str) -> str:
+def markdown(entries: Sequence[Entry], pictures: Sequence[str], folder: str) -> str:
     """Return the index; `folder` is where the experiments' pages lie."""
     parts = [
         INTRO,

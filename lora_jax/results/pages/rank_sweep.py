@@ -1,0 +1,69 @@
+"""The page of LoRA's Table 6: what the paper says of ranks, and its own accuracies.
+
+A score is an accuracy in %. Its table has a line for each set of matrices and rank, in
+order of the rank within a set.
+"""
+
+import pandas as pd
+
+from lora_jax.results import claims
+from lora_jax.results.arranging import pivot
+from lora_jax.results.claims import Claim
+from lora_jax.results.report import Section
+
+SOURCE = "LoRA Table 6"
+# A set of matrices that is better in the paper, and the set that it is compared with.
+BETTER_SETS = (
+    ("query,value", "query"),
+    ("query,key,value,output", "query,value"),
+)
+
+
+def table6_claims(table: pd.DataFrame) -> list[Claim]:
+    """Return the claims of Table 6: the matrices matter, and the rank matters little.
+
+    `table` is one of `results.scores`. A claim on a set of matrices that has no line is
+    left out.
+    """
+    parts = {}
+    for targets, part in table.groupby("targets"):
+        parts[str(targets)] = part
+    result = []
+    # First the sets of matrices, each as the mean over its ranks.
+    for better, worse in BETTER_SETS:
+        if better in parts and worse in parts:
+            statement = f"{{{better}}} is above {{{worse}}}, mean over ranks"
+            ours = claims.mean_score(parts[better])
+            other = claims.mean_score(parts[worse])
+            result.append(claims.difference(SOURCE, statement, ours, other))
+    # Within a set, the lowest rank is to be no worse than the highest.
+    for targets, part in parts.items():
+        result.append(_rank_claim(targets, part))
+    return result
+
+
+def _rank_claim(targets: str, part: pd.DataFrame) -> Claim:
+    """The lowest rank does as well as the highest, with one set of matrices."""
+    # The table is in order of the rank.
+    low = part.iloc[0]
+    high = part.iloc[-1]
+    statement = (
+        f"r = {low['rank']} does as well as r = {high['rank']} with {{{targets}}}"
+    )
+    ours = claims.line_score(low)
+    other = claims.line_score(high)
+    return claims.no_worse(SOURCE, statement, ours, other)
+
+
+def paper_sections(published: pd.DataFrame) -> list[Section]:
+    """Return a section with the paper's accuracies, in %, for each of its data sets.
+
+    `published` is `paper.lora.table6()`.
+    """
+    sections = []
+    # Sets of matrices go down and ranks across, as in the paper.
+    for dataset, part in published.groupby("dataset", sort=False):
+        table = pivot(part, "targets", "rank", "value", prefix="r = ")
+        title = f"The paper: GPT-3 175B, {dataset}, accuracy in %"
+        sections.append(Section(title, [table]))
+    return sections
