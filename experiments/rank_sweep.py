@@ -84,6 +84,7 @@ def show(rows: list) -> Report:
         intro=__doc__,
         sections=sections,
         claims=page.table6_claims(largest),
+        headline="with {query,value}",
         data=pd.concat(tables),
         figures={"": figure},
         # A reader's accuracies are held against the reference line by line.

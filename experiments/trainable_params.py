@@ -92,6 +92,7 @@ def show(rows: list) -> Report:
         intro=__doc__,
         sections=sections,
         claims=page.count_claims(counts),
+        headline="LoRA r_q=r_v=1",
         data=counts,
         # A count has no error: both must be the same.
         comparison=Comparison(by=page.SETTINGS, value="closed form", error=""),

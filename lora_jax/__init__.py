@@ -5,7 +5,29 @@ the leaves that are trained. Everything else works on these two values.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+# For editors and type checkers, which do not run `__getattr__`.
+if TYPE_CHECKING:
+    from lora_jax import (
+        accounting,
+        analysis,
+        checkpoints,
+        data,
+        devices,
+        download,
+        experiment,
+        generation,
+        methods,
+        metrics,
+        models,
+        nn,
+        paper,
+        quant,
+        results,
+        train,
+        tree,
+    )
 
 # The public vocabulary. Packages are imported when they are first used: the rows and
 # the published tables need no jax.

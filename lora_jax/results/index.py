@@ -57,22 +57,31 @@ def markdown(entries: Sequence[Entry], pictures: Sequence[str], folder: str) -> 
 
 
 def glance(entries: Sequence[Entry], folder: str) -> str:
-    """Return the README's table: one line for each experiment."""
+    """Return the README's table: one line for each experiment that tests a claim."""
     lines = []
     for entry in entries:
-        line = {"experiment": _link(entry, folder)}
-        # The first claim stands for all; the page has the others.
-        if entry.report.claims:
-            claim = entry.report.claims[0]
-            line["paper"] = f"{claim.source}: {claim.statement}"
-            line["ours"] = claim.evidence
-            line["verdict"] = claim.verdict
-        else:
-            line["paper"] = "no published number"
-            line["ours"] = entry.question
-            line["verdict"] = ""
-        lines.append(line)
+        claims = entry.report.claims
+        # Our own questions are in the index.
+        if claims:
+            claim = headline(entry.report)
+            line = {
+                "experiment": _link(entry, folder),
+                "the paper": f"{claim.source}: {claim.statement}",
+                "ours": claim.evidence,
+                "verdict": claim.verdict,
+                "all claims": claims_text(claims),
+            }
+            lines.append(line)
     return table(pd.DataFrame(lines))
+
+
+def headline(report: Report) -> Claim:
+    """Return the claim that stands for all: the one that the report names, or the first."""
+    for claim in report.claims:
+        if report.headline in claim.statement:
+            return claim
+    # Rows of other settings may lack the one that is named.
+    return report.claims[0]
 
 
 def insert_between_markers(text: str, content: str) -> str:

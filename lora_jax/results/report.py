@@ -71,6 +71,7 @@ class Report(NamedTuple):
     data: pd.DataFrame | None = None  # every number
     figures: Mapping[str, Figure] = NO_FIGURES  # by suffix; "" is the first
     comparison: Comparison | None = None
+    headline: str = ""  # a part of the statement that stands for all in the README
 
 
 def write(report: Report, folder: Path, reference: Report | None = None) -> list[Path]:
