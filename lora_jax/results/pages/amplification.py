@@ -44,7 +44,8 @@ def table7(group: Group) -> pd.DataFrame:
     The last columns say of which model, data, seed and settings it is.
     """
     lines = []
-    for row in sorted(group.rows, key=_matrix_and_rank):
+    ordered = sorted(group.rows, key=_matrix_and_rank)
+    for row in ordered:
         # Every layer has its own similarities.
         for layer in range(1, len(row["phi"]) + 1):
             lines.append(_line(row, layer))

@@ -66,7 +66,7 @@ def ours(rows: Sequence[Row]) -> Maps:
             phi[RANDOM] = {middle: only}
             continue
         path = str(config["matrix"])
-        name = path.rpartition("/")[2]
+        _, _, name = path.rpartition("/")
         by_layer = {}
         for layer, values in enumerate(row["phi"], start=1):
             by_layer[layer] = np.array(values)  # [i, j]
@@ -101,7 +101,8 @@ def middle_layer(kind: str, sources: Sequence[Maps]) -> Figure:
         for name in first.phi:
             panel = _panel(first, name, first.middle, heatmaps.lower)
             title = f"{panel.title}, j ≤ i"
-            rows[0].append(panel._replace(title=title))
+            panel = panel._replace(title=title)
+            rows[0].append(panel)
     return heatmaps.grid(rows, label="φ(i, j)")
 
 
@@ -135,15 +136,16 @@ def similarities(maps: Maps) -> pd.DataFrame:
             values.append(numbers)
             # Of random matrices the mean is all there is.
             if name != RANDOM:
-                heading = [maps.source, name, str(layer)]
-                lines.append([*heading, *numbers])
+                line = [maps.source, name, str(layer), *numbers]
+                lines.append(line)
         averages = np.mean(values, axis=0)
-        heading = [maps.source, name, "mean"]
-        lines.append([*heading, *averages])
+        line = [maps.source, name, "mean", *averages]
+        lines.append(line)
     # What random directions share: φ(i, i) = i / d on average, and so n = 0.
     expected = [i / maps.width for i in ranks]
-    heading = [maps.source, f"expected, d = {maps.width}", ""]
-    lines.append([*heading, *expected, 0.0])
+    name = f"expected, d = {maps.width}"
+    line = [maps.source, name, "", *expected, 0.0]
+    lines.append(line)
     titles = [f"φ({i},{i})" for i in ranks]
     columns = ["source", "matrix", "layer", *titles, "n"]
     return pd.DataFrame(lines, columns=columns)
@@ -168,7 +170,9 @@ def cells(rows: Sequence[Row]) -> pd.DataFrame:
         for layer, phi in enumerate(row["phi"], start=1):
             for i, values in enumerate(phi, start=1):
                 line = {**fixed, "layer": layer, "i": i}
-                line |= dict(enumerate(values, start=1))
+                # A column for each j, which counts from 1 too.
+                columns = enumerate(values, start=1)
+                line |= dict(columns)
                 lines.append(line)
     table = pd.DataFrame(lines)
     # The columns of j are numbers as yet.
