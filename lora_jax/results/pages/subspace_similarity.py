@@ -2,8 +2,8 @@
 
 A comparison is of one kind: "rank" of two ranks of one seed, "seed" of two seeds of one
 rank. A group has the rows of one comparison; the control with random matrices belongs
-to the seeds. The maps are drawn in `similarity_maps`, and tested in
-`similarity_claims`.
+to the seeds. The maps are those of `similarity_maps`; they are drawn in
+`similarity_figures`, and tested in `similarity_claims`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from lora_jax.results import report
 from lora_jax.results.claims import Claim
 from lora_jax.results.grouping import Group, groups
-from lora_jax.results.pages import similarity_claims
+from lora_jax.results.pages import similarity_claims, similarity_figures
 from lora_jax.results.pages import similarity_maps as maps
 from lora_jax.results.report import Block, Section
 from lora_jax.results.rows import Row
@@ -105,8 +105,8 @@ def figures(kind: str, group: Group) -> dict[str, Figure]:
     # The suffix of the first kind is empty.
     layers = f"{suffix}_layers".strip("_")
     return {
-        suffix: maps.middle_layer(kind, sources),
-        layers: maps.all_layers(kind, sources),
+        suffix: similarity_figures.middle_layer(kind, sources),
+        layers: similarity_figures.all_layers(kind, sources),
     }
 
 
