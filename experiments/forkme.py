@@ -1,8 +1,8 @@
 """Does LoRA's alpha matter once the learning rate is fixed? The smallest experiment, to copy.
 
-Hu et al. 2021 (arXiv 2106.09685v2), section 4.1: "tuning alpha is roughly the same as
-tuning the learning rate". There is no published number for it. Five minutes on two
-cores.
+Hu et al. 2021 (arXiv 2106.09685v2), section 4.1, say that "tuning alpha is roughly the
+same as tuning the learning rate", and publish no number for it. This trains a LoRA with
+each alpha at one learning rate. It takes five minutes on two cores.
 
     python experiments/forkme.py
     python experiments/forkme.py --alphas 1 256
@@ -23,6 +23,7 @@ class Options:
     """Seeds; every run is repeated with each of them."""
 
 
+# A run's other settings are those of the preset, and each has a flag.
 PRESETS = {
     "smoke": (Options(), presets.SMOKE),
     "quick": (Options(), presets.QUICK),
@@ -40,15 +41,17 @@ def show(rows: list) -> Report:
     """Everything on the page comes from the rows alone."""
     # The largest group of rows that are alike in all settings but these two.
     group = results.groups(rows, axes=("alpha", "seed"))[0]
-    table = results.scores(group, by=["alpha"])
-    shown_columns = table[["alpha", "score", "error", "seeds"]]
-    sentence = report.measured_on(group, table["error of"].iloc[0])
-    blocks = [*report.warning(group), sentence, shown_columns, report.settings(group)]
+    table = results.scores(group, by=["alpha"])  # in %, means over seeds
+    columns = table[["alpha", "score", "error", "seeds"]]
+    error_kind = table["error of"].iloc[0]
+    sentence = report.measured_on(group, error_kind)
+    blocks = [*report.warning(group), sentence, columns, report.settings(group)]
     return Report(
         title="Alpha",
         intro=__doc__,
         sections=[Section(group.name, blocks)],
         data=table,
+        # Rows of another machine are compared with the reference rows by these columns.
         comparison=Comparison(by=("data", "model", "alpha")),
     )
 

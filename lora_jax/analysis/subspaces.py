@@ -141,6 +141,20 @@ def factor_columns(
     return b.mT
 
 
+def random_columns(
+    layer: Any,
+    side: Literal["input", "output"],
+    seed: int,
+) -> Float[Array, "d r"]:
+    """Return random directions in the place of `factor_columns`, without layers.
+
+    The paper compares with them in Figure 4.
+    """
+    shape = factor_columns(layer, side).shape
+    # One layer stands for all: they differ in nothing.
+    return jax.random.normal(jax.random.key(seed), shape[-2:])
+
+
 def layer_similarities(
     left: Float[Array, "*L d r"],
     right: Float[Array, "*L d s"],

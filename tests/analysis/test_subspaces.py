@@ -15,6 +15,7 @@ from lora_jax.analysis import (
     layer_similarities,
     low_rank_layers,
     principal_angles,
+    random_columns,
     shared_directions,
     similarity_metrics,
     subspace_similarity,
@@ -162,6 +163,11 @@ class TestLayers:
         # Two layers, from 16 to 32.
         assert factor_columns(layer, "input").shape == (2, 16, 3)
         assert factor_columns(layer, "output").shape == (2, 32, 3)
+        # Random ones take the place of one layer's.
+        random = random_columns(layer, "output", seed=1)
+        assert random.shape == (32, 3)
+        other = random_columns(layer, "output", seed=2)
+        assert not np.allclose(random, other)
 
     def test_matrices_without_layers_have_one(self):
         a, b = random_matrix(0, 6, 2), random_matrix(1, 6, 3)

@@ -44,7 +44,8 @@ def table7(group: Group) -> pd.DataFrame:
     The last columns say of which model, data, seed and settings it is.
     """
     lines = []
-    for row in sorted(group.rows, key=_matrix_and_rank):
+    ordered = sorted(group.rows, key=_matrix_and_rank)
+    for row in ordered:
         # Every layer has its own similarities.
         for layer in range(1, len(row["phi"]) + 1):
             lines.append(_line(row, layer))
@@ -148,7 +149,8 @@ def _figure8_tests(rows: Sequence[Row]) -> Tests:
         for phi in row["phi"]:
             # i counts from 1.
             in_range = phi[first - 1 :]
-            holds.append(np.max(in_range) <= LOW)
+            highest = np.max(in_range)
+            holds.append(highest <= LOW)
     return {"A's top 4 directions are hardly in W's top 10 % (φ <= 0.25)": holds}
 
 
@@ -206,8 +208,9 @@ def _our_panels(maps: Mapping[str, Sequence], width: int) -> list[heatmaps.Panel
         middle = _middle_layer(layers)
         # The directions before the first are in the row, but not in the figure.
         values = np.array(phi[middle - 1])
+        values = values[first - 1 :]
         title = f"ours: {name}, layer {middle}/{layers}"
-        panels.append(heatmaps.Panel(title, values[first - 1 :], first, last))
+        panels.append(heatmaps.Panel(title, values, first, last))
     return panels
 
 
@@ -230,7 +233,8 @@ def _matrix_and_rank(row: Row) -> tuple:
     """Sorts rows as Table 7 has them; the query's matrix first."""
     config = row["config"]
     path = config["matrix"]
-    return not path.endswith("query"), path, config["rank"]
+    rank = config["rank"]
+    return not path.endswith("query"), path, rank
 
 
 def _short(path: str) -> str:
