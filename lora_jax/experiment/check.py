@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax import data, generation, methods, models, quant, train
-from lora_jax.experiment.config import NO_METHOD, RunConfig, key
+from lora_jax.experiment.config import NO_METHOD, DataConfig, RunConfig, key
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.nn import precision
 
@@ -38,9 +38,14 @@ def resolved(runs: Sequence[RunConfig], benches: Workbenches) -> list[RunConfig]
     complete = []
     for run in concrete:
         # The task itself is kept by `benches`: this costs nothing twice.
-        data_source = benches.task(run).source
+        task = benches.task(run)
+        effective = _without_idle_settings(run, task)
         complete.append(
-            replace(run, model_source=sources[run.model], data_source=data_source)
+            replace(
+                effective,
+                model_source=sources[run.model],
+                data_source=task.source,
+            )
         )
     return complete
 
@@ -147,6 +152,22 @@ def _with_dtype(run: RunConfig) -> RunConfig:
     if run.train.compute_dtype != "auto":
         return run
     return run.changed(compute=precision.fast_dtype())
+
+
+def _without_idle_settings(run: RunConfig, task: data.Task) -> RunConfig:
+    """The run with its defaults where a setting does nothing for the task.
+
+    A row's identity is its settings: two runs that do the same are one.
+    """
+    # Labels are not written, and have no tokens that a loss could be of.
+    if not task.generates:
+        defaults = DataConfig()
+        return replace(run, decode=generation.Decoding()).changed(
+            loss_on=defaults.loss_on, test_sources=defaults.test_sources
+        )
+    if not run.decode.no_repeat:
+        return run.changed(no_repeat_within=generation.Decoding().no_repeat_within)
+    return run
 
 
 def _problems(run: RunConfig) -> list[str]:

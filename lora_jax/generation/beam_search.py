@@ -20,6 +20,7 @@ from lora_jax.generation.next_token import (
     ReadPrompts,
     Written,
     add_room,
+    first_counted,
     forbid_repeats,
     is_end,
     last_logits,
@@ -70,6 +71,7 @@ def search_beams(
     k = decoding.beam
     width = prompts.tokens.shape[1]
     start = jnp.repeat(prompts.start, k, axis=0)  # [R]
+    counted = jnp.repeat(first_counted(prompts, decoding), k, axis=0)  # [R]
 
     def is_unfinished(beams: _Beams) -> Bool[Array, ""]:
         any_open = beams.is_open.any()
@@ -79,7 +81,7 @@ def search_beams(
         index = width + beams.step
         continuations = _continue_beams(
             beams,
-            start,
+            counted,
             index,
             decoding,
             eos_ids,
@@ -149,19 +151,22 @@ def _first_beams(
 
 def _continue_beams(
     beams: _Beams,
-    start: Int[Array, " R"],
+    counted: Int[Array, " R"],
     index: Int[Array, ""],
     decoding: Decoding,
     eos_ids: tuple[int, ...],
 ) -> _Continuations:
-    """Return the best continuations by a token at `index` of the rows."""
+    """Return the best continuations by a token at `index` of the rows.
+
+    No n-gram of the tokens from index `counted` on is repeated.
+    """
     rows, k, size = beams.tokens.shape
     log_shares = jax.nn.log_softmax(beams.logits)  # [R, V]
     texts = beams.tokens.reshape(-1, size)  # [R, S]
     log_shares = forbid_repeats(
         log_shares,
         texts,
-        start,
+        counted,
         index,
         decoding.no_repeat,
     )

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Decoding(NamedTuple):
     """How tokens are chosen. LoRA's Table 11 has a beam of 10, a length penalty of 0.9
-    (E2E) or 0.8, and no_repeat 4."""
+    (E2E) or 0.8, and no_repeat 4, within the text."""
 
     new_tokens: int = 64
     """Tokens generated at most, the end token included."""
@@ -17,7 +17,11 @@ class Decoding(NamedTuple):
     length_penalty: float = 1.0
     """A text's score is its log-probability divided by its length to this power."""
     no_repeat: int = 0
-    """No n-gram of this size occurs twice in prompt and text. 0 allows all."""
+    """No n-gram of this size occurs twice. 0 allows all."""
+    no_repeat_within: Literal["prompt", "text"] = "prompt"
+    """Where n-grams count: prompt is prompt and text, as in transformers; text is the
+    generated text alone, as in the LoRA authors' code, so that names of the prompt can
+    be written."""
     temperature: float = 0.0
     """Temperature of sampling. 0 takes the likeliest token."""
     top_p: float = 1.0
@@ -68,11 +72,16 @@ class _Range(NamedTuple):
     description: str
 
 
+def _is_place(value: Any) -> bool:
+    return value in ("prompt", "text")
+
+
 # The range of each setting by itself; `_conflicts` has those that depend on another.
 _RANGES = {
     "new_tokens": _Range(_is_positive_integer, "a whole number, 1 or more tokens"),
     "beam": _Range(_is_positive_integer, "a whole number, 1 or more"),
     "no_repeat": _Range(_is_natural_number, "a whole number, 0 (none) or more"),
+    "no_repeat_within": _Range(_is_place, "prompt or text"),
     "length_penalty": _Range(_is_finite, "a finite number"),
     "temperature": _Range(_is_temperature, "0 (the likeliest token) or more"),
     "top_p": _Range(_is_share, "in (0, 1]"),

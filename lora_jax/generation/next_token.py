@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from lora_jax.generation.decoding import Decoding
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn.dense import dense
 
@@ -77,6 +78,14 @@ def is_end(
     return jnp.isin(token, jnp.array(eos_ids))
 
 
+def first_counted(prompts: ReadPrompts, decoding: Decoding) -> Int[Array, " B"]:
+    """Return the index of each row's first token whose n-grams may not be repeated."""
+    if decoding.no_repeat_within == "prompt":
+        return prompts.start
+    rows, width = prompts.tokens.shape
+    return jnp.full(rows, width, prompts.start.dtype)
+
+
 def forbid_repeats(
     scores: Float[Array, "R V"],
     tokens: Int[Array, "R S"],
@@ -89,7 +98,7 @@ def forbid_repeats(
     Args:
         scores: of the token at index `end`.
         tokens: a text a row; those from `start` to `end` count.
-        start: the index of each row's first token, its prompt's.
+        start: the index of each row's first token that counts.
         end: the index of the next token.
         size: n, the tokens of an n-gram; 0 forbids nothing.
     """

@@ -16,6 +16,7 @@ from lora_jax.generation.next_token import (
     ReadPrompts,
     Written,
     add_room,
+    first_counted,
     forbid_repeats,
     is_end,
     last_logits,
@@ -44,6 +45,7 @@ def write_tokens(
     """Return what follows each prompt; without a key each token is the likeliest."""
     width = prompts.tokens.shape[1]
     start = prompts.start
+    counted = first_counted(prompts, decoding)
     new_tokens = decoding.new_tokens
     filler = eos_ids[0]  # what stands after the end of a text
 
@@ -56,7 +58,7 @@ def write_tokens(
         logits = forbid_repeats(
             texts.logits,
             texts.tokens,
-            start,
+            counted,
             index,
             decoding.no_repeat,
         )

@@ -4,7 +4,11 @@ A method is a value: `adapt` puts its adapter layers into a model, and `trainabl
 the trainable leaves by a regex on their paths. An adapter layer wraps the layer that it
 adapts. It holds that layer as `base`, and its `parameters()` returns how many numbers
 are trained in it. If it can be folded into the layer, `merged()` returns the plain layer
-that computes the same.
+that computes the same. Leaves that are settings and never trained, such as LoRA's
+alpha/r, are named by the class as `CONSTANTS`.
+
+A model may have adapters of several methods, such as prefixes and LoRA: each method's
+mask and counts are those of its own leaves.
 """
 
 import hashlib
@@ -58,6 +62,9 @@ def mask(model: Any, method: Method, *, head: bool = True) -> Any:
     if not head:
         pattern = rf"^(?!{HEAD}).*(?:{method.trainable})"
     chosen = tree.mask(model, pattern)
+    # Even full fine-tuning of an adapted model leaves alpha/r alone.
+    constants = dict.fromkeys(_constants(model), False)
+    chosen = tree.replace(chosen, constants)
     # Bits have no gradient.
     trainable, _ = tree.split(model, chosen)
     quantized = quant.quantized_leaves(trainable)
@@ -86,12 +93,15 @@ def counts(model: Any, method: Method) -> Counts:
 
     # A layer may store more than is trained, such as ranks that are padded with zeros.
     for path, layer in adapters(model).items():
-        adapter += layer.parameters()
         # Its own leaves; those of the layer that it wraps are below `base`.
         stored = re.compile(re.escape(path) + r"/(?!base/)")
+        sizes = []
         for leaf_path, leaf in leaves.items():
             if stored.match(leaf_path):
-                adapter -= leaf.size
+                sizes.append(leaf.size)
+        # A layer of another method has none that this one trains.
+        if sizes:
+            adapter += layer.parameters() - sum(sizes)
     return Counts(adapter, head)
 
 
@@ -103,6 +113,36 @@ def adapters(model: Any) -> dict[str, Any]:
         if isinstance(node, nnx.Module) and hasattr(node, "base"):
             layers[path] = node
     return layers
+
+
+def check_first(model: Any, name: str, *kinds: type) -> None:
+    """Check that a model has no adapters of these kinds, which a method would add.
+
+    A method's leaves are known by their names, so those of an earlier adaptation would
+    be trained and counted with the new ones.
+
+    Raises:
+        ValueError: the model has some; names them.
+    """
+    paths = []
+    for path, layer in adapters(model).items():
+        if isinstance(layer, kinds):
+            paths.append(path)
+    if paths:
+        raise ValueError(
+            f"{name}: expected a model without adapters of this kind, got some at "
+            f"{', '.join(paths)}; fold them in with methods.merge, or take them off "
+            "with methods.unload"
+        )
+
+
+def _constants(model: Any) -> list[str]:
+    """The paths of leaves that no method trains."""
+    paths = []
+    for path, layer in adapters(model).items():
+        for name in getattr(layer, "CONSTANTS", ()):
+            paths.append(f"{path}/{name}")
+    return paths
 
 
 def targets(

@@ -16,7 +16,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from lora_jax import tree
 from lora_jax.methods import base
-from lora_jax.methods.lora_start import INITS, initial_factors, padded, scales
+from lora_jax.methods.lora_start import (
+    INITS,
+    initial_factors,
+    padded,
+    scales,
+    zero_factors,
+)
 from lora_jax.nn.dense import dense
 from lora_jax.nn.layers import dropout
 
@@ -35,6 +41,8 @@ class LoRA(nnx.Module):
     compiles once for all its alphas. A direction of scale zero is idle: it adds nothing
     and gets no gradient. With a layer axis, so may a whole layer be.
     """
+
+    CONSTANTS = ("scale",)
 
     def __init__(
         self,
@@ -184,6 +192,7 @@ def lora(
     _check_alphas(alphas.values())
 
     def adapt(key, model):
+        base.check_first(model, "lora", LoRA)
         chosen = base.targets(model, targets)
         # Each target has its rank and its alpha, that of the first pattern it matches.
         rank_by_path = _by_path(model, "rank", ranks, chosen)
@@ -207,8 +216,8 @@ def lora(
         for path, layer in idle_layers.items():
             if path in adapters:
                 continue
-            a, b = initial_factors(key, path, layer, r, init)
-            a = jnp.zeros_like(a)
+            # All zeros, so that the rank may be larger than a side of the matrix.
+            a, b = zero_factors(layer, r)
             scale = scales(path, layer, r, 0.0, None)
             adapters[path] = _adapter(layer, a, b, scale, rank_multiple, dropout)
         return tree.replace(model, adapters)

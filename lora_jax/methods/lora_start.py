@@ -52,6 +52,14 @@ def initial_factors(
     return a, b
 
 
+def zero_factors(
+    layer: Any, rank: int
+) -> tuple[Float[Array, "... i r"], Float[Array, "... r o"]]:
+    """Return the A and B of an idle adapter, which stay zeros."""
+    *stack, i, o = _matrix_shape(layer)
+    return jnp.zeros((*stack, i, rank)), jnp.zeros((*stack, rank, o))
+
+
 def _draw(
     key: Key[Array, ""],
     init: str,

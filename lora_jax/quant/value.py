@@ -30,6 +30,9 @@ from lora_jax.quant.formats import (
 from lora_jax.quant.scales import Scales, quantize_scales
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # numbers that may share a scale
+# Largest magnitudes that a matrix may have, other than 0: far from both ends of float32.
+SMALLEST = 1e-28
+LARGEST = 1e28
 STATIC = {"static": True}  # marks the fields that are no arrays
 
 
@@ -196,7 +199,8 @@ def quantize(
 
     Raises:
         ValueError: an argument is out of its range, `w` is not a matrix of floats, or
-            some of its numbers are NaN or infinite.
+            some of its numbers are NaN or infinite, or too large or all too small for
+            scales in float32.
     """
     if codec not in CODECS:
         names = ", ".join(CODECS)
@@ -234,6 +238,17 @@ def _check_matrix(w: Any) -> None:
     if bad_count:
         raise ValueError(
             f"expected finite weights, got {bad_count} that are NaN or infinite"
+        )
+    # Beyond these bounds a scale, its reciprocal or the mean of all scales overflows, or
+    # is so small that processors take it as 0.
+    largest = float(jnp.abs(w).max())
+    if largest == 0:
+        # XLA takes subnormal numbers as 0; numpy does not.
+        largest = float(np.abs(np.asarray(w)).max())
+    if largest > LARGEST or 0 < largest < SMALLEST:
+        raise ValueError(
+            "expected weights whose largest magnitude is 0 or in "
+            f"{SMALLEST:g} … {LARGEST:g}, got {largest:g}"
         )
 
 

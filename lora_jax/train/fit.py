@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from lora_jax import data, devices, tree
 from lora_jax.nn import precision
 from lora_jax.train.config import TrainConfig, check, learning_rate, step_config
+from lora_jax.train.identity import training_identity
 from lora_jax.train.state import Saver, TrainState, after_epoch, initial_state
 from lora_jax.train.step import Loss, train_step
 
@@ -93,7 +94,7 @@ def fit(
     trainable, frozen = tree.split(model, mask)
     take_step = _step_function(frozen, objective.loss, config, steps, mesh, seed)
 
-    saver = Saver(resume)
+    saver = Saver(resume, _identity(resume, trainable, objective, config, seed))
     state = initial_state(devices.replicate(trainable, mesh), step_config(config), mesh)
     state = saver.restore(state)
     losses = state.history.losses
@@ -115,6 +116,21 @@ def fit(
             scores = score(_joined(state.trainable, frozen))
         state = after_epoch(state, epoch + 1, scores)
     return _finished(state, frozen)
+
+
+def _identity(
+    resume: Path | None,
+    trainable: Any,
+    objective: Objective,
+    config: TrainConfig,
+    seed: int,
+) -> dict[str, str]:
+    # Without a folder nobody asks.
+    if resume is None:
+        return {}
+    return training_identity(
+        trainable, objective.encoded, config, seed=seed, widths=objective.widths
+    )
 
 
 def _step_function(

@@ -17,9 +17,11 @@ from jax.sharding import Mesh
 from lora_jax import devices, metrics
 from lora_jax.checkpoints import training_state
 from lora_jax.train.config import StepConfig
+from lora_jax.train.identity import differences
 from lora_jax.train.step import optimizer
 
 SECONDS_BETWEEN_SAVES = 120.0
+IDENTITY = "training"  # among the facts that are saved
 
 
 @dataclass
@@ -82,10 +84,14 @@ def after_epoch(
 
 
 class Saver:
-    """Saves a training to a folder from time to time; without a folder, never."""
+    """Saves a training to a folder from time to time; without a folder, never.
 
-    def __init__(self, folder: Path | None):
+    `identity` says which training it is, see `training_identity`.
+    """
+
+    def __init__(self, folder: Path | None, identity: Mapping[str, str]):
         self.folder = folder
+        self.identity = identity
         self.last_save = time.monotonic()
 
     def save_if_due(self, state: TrainState) -> None:
@@ -94,7 +100,7 @@ class Saver:
         if self.folder is None or elapsed <= SECONDS_BETWEEN_SAVES:
             return
         losses = [float(loss) for loss in state.history.losses]
-        facts = vars(state.history) | {"losses": losses}
+        facts = vars(state.history) | {"losses": losses, IDENTITY: dict(self.identity)}
         leaves = jax.tree.leaves(state.arrays)
         training_state.save(self.folder, len(losses), leaves, facts)
         self.last_save = time.monotonic()
@@ -112,5 +118,11 @@ class Saver:
         if saved is None:
             return start
         saved_leaves, facts = saved
+        differing = differences(facts.pop(IDENTITY, {}), self.identity)
+        if differing:
+            raise ValueError(
+                f"{self.folder}: holds another training, with {'; '.join(differing)}; "
+                "delete it to start this training anew"
+            )
         trainable, moments, best = jax.tree.unflatten(structure, saved_leaves)
         return TrainState(trainable, moments, best, History(**facts))

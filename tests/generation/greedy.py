@@ -47,7 +47,8 @@ def likeliest_text(
     while len(text) < decoding.new_tokens:
         scores = next_scores(model, tokens)
         if size:
-            forbidden = repeating_tokens(tokens, size)
+            counted = text if decoding.no_repeat_within == "text" else tokens
+            forbidden = repeating_tokens(counted, size)
             scores[list(forbidden)] = -np.inf
         token = int(scores.argmax())
         if token == END:

@@ -9,7 +9,7 @@ import pytest
 from lora_jax import generation
 from lora_jax.generation import Decoding
 from lora_jax.models.decoder import Decoder
-from tests.generation.greedy import END, likeliest_text
+from tests.generation.greedy import END, likeliest_text, repeating_tokens
 from tests.models.small_decoders import logits, small_llama
 
 PROMPTS = [[1, 2], [3, 3], [4, 1], [2, 4]]
@@ -55,3 +55,32 @@ def test_the_best_of_all_texts(penalty):
 
     greedy = [likeliest_text(model, prompt, decoding) for prompt in PROMPTS]
     assert expected != greedy, "greedy finds them too: this shows nothing"
+
+
+def first_repeat(counted: list[int], text: list[int], size: int) -> int | None:
+    """The index in a text of the first token that repeats an n-gram, or None."""
+    for index, token in enumerate(text):
+        before = [*counted, *text[:index]]
+        if token in repeating_tokens(before, size):
+            return index
+    return None
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_within_the_text_a_prompt_may_be_repeated_but_not_the_text(beam):
+    """The rule of LoRA's authors: a name in the prompt can be written, once."""
+    model = small_llama(vocabulary=5, max_positions=40)
+    prompts = [[1, 2, 3, 4, 1, 2, 3, 4], [4, 4, 3, 3, 2, 2, 1, 1]]
+    texts = {}
+    for place in ("prompt", "text"):
+        decoding = Decoding(12, beam=beam, no_repeat=2, no_repeat_within=place)
+        written = generation.generate(model, prompts, decoding, eos_ids=END, batch=2)
+        texts[place] = written.tokens
+
+    for prompt, text in zip(prompts, texts["prompt"], strict=True):
+        assert first_repeat(prompt, text, 2) is None
+    repeats = []
+    for prompt, text in zip(prompts, texts["text"], strict=True):
+        assert first_repeat([], text, 2) is None
+        repeats.append(first_repeat(prompt, text, 2))
+    assert repeats != [None, None], "no prompt's bigram is written: this shows nothing"

@@ -218,11 +218,16 @@ def test_options_out_of_range_are_errors(options, message):
 
 
 NOT_A_MATRIX = "expected a matrix of floating-point numbers, got"
+IN_RANGE = "expected weights whose largest magnitude is 0 or in 1e-28 … 1e+28"
 BAD_WEIGHTS = [
     (normal(64), f"{NOT_A_MATRIX} float32 (64,)"),
     (normal(0, 32), f"{NOT_A_MATRIX} float32 (0, 32)"),
     (np.ones((2, 32), np.int32), f"{NOT_A_MATRIX} int32 (2, 32)"),
     (row(np.nan, np.inf), "expected finite weights, got 2 that are NaN or infinite"),
+    (row(-3e38, 1.0), f"{IN_RANGE}, got 3e+38"),
+    (row(1e-30, 0.0), f"{IN_RANGE}, got 1e-30"),
+    # A subnormal number, which XLA takes as 0.
+    (row(1e-40, 0.0), f"{IN_RANGE}, got 9.99995e-41"),
 ]
 
 
@@ -231,3 +236,18 @@ def test_weights_that_cannot_be_quantized_are_errors(w, message):
     with pytest.raises(ValueError) as caught:
         quant.quantize(w, "nf4")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("codec", quant.CODECS)
+@pytest.mark.parametrize("size", [1e-28, 1e28])
+@pytest.mark.parametrize("double", [False, True])
+def test_the_largest_and_the_smallest_weights_keep_their_precision(codec, size, double):
+    """As near to what they stand for as weights of size 1."""
+    w = np.clip(normal(64, 128), -1, 1)
+    errors = []
+    for factor in (1.0, size):
+        scaled = (w * np.float64(factor)).astype(np.float32)
+        stored = quant.quantize(jnp.asarray(scaled), codec, double=double)
+        difference = np.asarray(stored.dequantize(), np.float64) - scaled
+        errors.append(np.abs(difference).max() / factor)
+    assert errors[1] == pytest.approx(errors[0], rel=0.01)

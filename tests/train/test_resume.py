@@ -1,5 +1,7 @@
 """A training that is killed and continues from its last save."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,6 +63,18 @@ def kill(fit, folder, step):
         fit(report=report, resume=folder)
 
 
+@pytest.fixture
+def other_fit(model, examples):
+    """`other_fit(folder, config, seed, rows)`: a training that differs from `fit`."""
+
+    def run(folder, config=CONFIG, seed=0, rows=examples):
+        objective = train.Objective(classification.loss, rows, (16,), pad=1)
+        mask = methods.mask(model, LORA)
+        return train.fit(model, mask, objective, config, seed=seed, resume=folder)
+
+    return run
+
+
 @pytest.mark.usefixtures("save_always")
 class TestResume:
     # In the first epoch, just after it, at the last step.
@@ -93,6 +107,22 @@ class TestResume:
         text = r"run: cannot resume from here .*delete it to start this training anew"
         with pytest.raises(ValueError, match=text):
             fit(resume=folder)
+
+    def test_another_seed_rate_or_rows_are_another_training(
+        self, fit, other_fit, examples, tmp_path
+    ):
+        """All with leaves of the same shapes, so that only the identity tells."""
+        folder = tmp_path / "run"
+        kill(fit, folder, 5)
+        faster = dataclasses.replace(CONFIG, learning_rate=0.05, epochs=4)
+        text = "run: holds another training, with learning_rate 0.02, not 0.05; epochs 3, not 4; delete"
+        with pytest.raises(ValueError, match=text):
+            other_fit(folder, config=faster)
+        with pytest.raises(ValueError, match="with seed 0, not 9; delete"):
+            other_fit(folder, seed=9)
+        reversed_rows = examples._replace(label=examples.label[::-1])
+        with pytest.raises(ValueError, match="with other training rows; delete"):
+            other_fit(folder, rows=reversed_rows)
 
 
 def test_a_short_training_saves_nothing(fit, tmp_path):
