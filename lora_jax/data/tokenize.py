@@ -99,9 +99,10 @@ def encode_pairs(
 ) -> Encoded:
     """Return sources and targets as rows that a language model learns to continue.
 
-    A row is [start] + source and separator + target + [end]. `segments` is 1 in the
-    target and at `end`, which a loss on the target is about. Nothing is cut, no special
-    tokens of the tokenizer are added, and none are read out of texts.
+    A row is [start] + source and separator + target + [end]. Without `start` it begins
+    as the tokenizer begins a text: with the BOS token of Llama's and Mistral's, with
+    nothing of GPT-2's. `segments` is 1 in the target and at `end`, which a loss on the
+    target is about. Nothing is cut, and no special tokens are read out of texts.
 
     Raises:
         ValueError: texts are blank (it names the rows), or rows are longer than
@@ -148,6 +149,21 @@ def encode_prompts(
     return prompts
 
 
+def leading_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Return the special tokens that a tokenizer's post-processor puts before a text."""
+    own_tokenizer = copy.deepcopy(tokenizer)
+    own_tokenizer.no_padding()
+    own_tokenizer.no_truncation()
+    # Any text: what is put before it does not depend on it.
+    row = own_tokenizer.encode("a")
+    tokens = []
+    for token, is_special in zip(row.ids, row.special_tokens_mask, strict=True):
+        if not is_special:
+            break
+        tokens.append(token)
+    return tokens
+
+
 def _check_room(tokenizer: Tokenizer, examples: Examples, max_length: int) -> None:
     is_pair = examples.pair is not None
     texts = 2 if is_pair else 1
@@ -163,9 +179,8 @@ def _prompt_ids(
     tokenizer: Tokenizer, sources: Sequence[str], start: int | None, separator: str
 ) -> list[list[int]]:
     rows = _token_ids(tokenizer, sources, "source", separator)
-    if start is None:
-        return rows
-    return [[start, *row] for row in rows]
+    first = leading_tokens(tokenizer) if start is None else [start]
+    return [[*first, *row] for row in rows]
 
 
 def _token_ids(

@@ -7,7 +7,7 @@ a GGUF file or a Python wheel. `sources.py` finds the files that belong to a nam
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ class ModelFiles:
 
         Raises:
             FileNotFoundError: the model has none of them.
-            ValueError: tokenizer.json cannot be read.
+            ValueError: a file cannot be read, or asks for what is not implemented.
         """
         if "tokenizer.json" in self.names:
             return self._read_tokenizer_json()
@@ -90,17 +90,23 @@ class ModelFiles:
             return self._parse_gguf(gguf.build_tokenizer)
         # Checkpoints from before tokenizer.json: BERT's, then RoBERTa's and GPT-2's.
         if "vocab.txt" in self.names:
-            settings = self._read_optional_json("tokenizer_config.json")
-            lowercase = settings.get("do_lower_case", True)
-            return tokenizers.wordpiece(
-                self._read_text("vocab.txt"), lowercase=lowercase
-            )
-        if {"vocab.json", "merges.txt"} <= self.names:
+            vocabulary: Any = self._read_text("vocab.txt")
+            build = partial(tokenizers.wordpiece, vocabulary)
+        elif {"vocab.json", "merges.txt"} <= self.names:
             vocabulary = self._read_json("vocab.json")
-            return tokenizers.byte_level(vocabulary, self._read_text("merges.txt"))
-        raise self._missing(
-            "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
-        )
+            merges = self._read_text("merges.txt")
+            build = partial(tokenizers.byte_level, vocabulary, merges)
+        else:
+            raise self._missing(
+                "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
+            )
+        settings = self._read_optional_json("tokenizer_config.json")
+        added = self._read_optional_json("added_tokens.json")
+        try:
+            return build(settings, added)
+        except Exception as error:
+            # Ours, or one of the tokenizers library, which has no class of its own.
+            raise ValueError(f"{self.source}: {error}") from error
 
     @property
     def gguf_name(self) -> str | None:

@@ -48,6 +48,7 @@ HUB_PATTERNS = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
 )
 # An organization and a name, or a name alone.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from lora_jax import data
+from lora_jax.data.tokenize import leading_tokens
+from lora_jax.models import load_tokenizer
 from tests.data.files import message, pairs, shared
 
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "b", "c", "d"]
@@ -29,7 +31,7 @@ def words():
 
 @pytest.fixture(scope="module")
 def characters():
-    """Every byte a token; 0 is <end>, 1 is <start>, which its template puts around."""
+    """Every byte a token; 0 is <end>, which its template puts after a text, 1 <start>."""
     letters = ["<end>", "<start>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     vocabulary = {letter: i for i, letter in enumerate(letters)}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -37,7 +39,7 @@ def characters():
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(["<end>", "<start>"])
     tokenizer.post_processor = processors.TemplateProcessing(
-        "<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 0)]
+        "$A <end>", special_tokens=[("<end>", 0)]
     )
     return tokenizer
 
@@ -203,3 +205,25 @@ def test_tokens_apart_are_those_of_the_joined_text():
     for row in gpt2.encode_batch_fast(joined, add_special_tokens=False):
         expected += [*row.ids, 50256]
     assert encoded.tokens.tolist() == expected
+
+
+def test_a_row_begins_with_the_bos_token_of_the_tokenizer():
+    """Llama's and Mistral's post-processor puts one before a text, and maybe an end."""
+    tokenizer = load_tokenizer("tiny-llama")
+    bos = tokenizer.token_to_id("<|endoftext|>")
+    assert leading_tokens(tokenizer) == []
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=["<|endoftext|>", "$A", "<|endoftext|>"],
+        pair=["$A", "$B:1"],
+        special_tokens=[("<|endoftext|>", bos)],
+    )
+    examples = data.Examples(["name : X"], ["X is here"], np.zeros(1, np.int32))
+    rows = data.encode_pairs(tokenizer, examples, max_length=64, end=bos)
+    (prompt,) = data.encode_prompts(tokenizer, examples.text, max_length=64)
+    plain = tokenizer.encode("name : X\n", add_special_tokens=False).ids
+    assert prompt == [bos, *plain]
+    assert rows.tokens[: len(prompt)].tolist() == prompt
+    # The end token once, and an explicit start instead of the tokenizer's.
+    assert (rows.tokens == bos).sum() == 2
+    (other,) = data.encode_prompts(tokenizer, examples.text, max_length=64, start=7)
+    assert other == [7, *plain]

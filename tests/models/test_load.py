@@ -211,5 +211,5 @@ def test_the_pinned_model_and_its_two_tokenizers():
     tokenizer.no_truncation()
     text = "Héllo, wörld! It's 10,000 unaffable films"
     vocabulary = files.read("vocab.txt").decode()
-    from_vocabulary = tokenizers.wordpiece(vocabulary, lowercase=True)
+    from_vocabulary = tokenizers.wordpiece(vocabulary, {}, {})
     assert from_vocabulary.encode(text).ids == tokenizer.encode(text).ids

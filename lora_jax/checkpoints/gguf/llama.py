@@ -228,7 +228,8 @@ def _rope_scaling(facts: dict[str, Any], factors: list[float]) -> dict[str, Any]
     if factors:
         return {"rope_factors": factors}
     kind = facts.get("rope.scaling.type", "linear")
-    factor = facts.get("rope.scaling.factor")
+    # Files from before the fields of `rope.scaling` have the factor alone.
+    factor = facts.get("rope.scaling.factor", facts.get("rope.scale_linear"))
     # Files without scaling may say so, or have nothing, or a factor of 0.
     if kind == "none" or not factor:
         return {}
