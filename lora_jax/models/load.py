@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tokenizers import Tokenizer
 
 from lora_jax import quant, tree
 from lora_jax.checkpoints import bitsandbytes, placement
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert, gpt2, llama, tiny
 from lora_jax.models.files import ModelFiles
 from lora_jax.models.sources import find_files
@@ -185,6 +187,8 @@ def _load_weights(
         tree.find(shapes, storage.spec.paths)  # raises if they match no leaf
 
     tensors = bitsandbytes.collect_quantized(files.tensors())
+    if not any(path.startswith("lm_head/") for path in tree.leaves(shapes)):
+        _check_tied_head(files.source, tensors)
     arrays = placement.load(
         tensors,
         rules,
@@ -201,6 +205,38 @@ def _load_weights(
     for path, leaf in drawn.items():
         leaves[path] = storage.quantize(path, leaf)
     return tree.replace(shapes, leaves)
+
+
+def _check_tied_head(source: str, tensors: dict[str, Tensor]) -> None:
+    """Raise a ValueError if a tied head is in the checkpoint and is no embedding.
+
+    A model with one tensor for both cannot compute what that checkpoint says.
+    """
+    head = tensors.get("lm_head.weight")
+    if head is None:
+        return
+    # Of each family, and of a decoder that was saved without a head.
+    names = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
+    for name in names:
+        embedding = tensors.get(name)
+        if embedding is not None and not _is_same(head, embedding):
+            raise ValueError(
+                f"{source}: config.json ties the head to the embedding "
+                f"(tie_word_embeddings), but lm_head.weight differs from {name}; set "
+                "tie_word_embeddings to false to use the head, or take it out of the "
+                "checkpoint"
+            )
+
+
+def _is_same(first: Tensor, second: Tensor) -> bool:
+    if first.shape != second.shape:
+        return False
+    # Either may be quantized: then all its arrays are compared.
+    arrays = [jax.tree.leaves(tensor.read()) for tensor in (first, second)]
+    if len(arrays[0]) != len(arrays[1]):
+        return False
+    pairs = zip(*arrays, strict=True)
+    return all(np.array_equal(one, other) for one, other in pairs)
 
 
 def _move_to_device(arrays: dict[str, Any]) -> dict[str, Any]:

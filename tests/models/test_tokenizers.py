@@ -3,6 +3,8 @@
 `tests/parity/test_tokenizers.py` compares tokens with transformers'.
 """
 
+from typing import Any
+
 import pytest
 
 from lora_jax.models import tokenizers
@@ -70,7 +72,8 @@ def test_settings_of_another_kind_are_refused(message):
 
 
 def test_ids_that_are_none_are_refused():
-    for index in (2**40, -1, "0", None):
+    ids: list[Any] = [2**40, -1, "0", None]
+    for index in ids:
         with pytest.raises(ValueError, match=r"vocab\.json: expected a token id"):
             tokenizers.byte_level({"t": index}, "", {}, {})
     text = "added_tokens.json: expected '<new>' to have the id 5, .*got 9"
