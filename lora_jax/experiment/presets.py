@@ -53,8 +53,6 @@ NLG = QUICK.changed(
     beam=10,
     length_penalty=0.9,
     no_repeat=4,
-    # The authors' beam search counts the n-grams of the text alone.
-    no_repeat_within="text",
 )
 NLG_SMOKE = NLG.changed(
     model="tiny-llama",

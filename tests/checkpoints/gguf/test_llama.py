@@ -184,15 +184,6 @@ def test_scaled_frequencies():
         "original_max_position_embeddings": 64,
     }
     assert scaling(type="none", factor=2.0) is None
-
-
-def test_files_from_before_the_fields_of_scaling():
-    """Their one field is the factor of a linear scaling."""
-    old = ours.hf_config(file(facts=NEEDED | {"rope.scale_linear": 4.0}))
-    assert old["rope_scaling"]["rope_type"] == "linear"
-    assert old["rope_scaling"]["factor"] == 4.0
-    both = NEEDED | {"rope.scale_linear": 4.0, "rope.scaling.factor": 2.0}
-    assert ours.hf_config(file(facts=both))["rope_scaling"]["factor"] == 2.0
     assert scaling(type="linear") is None
 
 
@@ -395,3 +386,12 @@ def test_the_model_of_this_library_takes_all_of_it(tmp_path):
     assert loaded.keys() == expected.keys() == shapes.keys()
     for path, value in loaded.items():
         np.testing.assert_array_equal(dense(value), expected[path], err_msg=path)
+
+
+def test_files_from_before_the_fields_of_scaling():
+    """Their one field is the factor of a linear scaling."""
+    old = ours.hf_config(file(facts=NEEDED | {"rope.scale_linear": 4.0}))
+    assert old["rope_scaling"]["rope_type"] == "linear"
+    assert old["rope_scaling"]["factor"] == 4.0
+    both = NEEDED | {"rope.scale_linear": 4.0, "rope.scaling.factor": 2.0}
+    assert ours.hf_config(file(facts=both))["rope_scaling"]["factor"] == 2.0
