@@ -73,9 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
     # The index of the reference rows lies above their folder, where it is looked for.
     is_reference = folder.resolve() == reference.resolve()
-    path = RESULTS / "README.md" if is_reference else folder / "README.md"
+    path = RESULTS / "README.md" if is_reference else folder / "index.md"
     pages = REFERENCE if is_reference else "."
-    files.write_if_changed(path, index.markdown(drawn, PICTURES, pages).encode())
+    intro = index.INTRO if is_reference else index.INTRO_OF_YOURS
+    text = index.markdown(drawn, PICTURES, pages, intro=intro)
+    files.write_if_changed(path, text.encode())
     # The README shows the reference alone.
     if is_reference:
         index.update_readme(REPOSITORY / "README.md", drawn, f"results/{REFERENCE}")

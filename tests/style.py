@@ -11,6 +11,7 @@ each package. `test_style.py` keeps the bounds. What is counted:
 - British spellings, see `BRITISH`, in code and prose.
 """
 
+import argparse
 import ast
 import io
 import re
@@ -214,8 +215,13 @@ def _print_file(path: Path, style: Style) -> None:
         print(f"    {path}:{line}: British spelling {spelling!r}")
 
 
-def main(places: list[str]) -> None:
+def main(arguments: list[str]) -> None:
     """Print the numbers of the files, and those of their packages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    default = ["lora_jax", "experiments"]
+    parser.add_argument("places", nargs="*", default=default, help="folders or files")
+    places = parser.parse_args(arguments).places
     styles_by_package: dict[str, list[Style]] = {}
     print("density  comprehensions/kloc  comments %  lines  longest function")
     for path in files(places):
@@ -230,4 +236,4 @@ def main(places: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["lora_jax", "experiments"])
+    main(sys.argv[1:])

@@ -7,7 +7,10 @@ checked, but nothing is trained.
 
 import importlib
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
 import sys
 
 import jax
@@ -146,6 +149,38 @@ def method_to_add(page):
 
 
 # The experiment to add.
+
+
+def test_the_method_to_add_runs_as_the_readme_says(tmp_path):
+    """In a copy of the library: the block as its file, and the two lines it names."""
+    shutil.copytree(pages.ROOT / "lora_jax", tmp_path / "lora_jax")
+    shutil.copytree(pages.ROOT / "experiments", tmp_path / "experiments")
+    shutil.copytree(pages.ROOT / "paper_tables", tmp_path / "paper_tables")
+    folder = tmp_path / "lora_jax" / "methods"
+    (block,) = [
+        block for block in pages.python_blocks(README) if "def gain" in block.code
+    ]
+    (folder / "gain.py").write_text(block.code, encoding="utf-8")
+    text = pages.read(README)
+    init = folder / "__init__.py"
+    lines = init.read_text(encoding="utf-8")
+    for place, addition in (
+        ("from lora_jax.methods.full", "from lora_jax.methods.gain import gain\n"),
+        ('    "lora": lora,', '    "gain": gain,\n'),
+    ):
+        assert addition.strip().rstrip(",") in text
+        lines = lines.replace(place, addition + place, 1)
+    init.write_text(lines, encoding="utf-8")
+
+    command = "experiments/rank_sweep.py --method gain --ranks 1"
+    assert f"python {command}" in text
+    words = [sys.executable, *command.split(), "--preset", "smoke", "--no-huge-pages"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True)
+    assert ended.returncode == 0, ended.stderr.decode()
+    page = pages.read(tmp_path / "results" / "smoke" / "rank_sweep" / "README.md")
+    # The method has no rank.
+    assert "nan" not in page
 
 
 @pytest.fixture(scope="module")

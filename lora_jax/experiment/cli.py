@@ -208,8 +208,8 @@ def _process_flags(keep: bool) -> list[Flag]:
             "keep",
             bool,
             keep,
-            "Keep what each training learns in OUT/adapters, where the analyses look "
-            "for it: some hundred kB with LoRA, the whole model with full fine-tuning.",
+            "Whether what each training learns is kept in OUT/adapters, where the "
+            "analyses look for it: some hundred kB with LoRA, the whole model with full fine-tuning.",
         ),
         Flag(
             "huge_pages",
@@ -310,7 +310,8 @@ def _ask(
         flags_type,
         args=list(words),
         prog=f"python experiments/{name}.py",
-        description=description,
+        # Pages are Markdown, a terminal is not.
+        description=description.replace("**", ""),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     # Flat again: no two flags have one name.

@@ -78,7 +78,10 @@ class Experiment(NamedTuple):
         done = len(items) - len(pending)
         print(f"{len(items)} rows, {done} of them there already", flush=True)
         if command.dry_run:
-            print(_plan_text(items, pending, counts, benches))
+            print("\n".join(_plan_lines(items, pending, counts)))
+        if pending and (time_text := self._time_text(pending, benches)):
+            print(time_text, flush=True)
+        if command.dry_run:
             return
 
         check.writable_folder(command.out)
@@ -147,7 +150,9 @@ class Experiment(NamedTuple):
         run = command.run
         # Before any download: paths of matrices, for one, need the model.
         if run is not None:
-            check.check_settings([run])
+            # 0 epochs are the experiment's to fill in; all runs are checked below.
+            epochs = run.train.epochs or 1
+            check.check_settings([run.changed(epochs=epochs)])
         items = self.measurements(command.options, run or RunConfig(), benches)
         if not items:
             raise ValueError(
@@ -165,24 +170,45 @@ class Experiment(NamedTuple):
         page = command.out / self.name / "README.md"
         rows = command.out / f"{self.name}.jsonl"
         print(f"Preset {command.preset}; rows go to {rows}, the page to {page}.")
-        # Of other presets nobody has rows; `--dry-run` estimates.
-        seconds = self._reference_seconds()
-        if seconds and command.preset == cli.DEFAULT_PRESET:
-            print(f"The reference rows took {clock(seconds)} on two cores.")
+        # How long this command takes is known once its rows are, see `_time_text`.
+        reference = self._reference_seconds()
+        if reference and command.preset == cli.DEFAULT_PRESET:
+            seconds = clock(sum(reference.values()))
+            rows_text = f"{len(reference)} reference rows"
+            print(f"The {rows_text} took {seconds} on two cores.")
         print("Ctrl-C stops at any time; the same command continues.")
         print(f"Downloads are kept in {download.cache_folder()}.", flush=True)
 
-    def _reference_seconds(self) -> float:
+    def _reference_seconds(self) -> dict[str, float]:
+        """The seconds that each reference row took, by its key."""
         folder = reference_folder()
         if folder is None:
-            return 0.0
-        total = 0.0
+            return {}
+        by_key = {}
         for row in self.file(folder).read():
             seconds = row.get("seconds")
             # Rows of timed steps have a list.
             if isinstance(seconds, int | float):
-                total += seconds
-        return total
+                by_key[row["key"]] = seconds
+        return by_key
+
+    def _time_text(
+        self, pending: Sequence[Measurement], benches: Workbenches
+    ) -> str | None:
+        """How long the pending rows will take; None where nobody knows."""
+        reference = self._reference_seconds()
+        keys = [item.key() for item in pending]
+        # Measured beats computed.
+        if all(name in reference for name in keys):
+            seconds = sum(reference[name] for name in keys)
+            return f"about {clock(seconds)}, as the reference rows took on two cores"
+        seconds = 0.0
+        for run in schedule.unique_runs(pending):
+            seconds += _estimate(run, benches)
+        # Measurements without a training are not estimated.
+        if not seconds:
+            return None
+        return f"about {clock(seconds)} on this machine, if all are trained"
 
 
 def reference_folder() -> Path | None:
@@ -222,23 +248,6 @@ def comparison_key(config: Mapping[str, Any]) -> str:
     for name in ("seed", "compute"):
         compared.pop(name, None)
     return key(compared)
-
-
-def _plan_text(
-    items: Sequence[Measurement],
-    pending: Sequence[Measurement],
-    counts: Mapping[str, Any],
-    benches: Workbenches,
-) -> str:
-    """What a dry run prints: rows, parameters, and roughly the time."""
-    lines = _plan_lines(items, pending, counts)
-    seconds = 0.0
-    for run in schedule.unique_runs(pending):
-        seconds += _estimate(run, benches)
-    # Measurements without a training are not estimated.
-    if seconds:
-        lines.append(f"about {clock(seconds)} on this machine, if all are trained")
-    return "\n".join(lines)
 
 
 def _plan_lines(

@@ -1,9 +1,12 @@
 """How a script's process is set up: compiled programs, devices, memory, and errors."""
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -11,15 +14,20 @@ from lora_jax import devices, download
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLE = "glibc.malloc.hugetlb=1"
+SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
+INTERRUPTED = "interrupted: finished runs are kept; the same command continues"
 
 
 def prepare(*, cores_as_devices: bool) -> None:
     """Keep compiled programs between runs and, if wanted, make each core a device.
 
+    From here on Ctrl-C ends the process at once.
+
     A device for each core pays for encoders. A language model's step takes 1.1 to 1.2
     times as long so, for each device reads and dequantizes all the weights, and a
     generated token takes 1.5 times as long.
     """
+    signal.signal(signal.SIGINT, _stop)
     jax.config.update("jax_compilation_cache_dir", str(download.cache_folder() / "xla"))
     # Programs that compile faster than this are not worth a file.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -43,6 +51,20 @@ def use_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
+def _stop(_number: int, _frame: Any) -> None:
+    """End the process with one message.
+
+    An exception would be swallowed where Python is called by jax, and would be a long
+    trace elsewhere. Rows and saves are safe whenever a process dies.
+    """
+    # Written past Python's buffers, which the interrupted code may be writing to.
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), SHOW_CURSOR)
+    os.write(sys.stderr.fileno(), f"\n{INTERRUPTED}\n".encode())
+    # 128 + 2, as shells report a process that SIGINT ended.
+    os._exit(130)
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run a script's main; an error is one message on standard error, not a trace."""
     try:
@@ -52,13 +74,13 @@ def run_main(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    # 128 + 2, as shells report a process that SIGINT ended.
+        message = f"error: {error}"
+        # The system's own text names neither what is lost nor what to do.
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            message += "; finished runs are kept: make room and run the command again"
+        sys.exit(message)
     except KeyboardInterrupt:
-        print(
-            "interrupted: finished runs are kept; the same command continues",
-            file=sys.stderr,
-        )
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
 
 

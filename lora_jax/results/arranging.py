@@ -48,7 +48,10 @@ def pivot(
     wide = table.pivot(index=index, columns=columns, values=values)
     # pandas sorts the lines by their names.
     wide = wide.loc[order]
-    titles = [f"{prefix}{name}" for name in wide.columns]
+    titles = []
+    for name in wide.columns:
+        # A method may lack the setting, as a rank.
+        titles.append("score" if pd.isna(name) else f"{prefix}{name}")
     wide.columns = pd.Index(titles)
     return wide.reset_index()
 

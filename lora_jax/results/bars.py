@@ -1,5 +1,6 @@
 """Figures of grouped bars with error bars: a group for each category on the x axis."""
 
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -20,6 +21,8 @@ from lora_jax.results.panels import (
     decorate,
     new_figure,
 )
+
+LABEL_WIDTH = 14  # letters in a line of a category's label
 
 GROUP_WIDTH = 0.8  # of the distance between two groups
 
@@ -50,7 +53,8 @@ def bars_with_errors(
         figure, (ax,) = new_figure(1, max(WIDTH, width))
         decorate(ax, panel, xlabel)
         _draw_bars(ax, series, categories)
-        ax.set_xticks(range(len(categories)), categories)
+        texts = [_wrapped(str(category)) for category in categories]
+        ax.set_xticks(range(len(categories)), texts)
         # A category is no point of an axis: it has no tick.
         ax.tick_params(axis="x", length=0)
         if ylim is not None:
@@ -88,3 +92,14 @@ def _draw_bars(ax: Axes, series: Series, categories: Sequence[str]) -> None:
             ecolor="#333333",
             zorder=2,
         )
+
+
+def _wrapped(label: str) -> str:
+    """A label whose lines end at commas: long ones would run into their neighbors."""
+    # A label without commas has the line breaks that it is to have.
+    if "," not in label:
+        return label
+    words = label.replace(",", ", ")
+    lines = textwrap.wrap(words, LABEL_WIDTH, break_long_words=False)
+    # Names of matrices are written without spaces.
+    return "\n".join(lines).replace(", ", ",")

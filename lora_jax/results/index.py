@@ -27,6 +27,11 @@ and must be equal. An *effect* (which of two is higher) is looked for on another
 smaller model and other data: its numbers do not compare, and an effect that is not
 reproduced is a finding.
 """
+INTRO_OF_YOURS = """# Your results
+
+Every experiment that has rows in this folder. Each page shows the reference rows, which
+are committed with the repository, beside yours.
+"""
 
 
 class Entry(NamedTuple):
@@ -38,10 +43,16 @@ class Entry(NamedTuple):
     rows: list[Row]
 
 
-def markdown(entries: Sequence[Entry], pictures: Sequence[str], folder: str) -> str:
+def markdown(
+    entries: Sequence[Entry],
+    pictures: Sequence[str],
+    folder: str,
+    *,
+    intro: str = INTRO,
+) -> str:
     """Return the index; `folder` is where the experiments' pages lie."""
     parts = [
-        INTRO,
+        intro,
         "## Verdicts",
         table(verdict_table(entries)),
         "## Experiments",

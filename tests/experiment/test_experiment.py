@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 
 from lora_jax import results
-from lora_jax.experiment import NO_METHOD, RunConfig, experiment, process, schedule
+from lora_jax.experiment import (
+    NO_METHOD,
+    Measurement,
+    RunConfig,
+    experiment,
+    process,
+    schedule,
+)
 from lora_jax.experiment.config import DEFAULT, key
 from lora_jax.experiment.experiment import comparison_key, complete_config
-from lora_jax.results import files
-from tests.experiment.toy import BASE, FACTORS, RANKS
+from lora_jax.results import files, report
+from tests.experiment.toy import BASE, FACTORS, RANKS, RankOptions
 
 AGREEMENT = "## Yours and the reference"
 
@@ -130,6 +137,37 @@ class TestDryRun:
         assert lines[-1].endswith(" on this machine, if all are trained")
         assert not out.exists()
 
+    def test_the_time_of_rows_that_the_reference_has_is_theirs(
+        self, tmp_path, monkeypatch, capsys
+    ):
+        out = tmp_path / "out"
+        words = ["--out", str(out), "--ranks", "1"]
+        RANKS.main(words)
+        (row,) = RANKS.file(out).read()
+        # Ranks 1 and 2 are to do, and the reference has the first alone, then both.
+        monkeypatch.setattr(experiment, "reference_folder", lambda: out)
+        plan = ["--out", str(tmp_path / "other"), "--dry-run"]
+        RANKS.main([*plan, "--ranks", "1"])
+        seconds = report.clock(row["seconds"])
+        text = f"about {seconds}, as the reference rows took on two cores\n"
+        assert capsys.readouterr().out.endswith(text)
+        RANKS.main(plan)
+        assert capsys.readouterr().out.endswith(" if all are trained\n")
+
+    def test_an_experiment_may_fill_in_the_epochs(self, tmp_path, capsys):
+        """As the paper preset does, by task."""
+
+        def two_epochs(_options, base, _benches):
+            return [Measurement((base.changed(epochs=2),))]
+
+        preset = (RankOptions(), BASE.changed(epochs=0))
+        filled = RANKS._replace(presets={"quick": preset}, measurements=two_epochs)
+        filled.main(["--out", str(tmp_path), "--dry-run"])
+        assert "1 rows, 0 of them there already" in capsys.readouterr().out
+        unfilled = filled._replace(measurements=RANKS.measurements)
+        with pytest.raises(ValueError, match="epochs: expected >= 1, got 0"):
+            unfilled.main(["--out", str(tmp_path), "--dry-run"])
+
     def test_what_is_done_costs_no_time(self, out, capsys):
         RANKS.main(["--out", str(out), "--dry-run"])
         lines = capsys.readouterr().out.splitlines()
@@ -237,7 +275,7 @@ class TestReference:
             row = {"config": {"rank": rank}, "metrics": {}, "seconds": seconds}
             results.record(path, row)
         monkeypatch.setattr(experiment, "reference_folder", lambda: tmp_path)
-        sentence = "The reference rows took 3 min 20 s on two cores."
+        sentence = "The 2 reference rows took 3 min 20 s on two cores."
         for preset, expected in (("quick", True), ("smoke", False)):
             words = ["--preset", preset, "--out", str(tmp_path / "out"), "--dry-run"]
             RANKS.main(words)

@@ -1,5 +1,7 @@
 """How a script's process is set up, and how it ends: with a message, not a trace."""
 
+import errno
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -45,6 +47,28 @@ class TestRunMain:
         assert ended.value.code == 130
         assert capsys.readouterr().err == (
             "interrupted: finished runs are kept; the same command continues\n"
+        )
+
+
+class TestInterrupt:
+    def test_ctrl_c_in_a_training_is_one_message(self, tmp_path):
+        """jax swallows exceptions of Python that it calls; a trace helps nobody."""
+        with scripts.start("rank_sweep", "--out", str(tmp_path), cache=tmp_path) as run:
+            scripts.read_until(run, "[1/")
+            run.send_signal(signal.SIGINT)
+            assert run.stderr is not None
+            assert run.stderr.read().strip() == process.INTERRUPTED
+        assert run.returncode == 130
+
+    def test_a_full_disk_says_what_is_kept(self):
+        def main():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.raises(SystemExit) as ended:
+            process.run_main(main)
+        assert str(ended.value.code).endswith(
+            "No space left on device; finished runs are kept: make room and run the "
+            "command again"
         )
 
 

@@ -28,7 +28,7 @@ def _no_pictures(monkeypatch):
 
 def test_it_has_every_experiment_with_rows_and_counts_its_verdicts(folder):
     report.main(["--out", str(folder)])
-    page = (folder / "README.md").read_text()
+    page = (folder / "index.md").read_text()
     assert "[rank_sweep](./rank_sweep/README.md)" in page
     assert "[trainable_params](./trainable_params/README.md)" in page
     assert "throughput" not in page
@@ -42,10 +42,10 @@ def test_it_has_every_experiment_with_rows_and_counts_its_verdicts(folder):
 
 def test_it_is_drawn_from_rows_alone(folder):
     report.main(["--out", str(folder)])
-    page = (folder / "README.md").read_bytes()
+    page = (folder / "index.md").read_bytes()
     shutil.rmtree(folder / "rank_sweep")
     report.main(["--out", str(folder)])
-    assert (folder / "README.md").read_bytes() == page
+    assert (folder / "index.md").read_bytes() == page
     assert (folder / "rank_sweep" / "README.md").exists()
 
 

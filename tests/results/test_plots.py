@@ -143,3 +143,13 @@ def test_scales_that_cannot_be():
         plots.lines_with_errors(
             {"a": ([0, 1], [1, 2], None)}, xlabel="x", ylabel="y", title="t"
         )
+
+
+def test_labels_of_bars_break_at_commas_alone():
+    """Four names run into their neighbors; a label's own line breaks stay."""
+    names = ["query", "query,value", "query,key,value,output", "float32\n80.5 %"]
+    series = {"ours": (names, [1.0, 2.0, 3.0, 4.0], [0.1] * 4)}
+    figure = plots.bars_with_errors(series, title="", xlabel="", ylabel="")
+    (ax,) = figure.axes
+    texts = [label.get_text() for label in ax.get_xticklabels()]
+    assert texts == ["query", "query,value", "query,key,\nvalue,output", names[-1]]

@@ -38,7 +38,9 @@ def table6_claims(table: pd.DataFrame) -> list[Claim]:
             result.append(claims.difference(SOURCE, statement, ours, other))
     # Within a set, the lowest rank is to be no worse than the highest.
     for targets, part in parts.items():
-        result.append(_rank_claim(targets, part))
+        # One rank, or a method without ranks, compares with nothing.
+        if part["rank"].nunique() > 1:
+            result.append(_rank_claim(targets, part))
     return result
 
 
