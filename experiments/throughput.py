@@ -92,7 +92,7 @@ def show(rows: list) -> Report:
         blocks = [
             page.timed_on(group),
             page.step_text(table),
-            "What LoRA saves:",
+            page.SAVINGS_TEXT,
             saved,
             page.against_peer(table),
         ]
