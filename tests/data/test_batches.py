@@ -134,6 +134,35 @@ def test_training_batches_are_grouped_by_length_but_not_sorted():
     assert padding(data.batches(encoded, seed=None, **options)) < 0.2
 
 
+def groups_of(encoded, epoch, size=4):
+    """The rows of each batch, in the order of the batches."""
+    batches = data.batches(encoded, size=size, widths=(8,), seed=0, epoch=epoch, pad=0)
+    return [frozenset(batch.index.tolist()) for batch in batches]
+
+
+def test_rows_meet_others_in_each_epoch():
+    """Among rows of one length, where sorting by length leaves every order open."""
+    encoded = ragged([8] * 64)
+    first, second = groups_of(encoded, 0), groups_of(encoded, 1)
+    assert set(first) != set(second)
+    # Nor are neighbors of the file together, as they would be without a shuffle.
+    neighbors = {frozenset(range(start, start + 4)) for start in range(0, 64, 4)}
+    assert len(neighbors & set(first)) < 4
+
+
+def test_long_rows_do_not_come_last_in_each_epoch():
+    """Rows 48 to 63 are the long ones: four batches of sixteen."""
+    encoded = ragged([2] * 48 + [8] * 16)
+    places = []
+    for epoch in range(8):
+        for place, rows in enumerate(groups_of(encoded, epoch)):
+            if min(rows) >= 48:
+                places.append(place)
+    assert len(places) == 32
+    assert min(places) < 8
+    assert np.mean(places) == pytest.approx(7.5, abs=2)
+
+
 def test_batches_refuse_what_does_not_fit():
     text = message(data.batches, ragged([1, 9]), size=2, widths=(4, 8), seed=0, pad=0)
     assert text == "expected rows of at most 8 tokens, the widest width, got 9"
