@@ -5,7 +5,7 @@ what XLA says of the compiled step, on encoders that the library has (Hu et al. 
 arXiv 2106.09685v2, abstract and section 4.2). Shapes suffice: no weights are fetched or
 loaded, and no step is run.
 
-    python experiments/memory.py                       # compiles 36 steps in 4 minutes
+    python experiments/memory.py                       # compiles 36 steps in 2 minutes
     python experiments/memory.py --preset full         # more ranks, longer rows
     python experiments/memory.py --models DIR --batch 16 --lengths 128 --out mine
 """

@@ -161,15 +161,15 @@ def step_metrics(step: Step, seconds: Sequence[float], tokens: int) -> dict[str,
     return metrics
 
 
-def estimate_seconds(
+def estimate_operations(
     model: Any, tokens: Mapping[str, int], epochs: int, compute_dtype: str
 ) -> float:
-    """Return roughly how many seconds a training takes on this machine.
+    """Return roughly how many operations of a float32 product a training is worth.
 
-    It trains on the tokens of `train`, chooses the epoch on `validation` and scores the
-    other splits once. A token costs 4 operations for each matrix element where it is
-    trained on and 2 where it is evaluated, at the speed of a float32 product that is
-    measured here.
+    Divided by `product_speed` they are seconds on this machine. A training trains on the
+    tokens of `train`, chooses the epoch on `validation` and scores the other splits once.
+    A token costs 4 operations for each matrix element where it is trained on and 2 where
+    it is evaluated.
     """
     elements = 0
     for path, leaf in tree.leaves(model.blocks).items():
@@ -184,8 +184,7 @@ def estimate_seconds(
     operations = 0
     for split, count in tokens.items():
         operations += per_element.get(split, 2) * elements * count
-    overhead = OVERHEAD[compute_dtype]
-    return overhead * operations / product_speed()
+    return OVERHEAD[compute_dtype] * operations
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax import data, generation, methods, models, quant, train
-from lora_jax.experiment.config import NO_METHOD, DataConfig, RunConfig, key
+from lora_jax.experiment.config import NO_METHOD, DataConfig, RunConfig
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.nn import precision
 
@@ -61,20 +61,6 @@ def check_settings(runs: Sequence[RunConfig]) -> None:
         for problem in _problems(_with_dtype(run)):
             problems[problem] = None
     raise_all(*problems)
-
-
-def counts(
-    runs: Sequence[RunConfig], benches: Workbenches
-) -> dict[str, methods.Counts]:
-    """Return the trainable parameters of each run, by its key.
-
-    Adapting a model finds every wrong option of a method.
-    """
-    # By key, for runs are values with mappings in them, which cannot be keys.
-    by_key = {}
-    for run in runs:
-        by_key[key(run.flat())] = benches.bench(run).counts()
-    return by_key
 
 
 def writable_folder(folder: Path) -> None:

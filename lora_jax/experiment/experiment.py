@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_jax import download
-from lora_jax.accounting import step_time
-from lora_jax.experiment import check, cli, process, provenance, schedule
+from lora_jax.experiment import check, cli, forecast, process, provenance, schedule
 from lora_jax.experiment.config import (
-    NO_METHOD,
     RunConfig,
     all_options,
     from_row,
     key,
     part_of,
 )
-from lora_jax.experiment.measurement import Measurement, labels
+from lora_jax.experiment.measurement import Measurement
 from lora_jax.experiment.redraw import Redraw
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.results import report as reports
@@ -64,7 +62,7 @@ class Experiment(NamedTuple):
         # All that can be wrong is wrong before the first training.
         benches = Workbenches()
         items = self._resolved(command, benches)
-        counts = check.counts(schedule.unique_runs(items), benches)
+        by_key = forecast.forecasts(schedule.unique_runs(items), benches)
         redraw = Redraw(self, command.out)
         plan = schedule.Schedule(
             file=self.file(command.out),
@@ -78,8 +76,8 @@ class Experiment(NamedTuple):
         done = len(items) - len(pending)
         print(f"{len(items)} rows, {done} of them there already", flush=True)
         if command.dry_run:
-            print("\n".join(_plan_lines(items, pending, counts)))
-        if pending and (time_text := self._time_text(pending, benches)):
+            print("\n".join(forecast.plan_lines(items, pending, by_key)))
+        if pending and (time_text := self._time_text(pending, by_key)):
             print(time_text, flush=True)
         if command.dry_run:
             return
@@ -193,7 +191,7 @@ class Experiment(NamedTuple):
         return by_key
 
     def _time_text(
-        self, pending: Sequence[Measurement], benches: Workbenches
+        self, pending: Sequence[Measurement], by_key: Mapping[str, forecast.Forecast]
     ) -> str | None:
         """How long the pending rows will take; None where nobody knows."""
         reference = self._reference_seconds()
@@ -202,9 +200,7 @@ class Experiment(NamedTuple):
         if all(name in reference for name in keys):
             seconds = sum(reference[name] for name in keys)
             return f"about {clock(seconds)}, as the reference rows took on two cores"
-        seconds = 0.0
-        for run in schedule.unique_runs(pending):
-            seconds += _estimate(run, benches)
+        seconds = forecast.seconds(schedule.unique_runs(pending), by_key)
         # Measurements without a training are not estimated.
         if not seconds:
             return None
@@ -248,40 +244,3 @@ def comparison_key(config: Mapping[str, Any]) -> str:
     for name in ("seed", "compute"):
         compared.pop(name, None)
     return key(compared)
-
-
-def _plan_lines(
-    items: Sequence[Measurement],
-    pending: Sequence[Measurement],
-    counts: Mapping[str, Any],
-) -> list[str]:
-    """A line for each row, under a heading."""
-    names = labels([item.config() for item in items])
-    lines = [f"{'':8}{'adapter':>12}{'head':>10}"]
-    pending_keys = {item.key() for item in pending}
-    for item, label in zip(items, names, strict=True):
-        status = "to do" if item.key() in pending_keys else "done"
-        adapter = ""
-        head = ""
-        # A comparison of several runs has no count of its own.
-        if len(item.runs) == 1:
-            count = counts[item.run_keys()[0]]
-            adapter = f"{count.adapter:,}"
-            head = f"{count.head:,}"
-        lines.append(f"{status:8}{adapter:>12}{head:>10}  {label}")
-    return lines
-
-
-def _estimate(run: RunConfig, benches: Workbenches) -> float:
-    """Roughly the seconds that a run takes here."""
-    bench = benches.bench(run)
-    tokens = {}
-    for split, encoded in bench.encoded.items():
-        tokens[split] = int(encoded.offsets[-1])
-    # A beam's tokens cost as much each as a text's.
-    for split, prompts in bench.prompts.items():
-        tokens[split] = len(prompts) * run.decode.beam * run.decode.new_tokens
-    epochs = 0 if run.method == NO_METHOD else run.train.epochs
-    return step_time.estimate_seconds(
-        bench.model, tokens, epochs, run.train.compute_dtype
-    )

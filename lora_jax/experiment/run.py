@@ -51,6 +51,8 @@ def train_run(
     """
     clock = _Stopwatch()
     provenance.reset_peak()
+    # Counting adapts a model of its own: before the training, whose memory is measured.
+    parameters = bench.counts()
     fit = _fit(bench, clock, report, resume)
     tests = _test(bench, fit.model, clock)
     # The best epoch's scores are known from training.
@@ -59,7 +61,7 @@ def train_run(
         "config": bench.run.flat(),
         "metrics": flat_metrics(scores),
         "examples": {split: _size(bench, split) for split in bench.task.splits},
-        "parameters": bench.counts()._asdict(),
+        "parameters": parameters._asdict(),
         **_course(fit, bench.run.train.epochs),
         **_times(fit, clock),
         "peak_memory_mb": provenance.peak_mb(),

@@ -109,7 +109,7 @@ def byte_level(
     bpe = ByteLevelBPETokenizer(
         vocabulary, _parse_merges(merges), add_prefix_space=prefix_space
     )
-    is_roberta = "<s>" in vocabulary and "</s>" in vocabulary
+    is_roberta = _is_roberta(vocabulary)
     special: list[str | AddedToken] = []
     for token in ROBERTA_TOKENS if is_roberta else GPT2_TOKENS:
         if token in vocabulary:
@@ -121,23 +121,33 @@ def byte_level(
     # The library's BPE class is a wrapper without a post-processor.
     tokenizer = Tokenizer.from_str(bpe.to_str())
     _add_tokens(tokenizer, added)
-    if is_roberta:
-        tokenizer.post_processor = RobertaProcessing(
+    tokenizer.post_processor = _post_processor(vocabulary, settings, flags)
+    return tokenizer
+
+
+def _post_processor(
+    vocabulary: Mapping[str, int], settings: Settings, flags: Mapping[str, Any]
+) -> Any:
+    """Return what puts special tokens around a text: RoBERTa's, a first one, or none."""
+    if _is_roberta(vocabulary):
+        return RobertaProcessing(
             ("</s>", vocabulary["</s>"]),
             ("<s>", vocabulary["<s>"]),
-            add_prefix_space=prefix_space,
+            add_prefix_space=flags["add_prefix_space"],
         )
-    elif flags["add_bos_token"]:
-        first = _token_text(settings, "bos_token", "<|endoftext|>")
-        _check_tokens("vocab.json", vocabulary, (first,))
-        tokenizer.post_processor = TemplateProcessing(
-            single=[first, "$A"],
-            pair=[first, "$A", f"{first}:1", "$B:1"],
-            special_tokens=[(first, vocabulary[first])],
-        )
-    else:
-        tokenizer.post_processor = ByteLevel(trim_offsets=False)
-    return tokenizer
+    if not flags["add_bos_token"]:
+        return ByteLevel(trim_offsets=False)
+    first = _token_text(settings, "bos_token", "<|endoftext|>")
+    _check_tokens("vocab.json", vocabulary, (first,))
+    return TemplateProcessing(
+        single=[first, "$A"],
+        pair=[first, "$A", f"{first}:1", "$B:1"],
+        special_tokens=[(first, vocabulary[first])],
+    )
+
+
+def _is_roberta(vocabulary: Mapping[str, int]) -> bool:
+    return "<s>" in vocabulary and "</s>" in vocabulary
 
 
 def _read_flags(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ the first i singular directions of one matrix and of the first j of another, fro
 `MIDDLE_LAYER` is the one the body of the paper shows. Layers are counted from 1.
 """
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -88,8 +90,12 @@ def figure8_range(width: int) -> tuple[int, int]:
     return first, last
 
 
+@functools.cache
 def _maps(*names: str) -> dict[str, dict[int, np.ndarray]]:
-    """The maps of several files by matrix and layer, layers in order."""
+    """The maps of several files by matrix and layer, layers in order.
+
+    They are read once, as a page asks for them several times, and cannot be written to.
+    """
     published = pd.concat([table(name) for name in names])
     # One long table: a row for each cell of each map.
     # The files between two ranks say which axis is which rank.
@@ -102,5 +108,7 @@ def _maps(*names: str) -> dict[str, dict[int, np.ndarray]]:
             # [i, j]; a cell that is not in the figure is NaN.
             phi = cells.pivot(index="i", columns="j", values="phi")
             layers = maps.setdefault(name, {})
-            layers[int(layer)] = phi.to_numpy()
+            values = phi.to_numpy()
+            values.flags.writeable = False
+            layers[int(layer)] = values
     return maps

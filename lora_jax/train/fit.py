@@ -94,7 +94,16 @@ def fit(
     trainable, frozen = tree.split(model, mask)
     take_step = _step_function(frozen, objective.loss, config, steps, mesh, seed)
 
-    saver = Saver(resume, _identity(resume, trainable, objective, config, seed))
+    saver = Saver(
+        resume,
+        lambda: training_identity(
+            trainable,
+            objective.encoded,
+            config,
+            seed=seed,
+            widths=objective.widths,
+        ),
+    )
     state = initial_state(devices.replicate(trainable, mesh), step_config(config), mesh)
     state = saver.restore(state)
     losses = state.history.losses
@@ -116,21 +125,6 @@ def fit(
             scores = score(_joined(state.trainable, frozen))
         state = after_epoch(state, epoch + 1, scores)
     return _finished(state, frozen)
-
-
-def _identity(
-    resume: Path | None,
-    trainable: Any,
-    objective: Objective,
-    config: TrainConfig,
-    seed: int,
-) -> dict[str, str]:
-    # Without a folder nobody asks.
-    if resume is None:
-        return {}
-    return training_identity(
-        trainable, objective.encoded, config, seed=seed, widths=objective.widths
-    )
 
 
 def _step_function(

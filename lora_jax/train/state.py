@@ -5,7 +5,7 @@ its last save and ends with the same bits as one that never stopped.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,12 +86,13 @@ def after_epoch(
 class Saver:
     """Saves a training to a folder from time to time; without a folder, never.
 
-    `identity` says which training it is, see `training_identity`.
+    `identify` says which training it is, see `training_identity`. It reads all rows and
+    leaves, so it is asked only once something is saved or restored.
     """
 
-    def __init__(self, folder: Path | None, identity: Mapping[str, str]):
+    def __init__(self, folder: Path | None, identify: Callable[[], Mapping[str, str]]):
         self.folder = folder
-        self.identity = identity
+        self.identify = identify
         self.last_save = time.monotonic()
 
     def save_if_due(self, state: TrainState) -> None:
@@ -100,7 +101,10 @@ class Saver:
         if self.folder is None or elapsed <= SECONDS_BETWEEN_SAVES:
             return
         losses = [float(loss) for loss in state.history.losses]
-        facts = vars(state.history) | {"losses": losses, IDENTITY: dict(self.identity)}
+        facts = vars(state.history) | {
+            "losses": losses,
+            IDENTITY: dict(self.identify()),
+        }
         leaves = jax.tree.leaves(state.arrays)
         training_state.save(self.folder, len(losses), leaves, facts)
         self.last_save = time.monotonic()
@@ -118,7 +122,13 @@ class Saver:
         if saved is None:
             return start
         saved_leaves, facts = saved
-        differing = differences(facts.pop(IDENTITY, {}), self.identity)
+        identity = facts.pop(IDENTITY, None)
+        if identity is None:
+            raise ValueError(
+                f"{self.folder}: does not say which training it is of, as saves of "
+                "earlier versions; delete it to start this training anew"
+            )
+        differing = differences(identity, self.identify())
         if differing:
             raise ValueError(
                 f"{self.folder}: holds another training, with {'; '.join(differing)}; "

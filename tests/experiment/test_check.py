@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from lora_jax import methods, models
+from lora_jax import models
 from lora_jax.experiment import NO_METHOD, check
-from lora_jax.experiment.config import key
 from lora_jax.nn import precision
 from tests.experiment.toy import BASE
 
@@ -131,28 +130,6 @@ class TestResolved:
         monkeypatch.setattr(models, "source", pytest.fail)
         with pytest.raises(ValueError, match="rows: expected 0 or more"):
             check.resolved([BASE.changed(rows=-1)], benches)
-
-
-class TestCounts:
-    def test_they_are_by_the_runs_key(self, benches):
-        none = BASE.changed(method=NO_METHOD)
-        counts = check.counts([BASE, none], benches)
-        # 2 layers x r (16 + 16), and the head's 16 x 2 + 2.
-        assert counts == {
-            key(BASE.flat()): methods.Counts(64, 34),
-            key(none.flat()): methods.Counts(0, 0),
-        }
-
-    @pytest.mark.parametrize(
-        ("changes", "text"),
-        [
-            ({"rank": 17}, "rank: expected 1 <= rank <= 16"),
-            ({"targets": "qeury"}, "'qeury' matches no layer"),
-        ],
-    )
-    def test_an_option_that_does_not_fit_the_model(self, benches, changes, text):
-        with pytest.raises(ValueError, match=text):
-            check.counts([BASE.changed(**changes)], benches)
 
 
 class TestFolder:

@@ -8,20 +8,9 @@ import quantized_merge
 from lora_jax.experiment import presets
 from lora_jax.experiment.config import key
 from tests.experiment.trained_runs import with_random_b
+from tests.results.pages.stored_adapters import SCORES, stored_metrics
 
 EXPERIMENT = quantized_adapters.EXPERIMENT
-SIZES = {
-    "none": (300e3, 32),
-    "int8": (80e3, 8.1),
-    "nf4": (50e3, 4.5),
-    "nf4_double": (45e3, 4.1),
-}
-SCORES = {
-    "none": (0.80, 0.84),
-    "nf4": (0.78, 0.83),
-    "int8": (0.81, 0.84),
-    "nf4_double": (0.70, 0.80),
-}
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +50,9 @@ def rows(scores, quantize="nf4"):
         for seed, score in enumerate(values):
             run = presets.SMOKE.changed(quantize=quantize, seed=seed)
             config = run.flat() | {"stored": stored}
-            size, bits = SIZES[stored]
             row = {"key": key(config), "config": config, "examples": {"test": 100}}
-            row["metrics"] = {
-                "test/accuracy": score,
-                "change/accuracy": score - scores["none"][seed],
-                "size/file": size,
-                "size/bits": bits,
-                "delta/error": 0.1,
-                "logits/distance": 0.05,
-            }
+            difference = score - scores["none"][seed]
+            row["metrics"] = stored_metrics(stored, score, difference)
             result.append(row)
     return result
 

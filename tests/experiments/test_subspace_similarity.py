@@ -9,9 +9,18 @@ from safetensors.numpy import load_file
 from lora_jax.experiment import presets, schedule
 from lora_jax.experiment.config import from_row, key
 from lora_jax.experiment.workbench import Workbenches
+from lora_jax.results import files
 
 EXPERIMENT = subspace_similarity.EXPERIMENT
 SMOKE = ["--preset", "smoke"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    """A page has four pictures of many maps, which take seconds and are not read here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "png", lambda figure: b"")
+        yield
 
 
 @pytest.fixture(scope="module")

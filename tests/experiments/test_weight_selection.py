@@ -57,46 +57,6 @@ class TestBudget:
         assert {item.settings["budget"] for item in items} == {8 * (16 + 16) * 2}
         assert list(ranks().values()) == [8, 8, 8, 8, 4, 4, 2]
 
-    @pytest.mark.parametrize(
-        ("budget", "expected"), [(1000, [15, 7, 3, 10]), (256, [4, 2, 1, 2])]
-    )
-    def test_what_is_left_of_it_is_left(self, budget, expected):
-        sets = ("query", "query,value", "query,key,value,output", "blocks/mlp/up")
-        # r = 1 costs 64, 128, 256 and 2 (16 + 32) = 96.
-        assert list(ranks(budget=budget, targets=sets).values()) == expected
-
-    def test_trained_biases_are_paid_for(self):
-        base = BASE.changed(bias="all")
-        (rank,) = ranks(base, budget=900, targets=("query",)).values()
-        counts = []
-        for r in (rank, rank + 1):
-            run = base.changed(targets="query", rank=r)
-            counts.append(BENCHES.bench(run).counts().adapter)
-        assert counts[0] <= 900 < counts[1] == counts[0] + 64
-
-    @pytest.mark.parametrize(
-        ("options", "text"),
-        [
-            (
-                {"budget": 100},
-                r"budget: expected at least what r = 1 costs \(128 for query,key, 128 "
-                r"for query,value, 256 for query.*\), got 100",
-            ),
-            (
-                {"budget": 10_000_000},
-                "budget: 10,000,000 is more than the matrices can",
-            ),
-        ],
-    )
-    def test_one_that_does_not_fit_is_refused(self, options, text):
-        with pytest.raises(ValueError, match=text):
-            ranks(**options)
-
-    def test_a_method_without_a_rank_is_refused(self):
-        message = "method: expected one with a rank to choose, as lora, got full"
-        with pytest.raises(ValueError, match=message):
-            ranks(BASE.changed(method="full"))
-
     def test_no_targets_are_refused(self, tmp_path):
         words = ["--preset", "smoke", "--targets", "--out", str(tmp_path)]
         with pytest.raises(ValueError, match="expected at least one value"):

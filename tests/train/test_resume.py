@@ -108,6 +108,17 @@ class TestResume:
         with pytest.raises(ValueError, match=text):
             fit(resume=folder)
 
+    def test_a_save_that_does_not_say_of_which_training_is_refused(
+        self, fit, tmp_path, monkeypatch
+    ):
+        folder = tmp_path / "run"
+        monkeypatch.setattr(state, "IDENTITY", "name_of_an_earlier_version")
+        kill(fit, folder, 5)
+        monkeypatch.undo()
+        text = "run: does not say which training it is of, .*; delete it to start"
+        with pytest.raises(ValueError, match=text):
+            fit(resume=folder)
+
     def test_another_seed_rate_or_rows_are_another_training(
         self, fit, other_fit, examples, tmp_path
     ):

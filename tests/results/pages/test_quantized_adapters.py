@@ -4,19 +4,8 @@ import pytest
 
 from lora_jax.results.pages import quantized_adapters as page
 from lora_jax.results.summary import groups
+from tests.results.pages.stored_adapters import SCORES, stored_metrics
 
-SIZES = {
-    "none": (300e3, 32),
-    "int8": (80e3, 8.1),
-    "nf4": (50e3, 4.5),
-    "nf4_double": (45e3, 4.1),
-}
-SCORES = {
-    "none": (0.80, 0.84),
-    "nf4": (0.78, 0.83),
-    "int8": (0.81, 0.84),
-    "nf4_double": (0.70, 0.80),
-}
 FORMATS = ("nf4", "nf4_double", "fp4", "int4", "int8")
 
 
@@ -25,19 +14,11 @@ def rows(scores):
     result = []
     for stored, values in scores.items():
         for seed, score in enumerate(values):
-            size, bits = SIZES[stored]
-            metrics = {
-                "test/accuracy": score,
-                "change/accuracy": score - scores["none"][seed],
-                "size/file": size,
-                "size/bits": bits,
-                "delta/error": 0.1,
-                "logits/distance": 0.05,
-            }
+            difference = score - scores["none"][seed]
             row = {
                 "key": f"{stored} {seed}",
                 "config": {"stored": stored, "seed": seed},
-                "metrics": metrics,
+                "metrics": stored_metrics(stored, score, difference),
                 "examples": {"test": 100},
             }
             result.append(row)
