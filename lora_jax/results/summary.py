@@ -152,9 +152,10 @@ def metric_table(
     group: Group, by: Sequence[str], columns: Sequence[Column]
 ) -> pd.DataFrame:
     """Return one line per value of `by`, and a column for each metric: seeds' means."""
+    rows = [_with_settings(row, by) for row in group.rows]
     table = None
     for column in columns:
-        averages = summary(group.rows, by=by, metric=column.metric)
+        averages = summary(rows, by=by, metric=column.metric)
         if table is None:
             table = averages[list(by)].copy()
         table[column.title] = column.unit * averages["mean"]

@@ -18,7 +18,6 @@ from lora_jax.results.arranging import plus_minus
 from lora_jax.results.claims import Claim
 from lora_jax.results.grouping import Group
 from lora_jax.results.report import Block
-from lora_jax.results.rows import Row
 from lora_jax.results.summary import Column, metric_table, scores
 
 SOURCE = "LoRA sections 1, 4.1"
@@ -39,10 +38,8 @@ def truncation_table(group: Group) -> pd.DataFrame:
     by = [*TRAINING, "k"]
     table = scores(group, by)
     # Full fine-tuning has no rank and no targets: these are empty.
-    rows = _with_training_settings(group.rows)
-    completed = group._replace(rows=rows)
     columns = [Column(f"delta/{name}", name) for name in LOSSES]
-    losses = metric_table(completed, by, columns)
+    losses = metric_table(group, by, columns)
     for name in LOSSES:
         table[name] = losses[name]
     table["series"] = table.apply(_series_name, axis="columns")
@@ -51,16 +48,6 @@ def truncation_table(group: Group) -> pd.DataFrame:
         ascending=[False, True, True],
         ignore_index=True,
     )
-
-
-def _with_training_settings(rows: list[Row]) -> list[Row]:
-    """The rows with all settings of `TRAINING`, None where they have none."""
-    empty = dict.fromkeys(TRAINING)
-    completed = []
-    for row in rows:
-        config = empty | row["config"]
-        completed.append({**row, "config": config})
-    return completed
 
 
 def _series_name(line: Any) -> str:
