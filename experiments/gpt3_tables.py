@@ -56,6 +56,7 @@ QUICK = presets.NLG.changed(
     rank=8,
     beam=1,
     no_repeat=0,
+    no_repeat_within="prompt",  # without effect, as nothing is forbidden
     label_smoothing=0.0,
 )
 FULL = QUICK.changed(rows=0, validation_rows=0, test_sources=0, learning_rate=2e-4)

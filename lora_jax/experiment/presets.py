@@ -53,6 +53,7 @@ NLG = QUICK.changed(
     beam=10,
     length_penalty=0.9,
     no_repeat=4,
+    no_repeat_within="text",
 )
 NLG_SMOKE = NLG.changed(
     model="tiny-llama",

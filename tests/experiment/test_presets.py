@@ -63,6 +63,8 @@ def test_the_papers_language_model_has_the_values_of_table_11():
     assert settings["beam"] == 10
     assert settings["length_penalty"] == 0.9
     assert settings["no_repeat"] == 4
+    # The authors count what is written, not the prompt.
+    assert settings["no_repeat_within"] == "text"
     # 500 steps of E2E's 42,061 rows, 5 times in batches of 8.
     assert settings["warmup"] == pytest.approx(500 / 26_290, abs=5e-4)
 
