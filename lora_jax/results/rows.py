@@ -18,6 +18,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lora_jax import bounded_json
 from lora_jax.results import locks
 from lora_jax.results.canonical_json import to_json
 
@@ -146,8 +147,7 @@ class RowFile(NamedTuple):
             try:
                 row = _parse_row(line)
                 row["key"] = self.key(row["config"])
-            # Deeply nested brackets exhaust the parser's stack.
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 start = line[:QUOTED_BYTES]
                 raise ValueError(
                     f"{self.path}, line {number} is not a row: {error}; got {start!r}"
@@ -180,7 +180,7 @@ def claim(
 
 
 def _parse_row(line: bytes) -> Row:
-    row = json.loads(line)
+    row = bounded_json.parse(line)
     # Another program, or a merge, may have written anything.
     is_object = isinstance(row, dict)
     if not is_object or not row.keys() >= FIELDS:
@@ -232,7 +232,7 @@ def _without_torn_line(content: bytes) -> bytes:
     start = content.rfind(b"\n") + 1
     complete = content[:start]
     try:
-        last = json.loads(content[start:])
+        last = bounded_json.parse(content[start:])
     except ValueError:
         return complete
     # The beginning of a row can be a value of JSON, but no object.
