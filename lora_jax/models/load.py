@@ -22,6 +22,7 @@ from lora_jax.checkpoints import bitsandbytes, placement
 from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert, gpt2, llama, tiny
 from lora_jax.models.files import ModelFiles
+from lora_jax.models.sizes import check_sizes
 from lora_jax.models.sources import find_files
 
 FAMILIES = {  # by the model_type of config.json
@@ -100,10 +101,13 @@ def load(
     if name_or_path in tiny.MODELS:
         return _load_tiny(str(name_or_path), labels, key, storage)
 
-    # Then the small files: configuration and tokenizer.
+    # Then the configuration, and whether its sizes are those in the headers of the
+    # weights: nothing is built before.
     files = find_files(name_or_path, revision=revision)
     config = files.config()
     family = _find_family(files, config)
+    tensors = bitsandbytes.collect_quantized(files.tensors())
+    check_sizes(files.source, config, family.SIZES, tensors)
     family_config = family.Config.from_hf(config)
     tokenizer = files.tokenizer()
     _check_vocabulary(files.source, tokenizer, config["vocab_size"])
@@ -114,7 +118,9 @@ def load(
         init = partial(init, labels=labels)
     key = jax.random.key(0) if key is None else key
     rules = family.rules(family_config)
-    model = _load_weights(files, init, key, rules, family.IGNORE, storage)
+    model = _load_weights(
+        files.source, tensors, init, key, rules, family.IGNORE, storage
+    )
     return model, tokenizer
 
 
@@ -173,7 +179,8 @@ def _check_vocabulary(source: str, tokenizer: Tokenizer, vocabulary: int) -> Non
 
 
 def _load_weights(
-    files: ModelFiles,
+    source: str,
+    tensors: dict[str, Tensor],
     init: Callable[[jax.Array], Any],
     key: jax.Array,
     rules: tuple[placement.Rule, ...],
@@ -186,9 +193,8 @@ def _load_weights(
     if storage.spec:
         tree.find(shapes, storage.spec.paths)  # raises if they match no leaf
 
-    tensors = bitsandbytes.collect_quantized(files.tensors())
     if not any(path.startswith("lm_head/") for path in tree.leaves(shapes)):
-        _check_tied_head(files.source, tensors)
+        _check_tied_head(source, tensors)
     arrays = placement.load(
         tensors,
         rules,

@@ -36,6 +36,7 @@ FAKE = types.SimpleNamespace(
     init=_init,
     rules=lambda config: RULES,
     IGNORE=("position_ids",),
+    SIZES=(),
 )
 
 
