@@ -61,15 +61,25 @@ def rope_problems(config: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def read_base(config: Mapping[str, Any]) -> float:
+    """Return the base of the frequencies."""
+    inner_base = read_scaling(config).get("rope_theta")
+    return config.get("rope_theta") or inner_base or DEFAULT_BASE
+
+
+def plain_frequencies(config: Mapping[str, Any], head_dim: int) -> tuple[float, ...]:
+    """Return the frequencies without scaling."""
+    base = read_base(config)
+    return tuple(base ** (-2 * pair / head_dim) for pair in range(head_dim // 2))
+
+
 def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> tuple[float, ...]:
     """Return the frequency of each pair of a head's numbers, in radians a position.
 
     It is base ** (-2 j / head_dim) for pair j, scaled as the config.json asks.
     """
     scaling = read_scaling(config)
-    base = config.get("rope_theta") or scaling.get("rope_theta") or DEFAULT_BASE
-    plain = [base ** (-2 * pair / head_dim) for pair in range(head_dim // 2)]
-
+    plain = plain_frequencies(config, head_dim)
     # GGUF files hold the outcome of the scaling: what each frequency is divided by.
     factors = config.get("rope_factors")
     if factors:
@@ -83,7 +93,7 @@ def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> tuple[float, .
         return tuple(frequency / factor for frequency in plain)
     if rope_type == "llama3":
         return tuple(_scale_as_llama3(frequency, scaling) for frequency in plain)
-    return tuple(plain)
+    return plain
 
 
 def _scale_as_llama3(frequency: float, scaling: Mapping[str, Any]) -> float:
