@@ -10,10 +10,21 @@ from typing import Any
 from lora_jax.checkpoints.placement import Rule
 from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models.bert_config import Config
+from lora_jax.models.sizes import Size
 
 # A checkpoint saved without a head has no prefix.
 PREFIX = r"(?:(?:bert|roberta)\.)?"
 LAYER = PREFIX + r"encoder\.layer\.(\d+)\."
+TABLE = PREFIX + r"embeddings\.{}_embeddings\.weight"
+SIZES = (
+    Size("num_hidden_layers", LAYER + ".+"),
+    Size("hidden_size", TABLE.format("word"), axis=1),
+    Size("vocab_size", TABLE.format("word"), axis=0),
+    Size("max_position_embeddings", TABLE.format("position"), axis=0),
+    Size("type_vocab_size", TABLE.format("token_type"), axis=0),
+    Size("intermediate_size", LAYER + r"intermediate\.dense\.weight", axis=0),
+    Size("num_attention_heads"),
+)
 # The checkpoint's name of each table of embeddings -> ours.
 TABLES = {"word": "tokens", "position": "positions", "token_type": "segments"}
 # The layer of a classifier's head that gives the logits.
@@ -26,8 +37,7 @@ def rules(config: Config) -> tuple[Rule, ...]:
     """Return where each tensor of a Hugging Face checkpoint goes."""
     tables = []
     for name, path in TABLES.items():
-        pattern = rf"{PREFIX}embeddings\.{name}_embeddings\.weight"
-        tables.append(Rule(pattern, f"embed/{path}/embedding"))
+        tables.append(Rule(TABLE.format(name), f"embed/{path}/embedding"))
 
     # Group 1 of `LAYER` is the index of the layer; group 2 is the name of a projection.
     attention = LAYER + r"attention\."

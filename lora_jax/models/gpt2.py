@@ -17,6 +17,7 @@ from lora_jax.checkpoints.placement import Rule
 from lora_jax.models import hf_config
 from lora_jax.models.decoder import Block, Decoder
 from lora_jax.models.initial_weights import STD, matrix_drawer
+from lora_jax.models.sizes import Size
 from lora_jax.nn.attention import Attention
 from lora_jax.nn.layers import ACTIVATIONS, MLP, Embedding, LayerNorm, Linear
 
@@ -154,6 +155,16 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
 # A checkpoint saved without a head has no prefix.
 PREFIX = r"(?:transformer\.)?"
 LAYER = PREFIX + r"h\.(\d+)\."
+
+
+SIZES = (
+    Size("n_layer", LAYER + ".+"),
+    Size("n_embd", PREFIX + r"wte\.weight", axis=1),
+    Size("vocab_size", PREFIX + r"wte\.weight", axis=0),
+    Size("n_positions", PREFIX + r"wpe\.weight", axis=0),
+    Size("n_inner", LAYER + r"mlp\.c_fc\.weight", axis=1),
+    Size("n_head"),
+)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:

@@ -21,6 +21,7 @@ from lora_jax.checkpoints import bitsandbytes, placement
 from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert, gpt2, llama, redundant, tiny
 from lora_jax.models.files import ModelFiles
+from lora_jax.models.sizes import check_sizes
 from lora_jax.models.sources import find_files
 
 FAMILIES = {  # by the model_type of config.json
@@ -120,16 +121,18 @@ def load(
     if name_or_path in tiny.MODELS:
         return _load_tiny(str(name_or_path), labels, key, storage)
 
-    # Then the small files: configuration and tokenizer.
+    # Then the configuration, and whether its sizes are those in the headers of the
+    # weights: nothing is built before.
     files = find_files(name_or_path, revision=revision)
     config = files.config()
     family = _find_family(files, config)
+    tensors = bitsandbytes.collect_quantized(files.tensors())
+    check_sizes(files.source, config, family.SIZES, tensors)
     family_config = family.Config.from_hf(config)
     tokenizer = files.tokenizer()
     _check_vocabulary(files.source, tokenizer, config["vocab_size"])
 
     # Then the weights, into the shapes of a new model.
-    tensors = bitsandbytes.collect_quantized(files.tensors())
     redundant.check_buffers(files.source, tensors, config)
     init = partial(family.init, config=family_config)
     if family is bert:  # the one family with a head of labels

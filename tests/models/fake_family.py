@@ -37,6 +37,7 @@ FAKE = types.SimpleNamespace(
     rules=lambda config: RULES,
     without_other_heads=lambda tensors, *_, labels: tensors,
     IGNORE=("position_ids",),
+    SIZES=(),
 )
 
 

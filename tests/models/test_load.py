@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from lora_jax import quant, tree
 from lora_jax.models import sources, tokenizers
-from tests.models import encoder_files
 from tests.models.fake_family import FAKE, change_config, weights, write_model
+from tests.models.small_bert import write_bert
 
 load = importlib.import_module("lora_jax.models.load")  # `models.load` is the function
 
@@ -156,8 +156,7 @@ class TestErrors:
 
 
 def test_a_real_family_loads_what_it_names(tmp_path):
-    arrays = encoder_files.random_arrays("bert")
-    encoder_files.write(tmp_path, arrays)
+    arrays = write_bert(tmp_path)
     model, _ = load.load(tmp_path, labels=3)
     leaves = tree.leaves(model)
     value = arrays["bert.encoder.layer.1.attention.self.value.weight"]

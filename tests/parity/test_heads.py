@@ -9,7 +9,7 @@ import pytest
 
 from lora_jax import models, tree
 from lora_jax.models.bert import Encoder
-from tests.models.encoder_files import HF, WORDS
+from tests.models.small_bert import CONFIG, WORDS
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -21,7 +21,7 @@ hidden = jax.jit(Encoder.hidden)
 def save(folder: Path, task: str, kind: str, **changes: Any) -> Any:
     """transformers' model of a task with random weights, saved with a vocabulary."""
     torch.manual_seed(0)
-    options = HF | changes
+    options: dict[str, Any] = CONFIG | changes
     del options["model_type"]
     config = getattr(transformers, f"{kind}Config")(**options)
     theirs = getattr(transformers, f"{kind}For{task}")(config).eval()
