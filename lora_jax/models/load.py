@@ -21,6 +21,7 @@ from lora_jax.checkpoints import bitsandbytes, placement
 from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert, gpt2, llama, redundant, tiny
 from lora_jax.models.files import ModelFiles
+from lora_jax.models.neutral import check_storage
 from lora_jax.models.sizes import check_sizes
 from lora_jax.models.sources import find_files
 
@@ -126,6 +127,7 @@ def load(
     files = find_files(name_or_path, revision=revision)
     config = files.config()
     family = _find_family(files, config)
+    check_storage(files.source, config)
     tensors = bitsandbytes.collect_quantized(files.tensors())
     check_sizes(files.source, config, family.SIZES, tensors)
     family_config = family.Config.from_hf(config)
