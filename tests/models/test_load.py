@@ -47,16 +47,34 @@ class TestWeights:
         assert (heads[0] != heads[2]).all()
 
     def test_a_head_in_the_checkpoint_is_used(self, folder):
-        bias = np.array([5, 6], np.float32)
-        save_file(weights() | {"classifier.bias": bias}, folder / "model.safetensors")
-        model, _ = load.load(folder)
+        head = {
+            "classifier.kernel": np.ones((4, 2), np.float32),
+            "classifier.bias": np.array([5, 6], np.float32),
+        }
+        save_file(weights() | head, folder / "model.safetensors")
+        lines = []
+        model, _ = load.load(folder, report=lines.append)
         assert tree.leaves(model)["head/bias"].tolist() == [5, 6]
+        assert not lines
         message = (
             r"classifier.bias \(2,\) in model.safetensors: "
             r"expected \(3,\) for head/bias"
         )
         with pytest.raises(ValueError, match=message):
             load.load(folder, labels=3)
+
+    def test_half_a_head_is_an_error(self, folder):
+        bias = np.array([5, 6], np.float32)
+        save_file(weights() | {"classifier.bias": bias}, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=r"missing \(1\):\n  head/kernel \(4, 2\)"):
+            load.load(folder)
+
+    def test_what_is_drawn_is_reported(self, folder):
+        lines = []
+        load.load(folder, report=lines.append)
+        assert lines == [
+            "my-model: no weights for head/bias, head/kernel; drawn at random"
+        ]
 
     def test_nothing_but_the_head_is_initialized(self):
         def huge(key):
