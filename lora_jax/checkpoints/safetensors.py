@@ -6,7 +6,6 @@ the shards, with a JSON index beside them. Where the tensors go in a model is de
 `placement`.
 """
 
-import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -17,10 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
+from lora_jax import bounded_json
 from lora_jax.checkpoints.tensor import Tensor, list_lines
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+# Of a header or an index: those of 100,000 tensors. More take minutes to look at.
+MAX_NAMES_BYTES = 10_000_000
 
 # The names of dtypes in a header, and numpy's.
 _DTYPES = {
@@ -99,6 +102,9 @@ def _tensors_of_bytes(data: bytes) -> dict[str, Tensor]:
 
 
 def _tensors_of_file(path: Path) -> dict[str, Tensor]:
+    with path.open("rb") as opened:
+        # The file begins with the size of its header.
+        _check_names_size(str(path), int.from_bytes(opened.read(8), "little"))
     try:
         file = safe_open(path, framework="numpy")
     except SafetensorError as error:
@@ -113,6 +119,14 @@ def _tensors_of_file(path: Path) -> dict[str, Tensor]:
         read = partial(file.get_tensor, name)
         result[name] = _tensor(path.name, name, shape, dtype, read)
     return result
+
+
+def _check_names_size(source: str, size: int) -> None:
+    if size > MAX_NAMES_BYTES:
+        raise ValueError(
+            f"{source}: expected the names of tensors in up to {MAX_NAMES_BYTES:,} "
+            f"bytes, got {size:,}. The file may be damaged: fetch it again."
+        )
 
 
 def _damaged(source: str, error: Exception) -> str:
@@ -170,10 +184,11 @@ def _read_index(path: Path) -> dict[str, str]:
         ValueError: the file is no index, or names a file by more than a plain name: an
             index must not lead out of its directory.
     """
+    _check_names_size(str(path), path.stat().st_size)
     # JSON of another shape than expected can raise any of the errors below.
     unsafe = []
     try:
-        file_of_tensor = json.loads(path.read_bytes())["weight_map"]
+        file_of_tensor = bounded_json.parse(path.read_bytes())["weight_map"]
         for name, file in file_of_tensor.items():
             # A slash or a leading dot could lead to another directory.
             if not re.fullmatch(r"[\w-][\w.-]*", file):
@@ -182,7 +197,7 @@ def _read_index(path: Path) -> dict[str, str]:
         raise ValueError(
             f'{path}: expected {{"weight_map": {{tensor: file name}}}} as JSON '
             f"({type(error).__name__}: {error})"
-        ) from error
+        ) from None
     if unsafe:
         raise ValueError(
             f"{path}: expected plain file names beside the index, refused:"

@@ -38,12 +38,12 @@ def check_sizes(
     Whether the others are sizes at all is asked by the family's `Config.from_hf`.
 
     Raises:
-        ValueError: sizes differ from those of the tensors, or are larger than any of
-            theirs; lists all of them.
+        ValueError: there are no tensors; or sizes differ from theirs, or are larger
+            than any of theirs, all of which are listed.
     """
-    longest = max(
-        (max(tensor.shape, default=1) for tensor in tensors.values()), default=0
-    )
+    if not tensors:
+        raise ValueError(f"{source}: expected weights, the checkpoint has no tensors")
+    longest = max(max(tensor.shape, default=1) for tensor in tensors.values())
     problems = []
     for size in sizes:
         value = config.get(size.field)

@@ -1,6 +1,7 @@
 """The fields of a GGUF file that describe its tokenizer, and whether they fit."""
 
 from collections import Counter
+from reprlib import repr as shorten
 from typing import Any
 
 from lora_jax.checkpoints.gguf.file import File
@@ -10,6 +11,16 @@ from lora_jax.checkpoints.gguf.splits import DEFAULT, SPLITS
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 # Byte-level BPE, and sentencepiece's BPE with scores.
 MODELS = ("gpt2", "llama")
+
+# What the lists hold: types, and words for them.
+ITEMS = {
+    "tokens": ((str,), "a text"),
+    "merges": ((str,), "a text"),
+    "token_type": ((int,), "a whole number"),
+    "scores": ((int, float), "a number"),
+}
+# In characters: those of spaces are the longest, with some hundred.
+MAX_TOKEN = 1024
 
 _PREFIX = "tokenizer.ggml."
 # How many mistakes of a kind an error names: a vocabulary can have thousands.
@@ -60,11 +71,12 @@ def _find_problems(fields: dict[str, Any]) -> list[str]:
     model = fields.get("model")
     if model not in MODELS:
         models = ", ".join(MODELS)
-        return [f"model: expected one of {models}, got {model!r}"]
+        return [f"model: expected one of {models}, got {shorten(model)}"]
     split = fields["pre"]
-    if model == "gpt2" and split not in SPLITS:
+    # A list, for example, cannot be looked up.
+    if model == "gpt2" and split not in list(SPLITS):
         splits = ", ".join(SPLITS)
-        return [f"pre: expected one of {splits}, got {split!r}"]
+        return [f"pre: expected one of {splits}, got {shorten(split)}"]
 
     # Lists first, then whether they fit each other.
     names = _list_names(fields)
@@ -72,7 +84,9 @@ def _find_problems(fields: dict[str, Any]) -> list[str]:
     for name in names:
         value = fields.get(name)
         if not isinstance(value, list):
-            problems.append(f"{name}: expected a list, got {value!r}")
+            problems.append(f"{name}: expected a list, got {shorten(value)}")
+            continue
+        problems += _item_problems(name, value)
     if problems:
         return problems
     problems += _length_problems(fields, names)
@@ -88,6 +102,20 @@ def _list_names(fields: dict[str, Any]) -> list[str]:
     if fields["model"] == "gpt2" or "merges" in fields:
         return ["tokens", "token_type", "merges"]
     return ["tokens", "token_type", "scores"]
+
+
+def _item_problems(name: str, values: list[Any]) -> list[str]:
+    """Return a line, in a list, for the first item that is not of its list's kind."""
+    kinds, description = ITEMS[name]
+    for index, value in enumerate(values):
+        if type(value) not in kinds:
+            expected = f"{description} in place {index}"
+            return [f"{name}: expected {expected}, got {shorten(value)}"]
+        # All ways to split a token are looked at.
+        if name == "tokens" and len(value) > MAX_TOKEN:
+            expected = f"tokens of up to {MAX_TOKEN:,} characters"
+            return [f"{name}: expected {expected}, got {len(value):,} in place {index}"]
+    return []
 
 
 def _length_problems(fields: dict[str, Any], names: list[str]) -> list[str]:
@@ -111,7 +139,7 @@ def _token_problems(fields: dict[str, Any]) -> list[str]:
     # The most frequent come first.
     for token, count in counts.most_common(_LIMIT):
         if count > 1:
-            problems.append(f"tokens: expected each once, got {count} of {token!r}")
+            problems.append(f"tokens: expected each once, got {count} of {shorten(token)}")
     return problems
 
 
@@ -127,7 +155,7 @@ def _id_problems(fields: dict[str, Any]) -> list[str]:
         if token_id not in range(count):
             problems.append(
                 f"{name}_token_id: expected a token's number below {count}, "
-                f"got {token_id!r}"
+                f"got {shorten(token_id)}"
             )
     return problems
 
@@ -141,7 +169,7 @@ def _merge_problems(fields: dict[str, Any]) -> list[str]:
         merged = "".join(parts)
         if len(parts) == 2 and tokens.issuperset([merged, *parts]):
             continue
-        problems.append(f"merges: expected two tokens that make a third, got {merge!r}")
+        problems.append(f"merges: expected two tokens that make a third, got {shorten(merge)}")
         if len(problems) == _LIMIT:
             break
     return problems
