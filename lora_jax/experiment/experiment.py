@@ -150,7 +150,7 @@ class Experiment(NamedTuple):
         if run is not None:
             # 0 epochs are the experiment's to fill in; all runs are checked below.
             epochs = run.train.epochs or 1
-            check.check_settings([run.changed(epochs=epochs)])
+            check.check_options(run.changed(epochs=epochs), command.options)
         items = self.measurements(command.options, run or RunConfig(), benches)
         if not items:
             raise ValueError(

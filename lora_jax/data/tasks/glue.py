@@ -8,6 +8,7 @@ the other is `validation_mismatched`.
 from pathlib import Path
 from typing import NamedTuple
 
+from lora_jax import download
 from lora_jax.data.examples import Columns, make_examples, require_columns
 from lora_jax.data.official_files import list_folder
 from lora_jax.data.read_table import FORMATS, Table, describe_files, read
@@ -179,6 +180,7 @@ def _hub_columns(name: str, table: Table) -> Table:
 
 
 def _from_hub(name: str) -> tuple[dict[str, Table], str]:
+    download.use_cache_if_hub_is_away()
     # Imported here because only data from the hub needs it, and it takes 0.5 s.
     import datasets
 
