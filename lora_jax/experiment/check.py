@@ -176,15 +176,20 @@ def _without_idle_settings(run: RunConfig, task: data.Task) -> RunConfig:
 
     A row's identity is its settings: two runs that do the same are one.
     """
-    # Labels are not written, and have no tokens that a loss could be of.
+    idle: dict[str, Any] = {}
+    decode = run.decode
     if not task.generates:
+        # Labels are not written, and have no tokens that a loss could be of.
+        decode = generation.Decoding()
         defaults = DataConfig()
-        return replace(run, decode=generation.Decoding()).changed(
-            loss_on=defaults.loss_on, test_sources=defaults.test_sources
-        )
-    if not run.decode.no_repeat:
-        return run.changed(no_repeat_within=generation.Decoding().no_repeat_within)
-    return run
+        idle["loss_on"] = defaults.loss_on
+        idle["test_sources"] = defaults.test_sources
+    if not decode.no_repeat:
+        idle["no_repeat_within"] = generation.Decoding().no_repeat_within
+    # A regression's loss is a squared error.
+    if not task.generates and not task.labels:
+        idle["label_smoothing"] = train.TrainConfig().label_smoothing
+    return replace(run, decode=decode).changed(**idle)
 
 
 def _problems(run: RunConfig) -> list[str]:

@@ -73,6 +73,20 @@ class Schedule(NamedTuple):
                 by_key[item.key()] = item
         return list(by_key.values())
 
+    def to_train(self, pending: Sequence[Measurement]) -> list[RunConfig]:
+        """Return the runs that pending measurements have to train, each once."""
+        trainings = []
+        others = []
+        for item in pending:
+            kind = others if item.measure else trainings
+            kind.append(item)
+        # What a measurement needs may have been trained for another one, and kept.
+        missing = adapters.missing(self.out, unique_runs(others))
+        by_key = {}
+        for run in [*unique_runs(trainings), *missing]:
+            by_key[key(run.flat())] = run
+        return list(by_key.values())
+
     def _train_rows(self, measurements: Sequence[Measurement]) -> list[str]:
         names = _names(measurements)
         diverged: list[str] = []

@@ -63,8 +63,11 @@ class SweepGroup(NamedTuple):
 
     @property
     def claim_suffix(self) -> str:
-        """How claims say which learning rates they hold for."""
-        return "each at its best rate" if self.at_best_rates else "at one learning rate"
+        """How statements end: the learning rates that they hold for."""
+        rates = (
+            "each at its best rate" if self.at_best_rates else "at one learning rate"
+        )
+        return f", {rates}"
 
     @property
     def notes(self) -> list[str]:

@@ -35,7 +35,7 @@ def blocks(sweep: SweepGroup, table: pd.DataFrame) -> list[Block]:
     )
 
 
-def table6_claims(table: pd.DataFrame, suffix: str) -> list[Claim]:
+def table6_claims(table: pd.DataFrame, suffix: str = "") -> list[Claim]:
     """Return the claims of Table 6: the matrices matter, and the rank matters little.
 
     `table` is one of `results.scores`. A claim on a set of matrices that has no line is
@@ -48,7 +48,7 @@ def table6_claims(table: pd.DataFrame, suffix: str) -> list[Claim]:
     # First the sets of matrices, each as the mean over its ranks.
     for better, worse in BETTER_SETS:
         if better in parts and worse in parts:
-            statement = f"{{{better}}} is above {{{worse}}}, mean over ranks, {suffix}"
+            statement = f"{{{better}}} is above {{{worse}}}, mean over ranks{suffix}"
             ours = claims.mean_score(parts[better])
             other = claims.mean_score(parts[worse])
             result.append(claims.difference(SOURCE, statement, ours, other))
@@ -66,7 +66,7 @@ def _rank_claim(targets: str, part: pd.DataFrame, suffix: str) -> Claim:
     low = part.iloc[0]
     high = part.iloc[-1]
     statement = (
-        f"r = {low['rank']} does as well as r = {high['rank']} with {{{targets}}}, "
+        f"r = {low['rank']} does as well as r = {high['rank']} with {{{targets}}}"
         f"{suffix}"
     )
     ours = claims.line_score(low)

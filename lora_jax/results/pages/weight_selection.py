@@ -96,7 +96,7 @@ def _our_gains(both: Any, others: pd.DataFrame) -> list[str]:
     return plus_minus(differences, errors, sign="+")
 
 
-def table5_claims(table: pd.DataFrame, suffix: str) -> list[Claim]:
+def table5_claims(table: pd.DataFrame, suffix: str = "") -> list[Claim]:
     """Return the claims of Table 5: `BOTH` is above either of query and key alone.
 
     `suffix` says of each claim which learning rates it holds for.
@@ -108,7 +108,7 @@ def table5_claims(table: pd.DataFrame, suffix: str) -> list[Claim]:
     for other in ("query", "key"):
         # A user may have trained other sets.
         if BOTH in scores and other in scores:
-            statement = f"{{{BOTH}}} is above {{{other}}} at one budget, {suffix}"
+            statement = f"{{{BOTH}}} is above {{{other}}} at one budget{suffix}"
             claim = claims.difference(SOURCE, statement, scores[BOTH], scores[other])
             result.append(claim)
     return result
