@@ -5,7 +5,7 @@ a GGUF file or a Python wheel. `sources.py` finds the files that belong to a nam
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,7 +16,16 @@ from tokenizers import Tokenizer
 from lora_jax import download
 from lora_jax.checkpoints import gguf, safetensors
 from lora_jax.checkpoints.tensor import Tensor
-from lora_jax.models import tokenizers
+from lora_jax.models import tokenizer_settings, tokenizers
+from lora_jax.models.tokenizer_settings import Settings
+
+# Of a model without a tokenizer_config.json, by the model_type of config.json.
+TOKENIZER_CLASSES = {
+    "bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "qwen2": "Qwen2Tokenizer",
+}
 
 
 class Wheel(NamedTuple):
@@ -85,7 +94,8 @@ class ModelFiles:
             ValueError: a file cannot be read, or asks for what is not implemented.
         """
         if "tokenizer.json" in self.names:
-            return self._read_tokenizer_json()
+            build = partial(_with_settings, self._read_tokenizer_json())
+            return self._build_tokenizer(build)
         if self.gguf_name is not None:
             return self._parse_gguf(gguf.build_tokenizer)
         # Checkpoints from before tokenizer.json: BERT's, then RoBERTa's and GPT-2's.
@@ -100,13 +110,7 @@ class ModelFiles:
             raise self._missing(
                 "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
             )
-        settings = self._read_optional_json("tokenizer_config.json")
-        added = self._read_optional_json("added_tokens.json")
-        try:
-            return build(settings, added)
-        except Exception as error:
-            # Ours, or one of the tokenizers library, which has no class of its own.
-            raise ValueError(f"{self.source}: {error}") from error
+        return self._build_tokenizer(build)
 
     @property
     def gguf_name(self) -> str | None:
@@ -142,6 +146,27 @@ class ModelFiles:
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from None
 
+    def _build_tokenizer(self, build: Callable[..., Tokenizer]) -> Tokenizer:
+        """Return `build(settings, added)` with the special tokens that are named."""
+        settings = tokenizer_settings.merge_settings(
+            self._read_optional_json("tokenizer_config.json"),
+            self._read_optional_json("special_tokens_map.json"),
+        )
+        if not settings.get("tokenizer_class"):
+            model_type = self._read_optional_json("config.json").get("model_type")
+            settings["tokenizer_class"] = TOKENIZER_CLASSES.get(str(model_type))
+        added = self._read_optional_json("added_tokens.json")
+        # Newer files list all tokens in tokenizer_config.json.
+        if "added_tokens_decoder" in settings:
+            added = {}
+        try:
+            tokenizer = build(settings, added)
+            tokenizer_settings.add_special_tokens(tokenizer, settings)
+        except Exception as error:
+            # Ours, or one of the tokenizers library, which has no class of its own.
+            raise ValueError(f"{self.source}: {error}") from error
+        return tokenizer
+
     def _read_tokenizer_json(self) -> Tokenizer:
         try:
             return Tokenizer.from_str(self._read_text("tokenizer.json"))
@@ -175,3 +200,14 @@ class ModelFiles:
         return FileNotFoundError(
             f"{self.source}: expected {expected}, found {sorted(self.names)}"
         )
+
+
+def _with_settings(
+    tokenizer: Tokenizer, settings: Settings, added: Mapping[str, int]
+) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json as the files beside it want it."""
+    tokenizer = tokenizer_settings.apply_settings(tokenizer, settings)
+    known = tokenizer.get_vocab()
+    missing = {token: index for token, index in added.items() if token not in known}
+    tokenizers.add_tokens(tokenizer, missing, settings)
+    return tokenizer

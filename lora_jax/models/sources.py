@@ -45,6 +45,7 @@ HUB_PATTERNS = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
