@@ -76,25 +76,26 @@ def add_special_tokens(tokenizer: Tokenizer, settings: Settings) -> None:
     Raises:
         ValueError: a token of another kind, or one whose id is another in the file.
     """
-    listed = settings.get("added_tokens_decoder") or {}
     # The text of a token lists all its flags, which equality leaves out.
     texts = {repr(token) for token in _added_tokens(tokenizer)}
-    for index, fields in sorted(listed.items(), key=lambda item: int(item[0])):
-        token = _added_token("added_tokens_decoder", fields)
-        if repr(token) not in texts:
-            tokenizer.add_tokens([token])
+    listed = _listed_tokens(settings)
+    missing = [token for token in listed.values() if repr(token) not in texts]
+    # All at once: the library searches for them with one automaton, built anew here.
+    tokenizer.add_tokens(missing)
+    for index, token in listed.items():
         actual = tokenizer.token_to_id(token.content)
-        if actual != int(index):
+        if actual != index:
             raise ValueError(
                 f"tokenizer_config.json: added_tokens_decoder has {token.content!r} "
                 f"as {index}, the tokenizer as {actual}"
             )
     # A token that is special already keeps how it takes the spaces beside it.
     known = {token.content for token in _added_tokens(tokenizer)}
+    named = {}
     for token in _named_tokens(settings):
         if token.content not in known:
-            tokenizer.add_special_tokens([token])
-            known.add(token.content)
+            named.setdefault(token.content, token)
+    tokenizer.add_special_tokens(list(named.values()))
 
 
 def named_contents(settings: Settings) -> set[str]:
@@ -107,6 +108,26 @@ def token_text(settings: Settings, name: str, default: str) -> str:
     return _added_token(name, settings.get(name) or default).content
 
 
+def _listed_tokens(settings: Settings) -> dict[int, AddedToken]:
+    """Return the tokens in added_tokens_decoder by their ids, in order."""
+    listed = settings.get("added_tokens_decoder") or {}
+    if not isinstance(listed, Mapping):
+        raise ValueError(
+            f"tokenizer_config.json: added_tokens_decoder is {listed!r}, expected an "
+            "object"
+        )
+    tokens = {}
+    for key, fields in listed.items():
+        # JSON has keys that are texts alone.
+        if not (key.isdecimal() and len(key) < 10):
+            raise ValueError(
+                f"tokenizer_config.json: added_tokens_decoder has the id {key!r}, "
+                "expected a number"
+            )
+        tokens[int(key)] = _added_token("added_tokens_decoder", fields)
+    return dict(sorted(tokens.items()))
+
+
 def _named_tokens(settings: Settings) -> list[AddedToken]:
     tokens = []
     for name in NAMED:
@@ -116,6 +137,10 @@ def _named_tokens(settings: Settings) -> list[AddedToken]:
         extra = settings.get(name) or []
         # A list, or an object with a name for each of them.
         values = extra.values() if isinstance(extra, Mapping) else extra
+        if isinstance(values, str | int | float):
+            raise ValueError(
+                f"tokenizer_config.json: {name} is {extra!r}, expected a list"
+            )
         for value in values:
             tokens.append(_added_token(name, value))
     return tokens

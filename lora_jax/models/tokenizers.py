@@ -21,6 +21,7 @@ from lora_jax.models.tokenizer_settings import (
     named_contents,
     token_text,
 )
+from lora_jax.models.tokenizer_trial import check_id
 
 # RoBERTa's and GPT-2's special tokens. <mask> takes the space before it as well.
 ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
@@ -217,13 +218,11 @@ def _check_tokens(
 
 
 def _check_ids(file: str, vocabulary: Mapping[str, Any]) -> None:
-    # The library keeps ids in 32 bits, and fails without a name beyond.
     for token, index in vocabulary.items():
-        if type(index) is not int or not 0 <= index < 2**31:
-            raise ValueError(
-                f"{file}: expected a token id in 0 … {2**31 - 1} for {token!r}, "
-                f"got {index!r}"
-            )
+        try:
+            check_id(token, index)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
 
 
 def add_tokens(
@@ -236,12 +235,15 @@ def add_tokens(
     """
     _check_ids("added_tokens.json", added)
     named = named_contents(settings)
-    for token in sorted(added, key=lambda token: added[token]):
-        # Tokens of no name are looked for in lowercased text, too.
-        special = token in named
-        tokenizer.add_tokens(
-            [AddedToken(token, special=special, normalized=not special)]
-        )
+    names = sorted(added, key=lambda token: added[token])
+    tokens = []
+    for name in names:
+        # Tokens that no setting names are looked for in lowercased text, too.
+        special = name in named
+        tokens.append(AddedToken(name, special=special, normalized=not special))
+    # All at once: the library searches for them with one automaton, built anew here.
+    tokenizer.add_tokens(tokens)
+    for token in names:
         index = tokenizer.token_to_id(token)
         # The library numbers them on from the vocabulary, whatever the file says.
         if index != added[token]:

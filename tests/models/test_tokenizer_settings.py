@@ -109,6 +109,12 @@ def test_tokens_that_are_named_are_whole(settings, token_id):
             {"added_tokens_decoder": {"9": {"id": 9}}},
             "added_tokens_decoder is {'id': 9}",
         ),
+        ({"added_tokens_decoder": [NEW]}, r"added_tokens_decoder is \[{.*expected an "),
+        ({"added_tokens_decoder": {"x": NEW}}, "added_tokens_decoder has the id 'x', "),
+        (
+            {"extra_special_tokens": "<new>"},
+            "extra_special_tokens is '<new>', expected",
+        ),
         ({"pad_token": ["<new>"]}, r"pad_token is \['<new>'\], expected a token"),
         ({"additional_special_tokens": [""]}, "additional_special_tokens is '', exp"),
     ],
