@@ -60,7 +60,8 @@ def load(
     The first rule that matches a tensor's name decides. A tensor that no rule takes is
     left out if one of the patterns `ignore` matches its name from end to end. A path
     that one of the patterns `optional` matches anywhere may be absent from the
-    checkpoint, and then it is absent from the result.
+    checkpoint, and then it is absent from the result; not half a layer, though, such as
+    a weight without its bias.
 
     Floating-point tensors are converted to `dtype` (None keeps them as stored). Then
     `convert(path, numbers)` makes an array, or a tree of arrays, of each layer's share
@@ -209,7 +210,7 @@ def _missing(
     for path, leaf in expected.items():
         pieces = plan.get(path)
         if pieces is None:
-            if not any(re.search(pattern, path) for pattern in optional):
+            if not _may_be_absent(path, plan, optional):
                 lines.append(f"{path} {leaf.shape}")
             continue
         # One piece is the whole of a leaf that is not stacked.
@@ -221,3 +222,10 @@ def _missing(
             line = f"{path} {leaf.shape}: layers {layers}"
             lines.append(line)
     return lines
+
+
+def _may_be_absent(path: str, plan: _Plan, optional: list[str]) -> bool:
+    if not any(re.search(pattern, path) for pattern in optional):
+        return False
+    layer = path.rpartition("/")[0]
+    return not any(planned.rpartition("/")[0] == layer for planned in plan)

@@ -4,6 +4,7 @@ Loading and encoding take longer than a smoke run. `Workbenches` does each once 
 runs that share it, and is passed to whoever needs it.
 """
 
+import sys
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -115,7 +116,9 @@ class Workbenches:
         quantize = None if run.quantize == "none" else run.quantize
         return self._models.get(
             (run.model, labels, quantize),
-            lambda: models.load(run.model, labels=labels, quantize=quantize),
+            lambda: models.load(
+                run.model, labels=labels, quantize=quantize, report=_print_notice
+            ),
         )
 
     def bench(self, run: RunConfig) -> Workbench:
@@ -149,6 +152,11 @@ class Workbenches:
             widths=data.widths(run.data.max_length),
             pad=model.config.pad,
         )
+
+
+def _print_notice(line: str) -> None:
+    # Not among the lines of the runs, which are standard output.
+    print(line, file=sys.stderr, flush=True)
 
 
 class _Latest:

@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from lora_jax.models.bert_checkpoint import IGNORE, rules
+from lora_jax.models.bert_checkpoint import (
+    IGNORE,
+    SIZES,
+    rules,
+    without_other_heads,
+)
 from lora_jax.models.bert_config import Config
 from lora_jax.models.initial_weights import matrix_drawer
 from lora_jax.models.padding import check_row_length, mask_padding
@@ -25,7 +30,15 @@ from lora_jax.nn.layers import (
     fold_key,
 )
 
-__all__ = ["IGNORE", "Config", "Encoder", "init", "rules"]
+__all__ = [
+    "IGNORE",
+    "SIZES",
+    "Config",
+    "Encoder",
+    "init",
+    "rules",
+    "without_other_heads",
+]
 
 
 class Embed(nnx.Module):

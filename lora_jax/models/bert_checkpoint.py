@@ -4,22 +4,40 @@ A rule's pattern matches the whole name of a tensor; `placement.load` reports te
 that no rule takes, and leaves that no tensor fills.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from lora_jax.checkpoints.placement import Rule
+from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models.bert_config import Config
+from lora_jax.models.sizes import Size
 
 # A checkpoint saved without a head has no prefix.
 PREFIX = r"(?:(?:bert|roberta)\.)?"
 LAYER = PREFIX + r"encoder\.layer\.(\d+)\."
+TABLE = PREFIX + r"embeddings\.{}_embeddings\.weight"
+SIZES = (
+    Size("num_hidden_layers", LAYER + ".+"),
+    Size("hidden_size", TABLE.format("word"), axis=1),
+    Size("vocab_size", TABLE.format("word"), axis=0),
+    Size("max_position_embeddings", TABLE.format("position"), axis=0),
+    Size("type_vocab_size", TABLE.format("token_type"), axis=0),
+    Size("intermediate_size", LAYER + r"intermediate\.dense\.weight", axis=0),
+    Size("num_attention_heads"),
+)
 # The checkpoint's name of each table of embeddings -> ours.
 TABLES = {"word": "tokens", "position": "positions", "token_type": "segments"}
+# The layer of a classifier's head that gives the logits.
+OUTPUTS = {"bert": "classifier", "roberta": "classifier.out_proj"}
+# Models whose `classifier` is of single tokens, or of choices.
+OTHER_CLASSIFIERS = ("ForTokenClassification", "ForMultipleChoice")
 
 
 def rules(config: Config) -> tuple[Rule, ...]:
     """Return where each tensor of a Hugging Face checkpoint goes."""
     tables = []
     for name, path in TABLES.items():
-        pattern = rf"{PREFIX}embeddings\.{name}_embeddings\.weight"
-        tables.append(Rule(pattern, f"embed/{path}/embedding"))
+        tables.append(Rule(TABLE.format(name), f"embed/{path}/embedding"))
 
     # Group 1 of `LAYER` is the index of the layer; group 2 is the name of a projection.
     attention = LAYER + r"attention\."
@@ -70,5 +88,33 @@ def _norm_rules(name: str, path: str, layer: int | None = None) -> tuple[Rule, R
 IGNORE = (  # tensors that a classifier has no use for
     PREFIX + r"embeddings\.position_ids",
     r"(?:cls|lm_head)\..*",  # the heads of pretraining
+    r"qa_outputs\..*",  # the head of question answering
     PREFIX + r"pooler\.dense\.(?:weight|bias)",  # RoBERTa's head replaces its pooler
 )
+
+
+def without_other_heads(
+    tensors: Mapping[str, Tensor],
+    hf_config: Mapping[str, Any],
+    config: Config,
+    *,
+    labels: int,
+) -> dict[str, Tensor]:
+    """Return the tensors without a head that belongs to another task.
+
+    That is the head of a model of tokens or of choices, or the output layer of a
+    classifier of another number of classes: transformers draws these anew as well.
+    """
+    other: set[str] = set()
+    architectures = str(hf_config.get("architectures"))
+    if any(name in architectures for name in OTHER_CLASSIFIERS):
+        other = {"classifier.weight", "classifier.bias"}
+    output = OUTPUTS[config.kind]
+    weight = tensors.get(f"{output}.weight")
+    bias = tensors.get(f"{output}.bias")
+    if weight is not None and bias is not None:
+        classes = bias.shape[0] if bias.shape else 0
+        # Of another width it is no head of this model, which is an error.
+        if classes != labels and weight.shape == (classes, config.width):
+            other |= {f"{output}.weight", f"{output}.bias"}
+    return {name: tensor for name, tensor in tensors.items() if name not in other}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lora_jax.models import hf_config
+from lora_jax.models import hf_config, neutral
 from lora_jax.nn.layers import ACTIVATIONS
 
 # Our name of each size or option -> its name in config.json.
@@ -45,15 +45,10 @@ class Config(NamedTuple):
                 not have; the message lists them all.
         """
         values = hf_config.read_fields(config, FIELDS)
-        # Relative positions would be other layers.
-        positions = config.get("position_embedding_type", "absolute")
         problems = hf_config.choice_problems(
             "hidden_act", values["activation"], ACTIVATIONS
         )
-        if positions != "absolute":
-            problems.append(
-                f"position_embedding_type is {positions!r}, expected 'absolute'"
-            )
+        problems += neutral.neutral_problems(config, neutral.ENCODER)
         problems += hf_config.multiple_problems(
             config, "hidden_size", "num_attention_heads"
         )

@@ -14,9 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from lora_jax.checkpoints.placement import Rule
-from lora_jax.models import hf_config
+from lora_jax.models import hf_config, neutral
 from lora_jax.models.decoder import Block, Decoder
 from lora_jax.models.initial_weights import STD, matrix_drawer
+from lora_jax.models.sizes import Size
 from lora_jax.nn.attention import Attention
 from lora_jax.nn.layers import ACTIVATIONS, MLP, Embedding, LayerNorm, Linear
 
@@ -29,11 +30,12 @@ FIELDS = {  # our name -> the name in config.json
     "epsilon": "layer_norm_epsilon",
     "activation": "activation_function",
 }
-FIXED = {  # optional fields of config.json -> the one value that is implemented
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
+# transformers reads these names too.
+OTHER_NAMES = {
+    "num_hidden_layers": "n_layer",
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
 }
 
 
@@ -65,14 +67,20 @@ class Config(NamedTuple):
             ValueError: fields are missing, or ask for something that this family does
                 not have; the message lists them all.
         """
+        config = _with_own_names(config)
         # Fields that are missing are reported before fields that ask for too much.
         names = dict(FIELDS)
-        if config.get("n_inner"):
+        if config.get("n_inner") is not None:
             names["ffn"] = "n_inner"
         values = hf_config.read_fields(config, names)
         values.setdefault("ffn", 4 * values["width"])
         eos_ids = hf_config.read_eos_ids(config)
-        hf_config.raise_problems(_config_problems(config))
+        problems = neutral.neutral_problems(config, neutral.GPT2)
+        problems += hf_config.choice_problems(
+            "activation_function", values["activation"], ACTIVATIONS
+        )
+        problems += hf_config.multiple_problems(config, "n_embd", "n_head")
+        hf_config.raise_problems(problems)
         return cls(**values, eos_ids=eos_ids)
 
     @property
@@ -86,18 +94,21 @@ class Config(NamedTuple):
         return self.width // self.heads
 
 
-def _config_problems(config: Mapping[str, Any]) -> list[str]:
+def _with_own_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields under GPT-2's own names; two that differ are an error."""
+    renamed = dict(config)
     problems = []
-    for name, implemented in FIXED.items():
-        value = config.get(name, implemented)
-        if value != implemented:
-            problems.append(f"{name} is {value!r}, expected {implemented}")
-    activation = config["activation_function"]
-    problems += hf_config.choice_problems(
-        "activation_function", activation, ACTIVATIONS
-    )
-    problems += hf_config.multiple_problems(config, "n_embd", "n_head")
-    return problems
+    for other, name in OTHER_NAMES.items():
+        if other not in config:
+            continue
+        renamed.setdefault(name, config[other])
+        if renamed[name] != config[other]:
+            problems.append(
+                f"{name} is {renamed[name]!r} and {other} is {config[other]!r}, "
+                "expected one number"
+            )
+    hf_config.raise_problems(problems)
+    return renamed
 
 
 class Embed(nnx.Module):
@@ -154,6 +165,16 @@ def init(key: Key[Array, ""], config: Config) -> Decoder:
 # A checkpoint saved without a head has no prefix.
 PREFIX = r"(?:transformer\.)?"
 LAYER = PREFIX + r"h\.(\d+)\."
+
+
+SIZES = (
+    Size("n_layer", LAYER + ".+"),
+    Size("n_embd", PREFIX + r"wte\.weight", axis=1),
+    Size("vocab_size", PREFIX + r"wte\.weight", axis=0),
+    Size("n_positions", PREFIX + r"wpe\.weight", axis=0),
+    Size("n_inner", LAYER + r"mlp\.c_fc\.weight", axis=1),
+    Size("n_head"),
+)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:

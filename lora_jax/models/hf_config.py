@@ -48,6 +48,16 @@ KINDS = {  # by our names; every other field is a size
     "epsilon": FieldKind("a number above 0", _is_positive),
     "pad": FieldKind("a token id", _is_token_id),
 }
+# Other names in a config.json of the activations that there are (transformers'
+# activations.py); the tanh of those on the right is computed in another order.
+ACTIVATION_NAMES = {
+    "swish": "silu",
+    "gelu_python": "gelu",
+    "gelu_accurate": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_python_tanh": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+}
 
 
 def read_fields(config: Fields, names: Mapping[str, str]) -> dict[str, Any]:
@@ -78,7 +88,16 @@ def read_fields(config: Fields, names: Mapping[str, str]) -> dict[str, Any]:
             problems.append(f"{name} is {value!r}, expected {kind.description}")
         values[our_name] = value
     raise_problems(problems)
+    if "activation" in values:
+        activation = values["activation"]
+        values["activation"] = ACTIVATION_NAMES.get(activation, activation)
     return values
+
+
+def read_flag(config: Fields, name: str, default: bool) -> bool:
+    """Return an optional field that is true or false; null is the default."""
+    value = config.get(name)
+    return default if value is None else value
 
 
 def read_eos_ids(config: Fields) -> tuple[int, ...]:

@@ -17,10 +17,11 @@ from lora_jax.checkpoints.placement import Rule
 from lora_jax.models.decoder import Block, Decoder
 from lora_jax.models.initial_weights import matrix_drawer
 from lora_jax.models.llama_config import Config
+from lora_jax.models.sizes import Size
 from lora_jax.nn.attention import Attention
 from lora_jax.nn.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, fold_key
 
-__all__ = ["IGNORE", "MLP", "Config", "Embed", "init", "rules"]
+__all__ = ["IGNORE", "MLP", "SIZES", "Config", "Embed", "init", "rules"]
 
 
 class Embed(nnx.Module):
@@ -104,6 +105,18 @@ NORMS = {  # likewise; RMSNorm has a scale only
     "input_layernorm": "attention_norm",
     "post_attention_layernorm": "mlp_norm",
 }
+
+
+SIZES = (
+    Size("num_hidden_layers", LAYER + ".+"),
+    Size("hidden_size", r"model\.embed_tokens\.weight", axis=1),
+    Size("vocab_size", r"model\.embed_tokens\.weight", axis=0),
+    Size("intermediate_size", LAYER + r"mlp\.up_proj\.weight", axis=0),
+    # Heads and their width are the sizes of query and key together.
+    Size("num_attention_heads"),
+    Size("num_key_value_heads"),
+    Size("head_dim"),
+)
 
 
 def rules(config: Config) -> tuple[Rule, ...]:

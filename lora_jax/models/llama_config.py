@@ -7,8 +7,9 @@ sliding window, biases) is either implemented or rejected by name.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lora_jax.models import hf_config
-from lora_jax.models.rope import read_scaling, rope_frequencies, rope_problems
+from lora_jax.models import hf_config, neutral
+from lora_jax.models.rope import rope_frequencies, rope_problems
+from lora_jax.models.window import read_window, window_problems
 from lora_jax.nn.layers import ACTIVATIONS
 
 FIELDS = {  # our name -> the name in config.json
@@ -23,16 +24,8 @@ FIELDS = {  # our name -> the name in config.json
 }
 OPTIONAL_FIELDS = {"kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
 
-# Optional fields, true or false, and those that are numbers, of rope_scaling too.
+# Optional fields that are true or false.
 FLAGS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window")
-NUMBERS = (
-    "rope_theta",
-    "sliding_window",
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-)
 
 
 class Config(NamedTuple):
@@ -76,31 +69,28 @@ class Config(NamedTuple):
         # Older models have no fields for these two.
         values.setdefault("kv_heads", values["heads"])
         values.setdefault("head_dim", values["width"] // values["heads"])
-        values["max_positions"] = min(values["max_positions"], _window(config))
+        # Texts are kept as short as a sliding window, so that it hides nothing.
+        window = read_window(config, values["layers"])
+        if window is not None:
+            values["max_positions"] = min(values["max_positions"], window)
         hf_config.raise_problems(_size_problems(config, values))
         return cls(
             **values,
             rope_frequencies=rope_frequencies(config, values["head_dim"]),
             biases=_biases(config),
-            tie_embeddings=config.get("tie_word_embeddings", False),
+            tie_embeddings=hf_config.read_flag(config, "tie_word_embeddings", False),
             eos_ids=hf_config.read_eos_ids(config),
         )
 
 
 def _optional_problems(config: Mapping[str, Any]) -> list[str]:
     """Return messages for optional fields that are neither absent nor of their kind."""
-    values = {**read_scaling(config), **config}
     problems = []
     for name in FLAGS:
-        value = values.get(name)
+        value = config.get(name)
         if not isinstance(value, bool | None):
             problems.append(f"{name} is {value!r}, expected true or false")
-    for name in NUMBERS:
-        value = values.get(name)
-        types = (int,) if name == "sliding_window" else (int, float)
-        if value is not None and not (type(value) in types and value > 0):
-            problems.append(f"{name} is {value!r}, expected a number above 0")
-    return problems
+    return problems + window_problems(config) + rope_problems(config)
 
 
 def _size_problems(config: Mapping[str, Any], values: dict[str, Any]) -> list[str]:
@@ -118,26 +108,13 @@ def _size_problems(config: Mapping[str, Any], values: dict[str, Any]) -> list[st
         )
     if head_dim % 2:
         problems.append(f"head_dim {head_dim} is odd, and rotary embedding turns pairs")
-    return problems + rope_problems(config)
-
-
-def _window(config: Mapping[str, Any]) -> int:
-    """Return the number of tokens that a token attends to, itself included.
-
-    Sliding windows are not implemented; texts are kept as short as the window, so that
-    it hides nothing.
-    """
-    is_mistral = config.get("model_type") == "mistral"
-    if config.get("use_sliding_window", is_mistral):
-        window = config.get("sliding_window")
-        if window:
-            return window
-    return config["max_position_embeddings"]
+    problems += neutral.neutral_problems(config, neutral.LLAMA)
+    return problems + neutral.scale_problems(config, head_dim)
 
 
 def _biases(config: Mapping[str, Any]) -> tuple[bool, bool, bool]:
     # Qwen2 has biases of query, key and value, but none of the attention's output.
     is_qwen = config.get("model_type") == "qwen2"
-    attention = config.get("attention_bias", is_qwen)
+    attention = hf_config.read_flag(config, "attention_bias", is_qwen)
     output = attention and not is_qwen
-    return attention, output, config.get("mlp_bias", False)
+    return attention, output, hf_config.read_flag(config, "mlp_bias", False)

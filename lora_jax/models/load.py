@@ -14,14 +14,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from tokenizers import Tokenizer
 
 from lora_jax import quant, tree
 from lora_jax.checkpoints import bitsandbytes, placement
 from lora_jax.checkpoints.tensor import Tensor
-from lora_jax.models import bert, gpt2, llama, tiny
+from lora_jax.models import bert, gpt2, llama, redundant, tiny
 from lora_jax.models.files import ModelFiles
+from lora_jax.models.neutral import check_storage
+from lora_jax.models.sizes import check_sizes
 from lora_jax.models.sources import find_files
 
 FAMILIES = {  # by the model_type of config.json
@@ -33,8 +34,12 @@ FAMILIES = {  # by the model_type of config.json
     "qwen2": llama,
 }
 DTYPES = ("float32", "bfloat16", "float16")
+# The layers that may be drawn: a classifier's head, and BERT's pooler before it.
+DRAWN = (r"^head/", r"^pooler/")
 # For `quantize`, instead of a format: dequantize what the checkpoint has in few bits.
 FLOAT = "float"
+# Takes one line about what was done.
+Report = Callable[[str], None]
 
 
 class _Storage(NamedTuple):
@@ -61,6 +66,19 @@ class _Storage(NamedTuple):
         return codec != self.spec.codec
 
 
+class _Checkpoint(NamedTuple):
+    """A checkpoint's tensors, and where a family has them."""
+
+    source: str
+    tensors: dict[str, Tensor]
+    rules: tuple[placement.Rule, ...]
+    ignore: tuple[str, ...]
+
+
+def _silent(line: str) -> None:
+    pass
+
+
 def load(
     name_or_path: str | Path,
     *,
@@ -69,6 +87,7 @@ def load(
     dtype: str = "float32",
     quantize: str | quant.Spec | None = None,
     revision: str | None = None,
+    report: Report = _silent,
 ) -> tuple[Any, Tokenizer]:
     """Return a pretrained model and its tokenizer.
 
@@ -79,14 +98,17 @@ def load(
         name_or_path: a directory, a GGUF file, a name in `sources.ZOO`, a hub id, or
             "tiny" or "tiny-llama" for a small random model.
         labels: the number of classes of an encoder's head; 1 for regression.
-        key: the random key of leaves of the head that the checkpoint lacks (seed 0 by
-            default). Nothing else is ever initialized at random.
+        key: the random key of what is drawn (seed 0 by default): layers of an encoder's
+            head, its pooler included, that the checkpoint lacks or has for another
+            task or another number of classes. Nothing else is ever drawn; heads of
+            pretraining are left out.
         dtype: what all leaves are stored in: float32, bfloat16 or float16.
         quantize: a name in `quant.FORMATS` or a `Spec`: the matrices of the blocks are
             quantized one by one as they are read. Matrices that the checkpoint has in
             few bits (bitsandbytes, GGUF) stay so, unless this names another format, or
             is "float", which makes arrays of them.
         revision: the branch, tag or commit of a hub id.
+        report: takes a line that names the leaves which were drawn, if any were.
 
     Raises:
         ValueError: an option outside its range, an architecture that is not in
@@ -100,21 +122,33 @@ def load(
     if name_or_path in tiny.MODELS:
         return _load_tiny(str(name_or_path), labels, key, storage)
 
-    # Then the small files: configuration and tokenizer.
+    # Then the configuration, and whether its sizes are those in the headers of the
+    # weights: nothing is built before.
     files = find_files(name_or_path, revision=revision)
     config = files.config()
     family = _find_family(files, config)
+    check_storage(files.source, config)
+    tensors = bitsandbytes.collect_quantized(files.tensors())
+    check_sizes(files.source, config, family.SIZES, tensors)
     family_config = family.Config.from_hf(config)
     tokenizer = files.tokenizer()
     _check_vocabulary(files.source, tokenizer, config["vocab_size"])
 
     # Then the weights, into the shapes of a new model.
+    redundant.check_buffers(files.source, tensors, config)
     init = partial(family.init, config=family_config)
     if family is bert:  # the one family with a head of labels
         init = partial(init, labels=labels)
+        tensors = family.without_other_heads(
+            tensors, config, family_config, labels=labels
+        )
+    checkpoint = _Checkpoint(
+        files.source, tensors, family.rules(family_config), family.IGNORE
+    )
     key = jax.random.key(0) if key is None else key
-    rules = family.rules(family_config)
-    model = _load_weights(files, init, key, rules, family.IGNORE, storage)
+    model, drawn = _load_weights(checkpoint, init, key, storage)
+    if drawn:
+        report(f"{files.source}: no weights for {', '.join(drawn)}; drawn at random")
     return model, tokenizer
 
 
@@ -173,70 +207,37 @@ def _check_vocabulary(source: str, tokenizer: Tokenizer, vocabulary: int) -> Non
 
 
 def _load_weights(
-    files: ModelFiles,
+    checkpoint: _Checkpoint,
     init: Callable[[jax.Array], Any],
     key: jax.Array,
-    rules: tuple[placement.Rule, ...],
-    ignore: tuple[str, ...],
     storage: _Storage,
-) -> Any:
-    """Return the model with the checkpoint's weights; its head's may be drawn."""
+) -> tuple[Any, list[str]]:
+    """Return the model with the checkpoint's weights, and the leaves that are drawn."""
     # Shapes first, so that what does not fit is an error before any weight is read.
     shapes = jax.eval_shape(init, key)
+    expected = tree.leaves(shapes)
     if storage.spec:
         tree.find(shapes, storage.spec.paths)  # raises if they match no leaf
 
-    tensors = bitsandbytes.collect_quantized(files.tensors())
-    if not any(path.startswith("lm_head/") for path in tree.leaves(shapes)):
-        _check_tied_head(files.source, tensors)
+    if not any(path.startswith("lm_head/") for path in expected):
+        redundant.check_tied_head(checkpoint.source, checkpoint.tensors)
     arrays = placement.load(
-        tensors,
-        rules,
-        tree.leaves(shapes),
-        ignore=ignore,
+        checkpoint.tensors,
+        checkpoint.rules,
+        expected,
+        ignore=checkpoint.ignore,
+        optional=DRAWN,
         dtype=storage.dtype,
         convert=storage.convert,
     )
     leaves = _move_to_device(arrays)
 
     # What the checkpoint lacks: the head of a model that was only pretrained.
-    missing = [path for path in tree.leaves(shapes) if path not in leaves]
+    missing = [path for path in expected if path not in leaves]
     drawn = _draw_leaves(init, key, missing, storage.dtype)
     for path, leaf in drawn.items():
         leaves[path] = storage.quantize(path, leaf)
-    return tree.replace(shapes, leaves)
-
-
-def _check_tied_head(source: str, tensors: dict[str, Tensor]) -> None:
-    """Raise a ValueError if a tied head is in the checkpoint and is no embedding.
-
-    A model with one tensor for both cannot compute what that checkpoint says.
-    """
-    head = tensors.get("lm_head.weight")
-    if head is None:
-        return
-    # Of each family, and of a decoder that was saved without a head.
-    names = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
-    for name in names:
-        embedding = tensors.get(name)
-        if embedding is not None and not _is_same(head, embedding):
-            raise ValueError(
-                f"{source}: config.json ties the head to the embedding "
-                f"(tie_word_embeddings), but lm_head.weight differs from {name}; set "
-                "tie_word_embeddings to false to use the head, or take it out of the "
-                "checkpoint"
-            )
-
-
-def _is_same(first: Tensor, second: Tensor) -> bool:
-    if first.shape != second.shape:
-        return False
-    # Either may be quantized: then all its arrays are compared.
-    arrays = [jax.tree.leaves(tensor.read()) for tensor in (first, second)]
-    if len(arrays[0]) != len(arrays[1]):
-        return False
-    pairs = zip(*arrays, strict=True)
-    return all(np.array_equal(one, other) for one, other in pairs)
+    return tree.replace(shapes, leaves), missing
 
 
 def _move_to_device(arrays: dict[str, Any]) -> dict[str, Any]:

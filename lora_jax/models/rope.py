@@ -18,6 +18,24 @@ SCALINGS = {  # rope_type -> the fields that it needs
         "original_max_position_embeddings",
     ),
 }
+# Fields of all types. The context of the first training changes nothing but for those
+# that need it; some code notes that a model was finetuned.
+GENERAL = (
+    "rope_type",
+    "type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+    "finetuned",
+)
+# Fields of no effect at 1: scales of positions and of the attention.
+NEUTRAL_AT_ONE = (
+    "factor",
+    "attention_factor",
+    "attn_factor",
+    "mscale",
+    "mscale_all_dim",
+)
 DEFAULT_BASE = 10_000.0
 
 
@@ -28,37 +46,116 @@ def read_scaling(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: the field is not an object.
     """
     # transformers 5 calls the field rope_parameters.
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    if not isinstance(scaling, dict):
-        raise ValueError(
-            f"config.json: rope_scaling is {scaling!r}, expected an object"
-        )
-    # Older files call the field of the type "type".
-    old_name = scaling.get("type", "default")
-    return {"rope_type": old_name, **scaling}
+    return _read_scaling(config, "rope_scaling") or _read_scaling(
+        config, "rope_parameters"
+    )
 
 
 def rope_problems(config: Mapping[str, Any]) -> list[str]:
-    """Return a message for each thing about the scaling that is not implemented."""
+    """Return a message for each thing that is not implemented or contradicts another."""
     scaling = read_scaling(config)
-    problems = []
+    problems = _contradictions(config, scaling)
     # Some families rotate only a share of a head's numbers.
-    share = config.get("partial_rotary_factor", 1.0)
-    share = scaling.get("partial_rotary_factor", share)
-    if share != 1.0:
-        problems.append(f"partial_rotary_factor is {share!r}, expected 1.0")
+    for fields in (config, scaling):
+        share = fields.get("partial_rotary_factor")
+        if share not in (None, 1):
+            problems.append(f"partial_rotary_factor is {share!r}, expected 1.0")
+    problems += _number_problems({"rope_theta": config.get("rope_theta")})
 
-    rope_type = scaling["rope_type"]
-    if rope_type not in SCALINGS:
+    rope_type = scaling.get("rope_type", "default")
+    if not isinstance(rope_type, str) or rope_type not in SCALINGS:
         problems.append(
             f"the rope_type of rope_scaling is {rope_type!r}, "
             f"expected one of {', '.join(SCALINGS)}"
         )
         return problems
-    missing = [name for name in SCALINGS[rope_type] if scaling.get(name) is None]
+    needed = SCALINGS[rope_type]
+    missing = [name for name in needed if scaling.get(name) is None]
     if missing:
         problems.append(f"rope_scaling is {rope_type!r} without {', '.join(missing)}")
+    numbers = {name: scaling.get(name) for name in ("rope_theta", *needed)}
+    problems += _number_problems(numbers)
+    problems += _unused_problems(scaling, rope_type)
+    if rope_type == "llama3" and not problems:
+        problems += _ramp_problems(scaling)
     return problems
+
+
+def _read_scaling(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    scaling = config.get(name) or {}
+    if not isinstance(scaling, dict):
+        raise ValueError(f"config.json: {name} is {scaling!r}, expected an object")
+    if not scaling:
+        return {}
+    # Older files call the field of the type "type".
+    rope_type = scaling.get("rope_type") or scaling.get("type") or "default"
+    return {**scaling, "rope_type": rope_type}
+
+
+def _contradictions(config: Mapping[str, Any], scaling: dict[str, Any]) -> list[str]:
+    """Return a message for each thing that the file says twice, and not alike."""
+    problems = []
+    both = [_read_scaling(config, name) for name in ("rope_scaling", "rope_parameters")]
+    if all(both):
+        base = {"rope_theta": config.get("rope_theta")}
+        first, second = ({**base, **fields, "type": None} for fields in both)
+        if first != second:
+            problems.append(
+                f"rope_scaling is {both[0]} and rope_parameters is {both[1]}, "
+                "expected the same"
+            )
+    for name in ("rope_theta", "original_max_position_embeddings"):
+        outer, inner = config.get(name), scaling.get(name)
+        if outer is not None and inner is not None and outer != inner:
+            problems.append(f"{name} is {outer!r} and {inner!r}, expected one number")
+    named = (scaling.get("type"), scaling.get("rope_type"))
+    if named[0] not in (None, named[1]):
+        problems.append(f"type is {named[0]!r} and rope_type is {named[1]!r}")
+    return problems
+
+
+def _number_problems(values: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for name, value in values.items():
+        if value is None:
+            continue
+        is_number = type(value) in (int, float)
+        if not is_number or not 0 < value < math.inf:
+            problems.append(f"{name} is {value!r}, expected a number above 0")
+    return problems
+
+
+def _unused_problems(scaling: Mapping[str, Any], rope_type: str) -> list[str]:
+    """Return a message for each field that this type of scaling does not have."""
+    problems = []
+    for name, value in scaling.items():
+        if name in GENERAL or name in SCALINGS[rope_type] or value is None:
+            continue
+        if name in NEUTRAL_AT_ONE and value == 1:
+            continue
+        problems.append(
+            f"rope_scaling is {rope_type!r}, which has no {name} ({value!r})"
+        )
+    return problems
+
+
+def _ramp_problems(scaling: Mapping[str, Any]) -> list[str]:
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    if low < high:
+        return []
+    return [f"low_freq_factor is {low!r}, expected less than high_freq_factor {high!r}"]
+
+
+def read_base(config: Mapping[str, Any]) -> float:
+    """Return the base of the frequencies."""
+    inner_base = read_scaling(config).get("rope_theta")
+    return config.get("rope_theta") or inner_base or DEFAULT_BASE
+
+
+def plain_frequencies(config: Mapping[str, Any], head_dim: int) -> tuple[float, ...]:
+    """Return the frequencies without scaling."""
+    base = read_base(config)
+    return tuple(base ** (-2 * pair / head_dim) for pair in range(head_dim // 2))
 
 
 def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> tuple[float, ...]:
@@ -67,9 +164,7 @@ def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> tuple[float, .
     It is base ** (-2 j / head_dim) for pair j, scaled as the config.json asks.
     """
     scaling = read_scaling(config)
-    base = config.get("rope_theta") or scaling.get("rope_theta") or DEFAULT_BASE
-    plain = [base ** (-2 * pair / head_dim) for pair in range(head_dim // 2)]
-
+    plain = plain_frequencies(config, head_dim)
     # GGUF files hold the outcome of the scaling: what each frequency is divided by.
     factors = config.get("rope_factors")
     if factors:
@@ -77,13 +172,13 @@ def rope_frequencies(config: Mapping[str, Any], head_dim: int) -> tuple[float, .
         for frequency, factor in zip(plain, factors, strict=True):
             divided.append(frequency / factor)
         return tuple(divided)
-    rope_type = scaling["rope_type"]
+    rope_type = scaling.get("rope_type")
     if rope_type == "linear":
         factor = scaling["factor"]
         return tuple(frequency / factor for frequency in plain)
     if rope_type == "llama3":
         return tuple(_scale_as_llama3(frequency, scaling) for frequency in plain)
-    return tuple(plain)
+    return plain
 
 
 def _scale_as_llama3(frequency: float, scaling: Mapping[str, Any]) -> float:

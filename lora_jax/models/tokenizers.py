@@ -15,6 +15,8 @@ from tokenizers import (
 )
 from tokenizers.processors import ByteLevel, RobertaProcessing, TemplateProcessing
 
+from lora_jax.models.tokenizer_trial import check_id
+
 # RoBERTa's and GPT-2's special tokens. <mask> takes the space before it as well.
 ROBERTA_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 MASK_TOKEN = "<mask>"
@@ -189,13 +191,11 @@ def _check_tokens(
 
 
 def _check_ids(file: str, vocabulary: Mapping[str, Any]) -> None:
-    # The library keeps ids in 32 bits, and fails without a name beyond.
     for token, index in vocabulary.items():
-        if type(index) is not int or not 0 <= index < 2**31:
-            raise ValueError(
-                f"{file}: expected a token id in 0 … {2**31 - 1} for {token!r}, "
-                f"got {index!r}"
-            )
+        try:
+            check_id(token, index)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
 
 
 def _add_tokens(tokenizer: Tokenizer, added: Mapping[str, int]) -> None:
@@ -205,8 +205,10 @@ def _add_tokens(tokenizer: Tokenizer, added: Mapping[str, int]) -> None:
         ValueError: a token's id would not be the one that it has in the file.
     """
     _check_ids("added_tokens.json", added)
-    for token in sorted(added, key=lambda token: added[token]):
-        tokenizer.add_tokens([AddedToken(token, normalized=False)])
+    tokens = sorted(added, key=lambda token: added[token])
+    # All at once: the library searches for them with one automaton, built anew here.
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
+    for token in tokens:
         index = tokenizer.token_to_id(token)
         # The library numbers them on from the vocabulary, whatever the file says.
         if index != added[token]:

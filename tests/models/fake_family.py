@@ -29,13 +29,15 @@ def _init(key: jax.Array, config: dict[str, Any], *, labels: int) -> dict[str, A
 RULES = (
     Rule(r"tokens\.weight", "embed/tokens"),
     Rule(r"layer\.(\d)\.weight", "blocks/kernel", layer=1, transpose=True),
-    Rule(r"classifier\.(bias)", r"head/\1"),
+    Rule(r"classifier\.(kernel|bias)", r"head/\1"),
 )
 FAKE = types.SimpleNamespace(
     Config=types.SimpleNamespace(from_hf=lambda config: config),
     init=_init,
     rules=lambda config: RULES,
+    without_other_heads=lambda tensors, *_, labels: tensors,
     IGNORE=("position_ids",),
+    SIZES=(),
 )
 
 

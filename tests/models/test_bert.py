@@ -46,7 +46,16 @@ class TestConfig:
             ),
             (
                 {"position_embedding_type": "relative_key"},
-                "position_embedding_type is 'relative_key', expected 'absolute'",
+                "position_embedding_type is 'relative_key', expected absolute",
+            ),
+            (
+                {"is_decoder": True, "add_cross_attention": True},
+                "add_cross_attention is True, expected False; "
+                "is_decoder is True, expected False",
+            ),
+            (
+                {"pruned_heads": {"0": [1]}},
+                "pruned_heads is {'0': [1]}, expected {}",
             ),
             (
                 {"num_attention_heads": 3},
@@ -54,7 +63,7 @@ class TestConfig:
             ),
             (
                 {"num_attention_heads": 3, "position_embedding_type": "relative_key"},
-                "position_embedding_type is 'relative_key', expected 'absolute'; "
+                "position_embedding_type is 'relative_key', expected absolute; "
                 "hidden_size 16 is no multiple of num_attention_heads 3",
             ),
         ],

@@ -71,6 +71,10 @@ class TestConfig:
             ),
             ({"n_head": 3}, "n_embd 16 is no multiple of n_head 3"),
             (
+                {"hidden_size": 32, "num_hidden_layers": 2},
+                "n_embd is 16 and hidden_size is 32, expected one number",
+            ),
+            (
                 {"scale_attn_weights": False},
                 "scale_attn_weights is False, expected True",
             ),

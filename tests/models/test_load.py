@@ -1,7 +1,6 @@
 """`load`: a model that has exactly the checkpoint's numbers, and its tokenizer."""
 
 import importlib
-import json
 from pathlib import Path
 
 import jax
@@ -12,7 +11,8 @@ from safetensors.numpy import save_file
 
 from lora_jax import quant, tree
 from lora_jax.models import sources, tokenizers
-from tests.models.fake_family import FAKE, WORDS, change_config, weights, write_model
+from tests.models.fake_family import FAKE, change_config, weights, write_model
+from tests.models.small_bert import write_bert
 
 load = importlib.import_module("lora_jax.models.load")  # `models.load` is the function
 
@@ -47,16 +47,34 @@ class TestWeights:
         assert (heads[0] != heads[2]).all()
 
     def test_a_head_in_the_checkpoint_is_used(self, folder):
-        bias = np.array([5, 6], np.float32)
-        save_file(weights() | {"classifier.bias": bias}, folder / "model.safetensors")
-        model, _ = load.load(folder)
+        head = {
+            "classifier.kernel": np.ones((4, 2), np.float32),
+            "classifier.bias": np.array([5, 6], np.float32),
+        }
+        save_file(weights() | head, folder / "model.safetensors")
+        lines = []
+        model, _ = load.load(folder, report=lines.append)
         assert tree.leaves(model)["head/bias"].tolist() == [5, 6]
+        assert not lines
         message = (
             r"classifier.bias \(2,\) in model.safetensors: "
             r"expected \(3,\) for head/bias"
         )
         with pytest.raises(ValueError, match=message):
             load.load(folder, labels=3)
+
+    def test_half_a_head_is_an_error(self, folder):
+        bias = np.array([5, 6], np.float32)
+        save_file(weights() | {"classifier.bias": bias}, folder / "model.safetensors")
+        with pytest.raises(ValueError, match=r"missing \(1\):\n  head/kernel \(4, 2\)"):
+            load.load(folder)
+
+    def test_what_is_drawn_is_reported(self, folder):
+        lines = []
+        load.load(folder, report=lines.append)
+        assert lines == [
+            "my-model: no weights for head/bias, head/kernel; drawn at random"
+        ]
 
     def test_nothing_but_the_head_is_initialized(self):
         def huge(key):
@@ -137,59 +155,8 @@ class TestErrors:
         assert message.endswith(f" got {model_type!r}")
 
 
-def bert_shapes() -> dict[str, tuple[int, ...]]:
-    """Hugging Face's names and shapes of a BERT without a head."""
-    linear = {
-        "attention.self.query": (8, 8),
-        "attention.self.key": (8, 8),
-        "attention.self.value": (8, 8),
-        "attention.output.dense": (8, 8),
-        "intermediate.dense": (16, 8),
-        "output.dense": (8, 16),
-    }
-    shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word_embeddings.weight": (len(WORDS), 8),
-        "embeddings.position_embeddings.weight": (16, 8),
-        "embeddings.token_type_embeddings.weight": (2, 8),
-        "pooler.dense.weight": (8, 8),
-        "pooler.dense.bias": (8,),
-    }
-    norms = ["embeddings.LayerNorm"]
-    for layer in range(2):
-        prefix = f"encoder.layer.{layer}"
-        for name, shape in linear.items():
-            shapes[f"{prefix}.{name}.weight"] = shape
-            shapes[f"{prefix}.{name}.bias"] = shape[:1]
-        norms.append(f"{prefix}.attention.output.LayerNorm")
-        norms.append(f"{prefix}.output.LayerNorm")
-    for norm in norms:
-        shapes[f"{norm}.weight"] = (8,)
-        shapes[f"{norm}.bias"] = (8,)
-    return shapes
-
-
 def test_a_real_family_loads_what_it_names(tmp_path):
-    config = dict(
-        model_type="bert",
-        num_hidden_layers=2,
-        hidden_size=8,
-        num_attention_heads=2,
-        intermediate_size=16,
-        vocab_size=len(WORDS),
-        max_position_embeddings=16,
-        type_vocab_size=2,
-        layer_norm_eps=1e-12,
-        hidden_act="gelu",
-        pad_token_id=0,
-    )
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for name, shape in bert_shapes().items():
-        arrays[f"bert.{name}"] = rng.normal(size=shape).astype(np.float32)
-    save_file(arrays, tmp_path / "model.safetensors")
-
+    arrays = write_bert(tmp_path)
     model, _ = load.load(tmp_path, labels=3)
     leaves = tree.leaves(model)
     value = arrays["bert.encoder.layer.1.attention.self.value.weight"]

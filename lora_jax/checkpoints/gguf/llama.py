@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lora_jax.checkpoints.gguf import neutral
 from lora_jax.checkpoints.gguf.file import File, with_hf_names
 from lora_jax.checkpoints.placement import Rule
 from lora_jax.checkpoints.tensor import Tensor
@@ -56,8 +57,9 @@ def hf_config(file: File) -> dict[str, Any]:
 
     Raises:
         ValueError: another architecture, or a mixture of experts; fields that are
-            missing or no positive number; sizes of the vocabulary, or of a head, that
-            differ. All of them are named.
+            missing or no positive number, or that ask for what the family does not
+            have; sizes of the vocabulary, or of a head, that differ. All of them are
+            named.
     """
     architecture = _architecture(file)
     facts = {}
@@ -73,6 +75,9 @@ def hf_config(file: File) -> dict[str, Any]:
     # All problems before anything is made of the fields.
     problems = _field_problems(architecture, fields)
     problems += _size_problems(architecture, facts, fields, sizes, factors)
+    problems += neutral.file_problems(file.metadata)
+    problems += neutral.key_problems(architecture, facts)
+    problems += neutral.factor_problems(architecture, facts)
     if problems:
         text = "\n  ".join(problems)
         raise ValueError(
@@ -144,7 +149,15 @@ def _read_fields(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _other_fields(file: File, facts: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that are not of the architecture's metadata."""
-    return {
+    window = {}
+    # Whatever llama.cpp makes of it: no text is longer than the window.
+    if facts.get("attention.sliding_window"):
+        window = {
+            "sliding_window": facts["attention.sliding_window"],
+            "use_sliding_window": True,
+            "max_window_layers": 0,
+        }
+    return window | {
         # All of the family have SwiGLU.
         "hidden_act": "silu",
         # Biases and heads have no metadata: their tensors are in the file or not.
@@ -152,9 +165,21 @@ def _other_fields(file: File, facts: dict[str, Any]) -> dict[str, Any]:
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "bos_token_id": facts.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": facts.get("tokenizer.ggml.eos_token_id"),
+        "eos_token_id": _end_ids(facts),
         "pad_token_id": facts.get("tokenizer.ggml.padding_token_id"),
     }
+
+
+def _end_ids(facts: dict[str, Any]) -> Any:
+    """Return the tokens that end a text, a turn or a message; one is no list."""
+    ids = []
+    for name in ("eos", "eot", "eom"):
+        token_id = facts.get(f"tokenizer.ggml.{name}_token_id")
+        if token_id is not None and token_id not in ids:
+            ids.append(token_id)
+    if len(ids) > 1:
+        return ids
+    return ids[0] if ids else None
 
 
 def _vocabulary_sizes(file: File, facts: dict[str, Any]) -> dict[str, int]:
@@ -199,8 +224,10 @@ def _size_problems(
         problems.append(f"expected one size of the vocabulary, got {actual}")
 
     # All numbers of a head are rotated, in pairs.
-    head_dim = fields["head_dim"]
-    key_length = facts.get("attention.key_length", head_dim)
+    share = _share_of_width(fields)
+    head_dim = fields["head_dim"] or share
+    key_length = facts.get("attention.key_length", share)
+    problems += neutral.head_problems(architecture, facts, key_length)
     if key_length != head_dim:
         problems.append(
             f"{architecture}.rope.dimension_count: expected attention.key_length, "
@@ -222,16 +249,26 @@ def _size_problems(
     return problems
 
 
+def _share_of_width(fields: dict[str, Any]) -> Any:
+    """Return the width of a head that is not in the metadata; None of broken sizes."""
+    width, heads = fields["hidden_size"], fields["num_attention_heads"]
+    if type(width) is int and type(heads) is int and heads > 0:
+        return width // heads
+    return None
+
+
 def _rope_scaling(facts: dict[str, Any], factors: list[float]) -> dict[str, Any]:
     """Return the fields of what the model does to its rotary frequencies, if any."""
-    # Llama 3.1's rule, worked out for each frequency.
-    if factors:
-        return {"rope_factors": factors}
     kind = facts.get("rope.scaling.type", "linear")
     # Files from before the fields of `rope.scaling` have the factor alone.
     factor = facts.get("rope.scaling.factor", facts.get("rope.scale_linear"))
     # Files without scaling may say so, or have nothing, or a factor of 0.
-    if kind == "none" or not factor:
+    is_scaled = kind != "none" and factor not in (None, 0, 1)
+    # Llama 3.1's rule, worked out for each frequency; a linear one goes on top.
+    if factors and (kind == "linear" or not is_scaled):
+        scale = factor if is_scaled else 1.0
+        return {"rope_factors": [scale * number for number in factors]}
+    if not is_scaled:
         return {}
     length = facts.get("rope.scaling.original_context_length")
     scaling = {
