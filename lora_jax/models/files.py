@@ -4,8 +4,7 @@
 a GGUF file or a Python wheel. `sources.py` finds the files that belong to a name.
 """
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,10 +12,21 @@ from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
 
-from lora_jax import download
+from lora_jax import bounded_json, download
 from lora_jax.checkpoints import gguf, safetensors
 from lora_jax.checkpoints.tensor import Tensor
-from lora_jax.models import tokenizers
+from lora_jax.models import tokenizer_settings, tokenizer_trial, tokenizers
+from lora_jax.models.tokenizer_settings import Settings
+
+# Of a file of text. The largest vocabularies take some 30 MB, weights are no text.
+MAX_TEXT_BYTES = 200_000_000
+# Of a model without a tokenizer_config.json, by the model_type of config.json.
+TOKENIZER_CLASSES = {
+    "bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "qwen2": "Qwen2Tokenizer",
+}
 
 
 class Wheel(NamedTuple):
@@ -84,29 +94,11 @@ class ModelFiles:
             FileNotFoundError: the model has none of them.
             ValueError: a file cannot be read, or asks for what is not implemented.
         """
-        if "tokenizer.json" in self.names:
-            return self._read_tokenizer_json()
-        if self.gguf_name is not None:
-            return self._parse_gguf(gguf.build_tokenizer)
-        # Checkpoints from before tokenizer.json: BERT's, then RoBERTa's and GPT-2's.
-        if "vocab.txt" in self.names:
-            vocabulary: Any = self._read_text("vocab.txt")
-            build = partial(tokenizers.wordpiece, vocabulary)
-        elif {"vocab.json", "merges.txt"} <= self.names:
-            vocabulary = self._read_json("vocab.json")
-            merges = self._read_text("merges.txt")
-            build = partial(tokenizers.byte_level, vocabulary, merges)
-        else:
-            raise self._missing(
-                "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
-            )
-        settings = self._read_optional_json("tokenizer_config.json")
-        added = self._read_optional_json("added_tokens.json")
+        name, build = self._tokenizer_source()
         try:
-            return build(settings, added)
-        except Exception as error:
-            # Ours, or one of the tokenizers library, which has no class of its own.
-            raise ValueError(f"{self.source}: {error}") from error
+            return tokenizer_trial.build(name, build)
+        except ValueError as error:
+            raise ValueError(f"{self.source}: {error}") from None
 
     @property
     def gguf_name(self) -> str | None:
@@ -142,17 +134,64 @@ class ModelFiles:
         except ValueError as error:
             raise ValueError(f"{self.source}: {error}") from None
 
-    def _read_tokenizer_json(self) -> Tokenizer:
-        try:
-            return Tokenizer.from_str(self._read_text("tokenizer.json"))
-        except Exception as error:
-            # The tokenizers library raises no class of its own.
-            raise ValueError(
-                f"{self.source}: tokenizer.json is not a tokenizer's JSON ({error})"
-            ) from error
+    def _tokenizer_source(self) -> tuple[str, Callable[[], Tokenizer]]:
+        """Return the file of the tokenizer and what makes it of the files."""
+        if "tokenizer.json" in self.names:
+            text = self._read_text("tokenizer.json")
+            return "tokenizer.json", self._with_settings(partial(_from_json, text))
+        if self.gguf_name is not None:
+            return self.gguf_name, partial(gguf.build_tokenizer, self._gguf)
+        # Checkpoints from before tokenizer.json: BERT's, then RoBERTa's and GPT-2's.
+        if "vocab.txt" in self.names:
+            name = "vocab.txt"
+            build = partial(tokenizers.wordpiece, self._read_text(name))
+        elif {"vocab.json", "merges.txt"} <= self.names:
+            name = "vocab.json"
+            merges = self._read_text("merges.txt")
+            build = partial(tokenizers.byte_level, self._read_json(name), merges)
+        else:
+            raise self._missing(
+                "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
+            )
+        return name, self._with_settings(build)
+
+    def _with_settings(
+        self, build: Callable[..., Tokenizer]
+    ) -> Callable[[], Tokenizer]:
+        """Return `build` with the settings and added tokens of the files beside."""
+        settings = tokenizer_settings.merge_settings(
+            self._read_optional_json("tokenizer_config.json"),
+            self._read_optional_json("special_tokens_map.json"),
+        )
+        if not settings.get("tokenizer_class"):
+            model_type = self._read_optional_json("config.json").get("model_type")
+            settings["tokenizer_class"] = TOKENIZER_CLASSES.get(str(model_type))
+        added = self._read_optional_json("added_tokens.json")
+        # Newer files list all tokens in tokenizer_config.json.
+        if "added_tokens_decoder" in settings:
+            added = {}
+        return partial(_build, build, settings, added)
 
     def _read_text(self, name: str) -> str:
-        return self.read(name).decode()
+        self._check_size(name)
+        try:
+            # Some editors put a byte order mark before a text.
+            return self.read(name).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self.source}: expected UTF-8 text in {name}, got another encoding "
+                f"({error})"
+            ) from None
+
+    def _check_size(self, name: str) -> None:
+        if isinstance(self.place, Wheel):
+            return
+        size = (self.place / name).stat().st_size
+        if size > MAX_TEXT_BYTES:
+            raise ValueError(
+                f"{self.source}: expected {name} to have up to {MAX_TEXT_BYTES:,} "
+                f"bytes, got {size:,}"
+            )
 
     def _read_optional_json(self, name: str) -> dict[str, Any]:
         return self._read_json(name) if name in self.names else {}
@@ -160,10 +199,11 @@ class ModelFiles:
     def _read_json(self, name: str) -> dict[str, Any]:
         if name not in self.names:
             raise self._missing(name)
+        text = self._read_text(name)
         try:
-            value = json.loads(self.read(name))
+            value = bounded_json.parse(text)
         except ValueError as error:
-            raise ValueError(f"{self.source}: {name} is not JSON ({error})") from error
+            raise ValueError(f"{self.source}: {name} is not JSON ({error})") from None
         if not isinstance(value, dict):
             kind = type(value).__name__
             raise ValueError(
@@ -175,3 +215,23 @@ class ModelFiles:
         return FileNotFoundError(
             f"{self.source}: expected {expected}, found {sorted(self.names)}"
         )
+
+
+def _build(
+    build: Callable[..., Tokenizer], settings: Settings, added: Mapping[str, int]
+) -> Tokenizer:
+    tokenizer = build(settings, added)
+    tokenizer_settings.add_special_tokens(tokenizer, settings)
+    return tokenizer
+
+
+def _from_json(text: str, settings: Settings, added: Mapping[str, int]) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json as the files beside it want it."""
+    tokenizer = tokenizer_trial.parse(text)
+    tokenizer = tokenizer_settings.apply_settings(tokenizer, settings)
+    missing = {}
+    for token, index in added.items():
+        if tokenizer.token_to_id(token) is None:
+            missing[token] = index
+    tokenizers.add_tokens(tokenizer, missing, settings)
+    return tokenizer

@@ -45,11 +45,14 @@ HUB_PATTERNS = (
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
     "vocab.txt",
     "vocab.json",
     "merges.txt",
     "added_tokens.json",
 )
+# Of any directory: shards may have any names.
+FILE_PATTERNS = (*HUB_PATTERNS, "*.safetensors", "*.gguf")
 # An organization and a name, or a name alone.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -120,8 +123,25 @@ def _may_be_hub_id(name: str) -> bool:
 
 
 def _files_in_folder(folder: Path, *, source: str) -> ModelFiles:
-    names = frozenset(file.name for file in folder.iterdir() if file.is_file())
-    return ModelFiles(source, names, folder)
+    names = set()
+    odd = []
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            names.add(path.name)
+        elif any(path.match(pattern) for pattern in FILE_PATTERNS):
+            odd.append(f"{path.name} is {_kind(path)}")
+    # Read, a pipe would wait forever; left out, another file would be read instead.
+    if odd:
+        raise FileNotFoundError(f"{folder}: expected files, but {'; '.join(odd)}")
+    return ModelFiles(source, frozenset(names), folder)
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "a directory"
+    if not path.exists():
+        return "a link to nothing"
+    return "a pipe or a device"
 
 
 def _files_in_wheel(wheel: Wheel) -> ModelFiles:
@@ -174,7 +194,7 @@ def _fingerprint(path: Path) -> str:
     if path.is_file():
         return fingerprint([path])
     files: set[Path] = set()
-    for pattern in (*HUB_PATTERNS, "*.safetensors", "*.gguf"):
+    for pattern in FILE_PATTERNS:
         files |= set(path.glob(pattern))
     return fingerprint(sorted(files))
 

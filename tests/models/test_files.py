@@ -1,6 +1,7 @@
 """The files of a model: its configuration, tensors and tokenizer."""
 
 import json
+import os
 
 import pytest
 
@@ -23,12 +24,35 @@ def test_configuration_and_tensors(folder):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("{", "config.json is not JSON"), ("[]", "expected a JSON object in config.json")],
+    [
+        ("{", "config.json is not JSON"),
+        ('{"a": ' + "[" * 200, "config.json is not JSON .brackets are nested more"),
+        ("[]", "expected a JSON object in config.json"),
+    ],
 )
 def test_a_bad_config_is_named(folder, text, message):
     (folder / "config.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         find_files(folder).config()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_text_is_small_and_utf8(folder, name):
+    def read():
+        files = find_files(folder)
+        return files.config(), files.tokenizer()
+
+    text = (folder / name).read_text()
+    (folder / name).write_text(text, encoding="utf-8-sig")
+    assert read()[0]["model_type"] == "fake"
+    (folder / name).write_text(text, encoding="utf-16")
+    with pytest.raises(ValueError, match=f"my-model: expected UTF-8 text in {name}"):
+        read()
+    # A file of zeros that takes no place on disk.
+    os.truncate(folder / name, 10**12)
+    message = f"expected {name} to have up to 200,000,000 bytes, got 1,000,000,000,000"
+    with pytest.raises(ValueError, match=message):
+        read()
 
 
 def test_missing_files_are_named(folder):
@@ -46,7 +70,7 @@ def test_missing_files_are_named(folder):
 class TestTokenizer:
     def test_a_bad_one_is_named(self, folder):
         (folder / "tokenizer.json").write_text("{}")
-        message = "my-model: tokenizer.json is not a tokenizer's JSON"
+        message = r"^my-model: tokenizer.json: expected a tokenizer, got an error \(Mo"
         with pytest.raises(ValueError, match=message):
             find_files(folder).tokenizer()
 

