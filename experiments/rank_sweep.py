@@ -6,7 +6,7 @@ with GPT-3 175B on WikiSQL and MultiNLI. Here the model is a sentence encoder of
 parameters and the data are film reviews, so that a laptop suffices: **compare the
 trend, not the values**.
 
-    python experiments/rank_sweep.py                              # 15 runs, 13 minutes
+    python experiments/rank_sweep.py                              # 16 runs, 14 minutes
     python experiments/rank_sweep.py --learning-rate auto         # the best of 3 rates
     python experiments/rank_sweep.py --preset full                # all rows, three seeds
     python experiments/rank_sweep.py --model DIR --data FILE.csv  # your own

@@ -7,7 +7,7 @@ and MultiNLI. The paper's accuracies stand beside ours, in % with their standard
 deviations. Here the model is a sentence encoder of 22.7 M parameters and the data are
 film reviews: **compare the order, not the values**.
 
-    python experiments/weight_selection.py                   # 21 runs of 45 s
+    python experiments/weight_selection.py                   # 24 runs of 45 s
     python experiments/weight_selection.py --budget 73728    # another budget
     python experiments/weight_selection.py --learning-rate auto  # the best of 3 rates
     python experiments/weight_selection.py --preset full     # all rows, five seeds
