@@ -59,7 +59,11 @@ class SweepGroup(NamedTuple):
         """A line for each set of matrices and rank, as `results.scores` has them."""
         # Where it varies, the rate is a column.
         by = (*BY, RATE) if self.at_best_rates else BY
-        return scores(self.group, by=by).assign(settings=self.difference)
+        table = scores(self.group, by=by)
+        # A method that adapts no matrices has a line under its own name.
+        targets = table["targets"].astype(object)
+        named = targets.where(targets.notna(), self.settings["method"])
+        return table.assign(targets=named, settings=self.difference)
 
     @property
     def claim_suffix(self) -> str:

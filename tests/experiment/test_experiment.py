@@ -213,7 +213,7 @@ class TestRefused:
             (["--rows", "-5"], "rows: expected 0 or more (0 is all), got -5"),
             (["--glue-dir", "here"], "glue_dir: goes with cola, "),
             (["--data-dir", "here"], "data_dir: goes with cola, sst2"),
-            (["--ranks"], "rank: expected at least one value, got none"),
+            (["--ranks"], "--ranks: expected at least one value, got none"),
             (["--preset", "quik"], "--preset: expected one of quick, smoke"),
         ],
     )
@@ -229,6 +229,12 @@ class TestRefused:
     def test_an_empty_list_of_options(self, tmp_path):
         with pytest.raises(ValueError) as error:
             FACTORS.main(["--out", str(tmp_path), "--factors"])
+        assert str(error.value) == "--factors: expected at least one value, got none"
+
+    def test_an_experiment_of_nothing(self, tmp_path):
+        nothing = FACTORS._replace(measurements=lambda *_: [])
+        with pytest.raises(ValueError) as error:
+            nothing.main(["--out", str(tmp_path)])
         assert str(error.value) == (
             "nothing to do: expected at least one value in each list of options"
         )

@@ -178,4 +178,7 @@ class TestNotes:
 
     def test_the_head_by_itself_is_what_there_is_to_show(self):
         (group,) = sweeps.sweep_groups([head(0.55)])
-        assert group.table["score"].iloc[0] == pytest.approx(55)
+        (line,) = group.table.to_dict("records")
+        assert line["score"] == pytest.approx(55)
+        # It adapts no matrices.
+        assert line["targets"] == "head"
