@@ -20,6 +20,8 @@ from lora_jax.models.tokenizer_settings import Settings
 
 # Of a file of text. The largest vocabularies take some 30 MB, weights are no text.
 MAX_TEXT_BYTES = 200_000_000
+# The file by which peft knows a directory with an adapter.
+ADAPTER = "adapter_config.json"
 # Of a model without a tokenizer_config.json, by the model_type of config.json.
 TOKENIZER_CLASSES = {
     "bert": "BertTokenizer",
@@ -57,9 +59,16 @@ class ModelFiles:
 
         Raises:
             FileNotFoundError: there is neither config.json nor a single GGUF file.
-            ValueError: the file is not a JSON object, or the GGUF file holds a model
-                of another family.
+            ValueError: the file is not a JSON object, the GGUF file holds a model of
+                another family, or the directory holds an adapter.
         """
+        # transformers would add the adapter to the model, or to another one.
+        if ADAPTER in self.names:
+            raise ValueError(
+                f"{self.source}: {ADAPTER}: expected a model alone, got an adapter of "
+                "peft with it; merge it (merge_and_unload), or take its files out of "
+                "the directory"
+            )
         # A GGUF file holds all at once: configuration, weights and tokenizer.
         if self.gguf_name is not None:
             return self._parse_gguf(gguf.hf_config)

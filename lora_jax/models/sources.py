@@ -42,6 +42,7 @@ HUB_PATTERNS = (
     "model-*.safetensors",
     "model.safetensors.index.json",
     "config.json",
+    "adapter_config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
