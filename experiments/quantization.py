@@ -22,7 +22,7 @@ import pandas as pd
 from lora_jax import results
 from lora_jax.accounting.storage import FORMATS, store_base
 from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
-from lora_jax.experiment.run import final_scores, prefixed, score
+from lora_jax.experiment.scoring import final_scores, prefixed, score
 from lora_jax.results import Comparison, Report, Section, report
 from lora_jax.results.pages import quantization as page
 from lora_jax.results.pages.format_names import format_name, row_name

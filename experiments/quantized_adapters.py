@@ -26,7 +26,7 @@ from lora_jax import analysis, quant, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
 from lora_jax.experiment.adapters import through_file
 from lora_jax.experiment.predictions import predict
-from lora_jax.experiment.run import prefixed
+from lora_jax.experiment.scoring import prefixed
 from lora_jax.results import Comparison, Report, report
 from lora_jax.results.pages import quantized_adapters as page
 

@@ -25,7 +25,7 @@ import pandas as pd
 from lora_jax import analysis, methods, quant, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
 from lora_jax.experiment.predictions import predict
-from lora_jax.experiment.run import prefixed
+from lora_jax.experiment.scoring import prefixed
 from lora_jax.results import Comparison, Report, report
 from lora_jax.results.pages import quantized_merge as page
 

@@ -25,7 +25,7 @@ import pandas as pd
 
 from lora_jax import analysis, methods, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, presets
-from lora_jax.experiment.run import prefixed, score
+from lora_jax.experiment.scoring import prefixed, score
 from lora_jax.results import Comparison, Report, Section
 from lora_jax.results.pages import svd_truncation as page
 

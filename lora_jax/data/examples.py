@@ -5,24 +5,20 @@ rows of all splits are in one error.
 """
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
-from lora_jax.data.read_table import Table, raise_problems
+from lora_jax.data.labels import is_number, label_key, label_text
+from lora_jax.data.table import Table, raise_problems
 from lora_jax.data.task import Examples
 
 # Half of a surrogate pair, which JSON can spell ("\ud83d"): no character, and no
 # tokenizer takes it.
 # Two halves of a pair are joined by the JSON reader.
 SURROGATE = re.compile("[\ud800-\udfff]")
-# Decimal, in ASCII: float() would take "1_000", "١" and "infinity" too.
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# What is written where there is no finite number.
-NO_LABEL = frozenset(["", "nan", "inf", "infinity"])
 
 
 class Columns(NamedTuple):
@@ -78,6 +74,31 @@ def make_examples(
     return examples
 
 
+def named_columns(table: Table, names: Collection[str]) -> Table:
+    """Return the table with these names for columns that differ from them in case alone.
+
+    Raises:
+        ValueError: two columns could be meant.
+    """
+    renames: dict[str, str] = {}
+    problems = []
+    for name in names:
+        if name in table.columns:
+            continue
+        alike = []
+        for column in table.columns:
+            if column.strip().casefold() == name.casefold():
+                alike.append(column)
+        if len(alike) > 1:
+            problems.append(
+                f"{table.file}: expected one column {name!r}, got {', '.join(alike)}"
+            )
+        elif alike:
+            renames[alike[0]] = name
+    raise_problems(problems)
+    return table.renamed(renames) if renames else table
+
+
 def require_columns(tables: Collection[Table], names: Collection[str]) -> None:
     """Raise one ValueError for all the columns that tables lack.
 
@@ -99,34 +120,22 @@ def require_columns(tables: Collection[Table], names: Collection[str]) -> None:
     raise_problems(list(dict.fromkeys(problems)))
 
 
-def label_text(label: object) -> str | None:
-    """Return a label as the text it is compared by.
-
-    None when it is absent, blank, or not a finite number.
-    """
-    if label is None:
-        return None
-    text = str(label).strip()
-    word = text.lower().lstrip("+-")
-    return None if word in NO_LABEL else text
-
-
-def is_number(label: object) -> bool:
-    """Return whether a label is written as a finite decimal number."""
-    text = label_text(label)
-    if text is None or not NUMBER.fullmatch(text):
-        return False
-    return math.isfinite(float(text))  # 1e999 is not
+def text_problems(
+    table: Table, names: Collection[str], *, blank: bool = False
+) -> list[str]:
+    """Return a problem for each value of these columns that is no text."""
+    # GLUE's real pairs have some empty sides; a user's blank text is a mistake.
+    is_text = is_clean_text if blank else is_nonblank_text
+    problems = []
+    for name in names:
+        problems += table.misfits(name, is_text, "some text")
+    return problems
 
 
 def _row_problems(
     table: Table, columns: Columns, classes: Mapping[str, int] | None, blank: bool
 ) -> list[str]:
-    # GLUE's real pairs have some empty sides; a user's blank text is a mistake.
-    is_text = is_clean_text if blank else is_nonblank_text
-    problems = []
-    for name in columns.texts:
-        problems += table.misfits(name, is_text, "some text")
+    problems = text_problems(table, columns.texts, blank=blank)
     is_label, expected = _label_check(classes)
     problems += table.misfits(columns.label, is_label, expected)
     return problems
@@ -139,10 +148,18 @@ def _label_check(
     if classes is None:
         return is_number, "a number"
 
+    indices = _indices_by_key(classes)
+
     def is_class(label: object) -> bool:
-        return label_text(label) in classes
+        text = label_text(label)
+        return text is not None and label_key(text) in indices
 
     return is_class, _listed(classes)
+
+
+def _indices_by_key(classes: Mapping[str, int]) -> dict[str, int]:
+    # Labels are compared by their keys: Yes is the class yes, and 1.0 is the class 1.
+    return {label_key(name): index for name, index in classes.items()}
 
 
 def is_clean_text(value: object) -> TypeGuard[str]:
@@ -180,6 +197,6 @@ def _table_examples(
         # By way of float64, as Python reads a number from its text.
         label = np.array(labels, float).astype(np.float32)
     else:
-        indices = [classes[name] for name in labels]
-        label = np.array(indices, np.int32)
+        indices = _indices_by_key(classes)
+        label = np.array([indices[label_key(text)] for text in labels], np.int32)
     return Examples(text, pair, label)

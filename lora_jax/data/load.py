@@ -1,11 +1,12 @@
 """Tasks by name, or from a user's own file or folder."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+from lora_jax.data.labels import LabelKind
 from lora_jax.data.read_table import FORMATS
 from lora_jax.data.task import Task
 from lora_jax.data.tasks import (
@@ -23,6 +24,9 @@ from lora_jax.data.text_pairs import classification_as_text
 
 TEXT_SUFFIX = "-text"
 """After the name of a classification: its classes become words to be written."""
+
+# Characters of a name that an error shows.
+MAX_NAME = 200
 
 # Families of tasks, for checks of settings before anything is loaded.
 GLUE_TASKS = tuple(glue.SPECS)
@@ -50,42 +54,73 @@ TASKS: dict[str, Callable[..., Task]] = {
 """The loader of each task; those of `DATA_DIR_TASKS` take `data_dir`."""
 
 
-def load(name_or_path: str | Path, *, data_dir: str | Path | None = None) -> Task:
+def load(
+    name_or_path: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    label_kind: LabelKind = "auto",
+) -> Task:
     """Return a task by its name in `TASKS`, or from a user's file or folder.
 
     A name with `-text` after it, as `mnli-text`, is the classification as a task that
-    generates. `tasks.user_files` says what a user's file holds. `data_dir` is where the
-    official files of one of `DATA_DIR_TASKS` lie; without it GLUE and e2e come from the
-    hub.
+    generates. `tasks.user_files` says what a user's file holds, and what `columns` and
+    `label_kind` are for it. `data_dir` is where the official files of one of
+    `DATA_DIR_TASKS` lie; without it GLUE and e2e come from the hub.
 
     Raises:
-        ValueError: the name is unknown (it lists those there are), or `data_dir` goes
-            with another task.
+        ValueError: the name is unknown, or an option goes with another task.
         FileNotFoundError: a path does not exist.
         Exception: whatever the task's own loader says about its data.
     """
     name = str(name_or_path)
-    path = Path(name_or_path).expanduser()
-    # Names come before files: a file called `e2e` is read as `./e2e`.
-    if name in DATA_DIR_TASKS:
-        # An empty string, as from a shell, is no folder.
-        return TASKS[name](data_dir=data_dir or None)
-    if data_dir and (name in TASKS or path.exists()):
+    path = _existing(Path(name_or_path).expanduser())
+    is_named = base_name(name) in TASKS
+    if is_named and (columns or label_kind != "auto"):
+        raise ValueError(f"columns and label_kind go with your own file, not {name!r}")
+    takes_folder = base_name(name) in DATA_DIR_TASKS
+    if data_dir and not takes_folder and (is_named or path is not None):
         raise ValueError(
             f"data_dir goes with {', '.join(DATA_DIR_TASKS)}; "
             f"{name!r} has no official files"
         )
-    if name in TASKS:
-        return TASKS[name]()
+    # Names come before files: a file called `e2e` is read as `./e2e`.
+    if is_named:
+        # An empty string, as from a shell, is no folder.
+        return _named_task(name, data_dir or None)
+    # A file or folder of the user's own.
+    if path is not None:
+        return user_files.load(path, columns=columns, label_kind=label_kind)
+    _raise_unknown(name, is_path=isinstance(name_or_path, Path))
+
+
+def _named_task(name: str, data_dir: str | Path | None) -> Task:
     # `mnli-text` is `mnli`, its classes written as words.
     base = base_name(name)
-    if base != name and base in TASKS:
-        classification = load(base, data_dir=data_dir)
-        return classification_as_text(classification)
-    # A file or folder of the user's own.
-    if path.exists():
-        return user_files.load(path)
-    _raise_unknown(name, is_path=isinstance(name_or_path, Path))
+    options = {"data_dir": data_dir} if base in DATA_DIR_TASKS else {}
+    if base != name:
+        return classification_as_text(TASKS[base](**options))
+    return TASKS[name](**options)
+
+
+def _existing(path: Path) -> Path | None:
+    """The path, None where nothing is."""
+    # A name that is too long for any file is an error of the system's own.
+    try:
+        return path if path.exists() else None
+    except OSError:
+        return None
+
+
+def check_name(name: str) -> None:
+    """Check that there is such a task, file or folder, without loading anything.
+
+    Raises:
+        ValueError: the name is unknown; lists those there are.
+        FileNotFoundError: a path does not exist.
+    """
+    if base_name(name) not in TASKS and not Path(name).expanduser().exists():
+        _raise_unknown(name, is_path=False)
 
 
 def base_name(name: str) -> str:
@@ -94,8 +129,12 @@ def base_name(name: str) -> str:
 
 
 def _raise_unknown(name: str, *, is_path: bool) -> NoReturn:
+    is_file = is_path or "/" in name or Path(name).suffix.lower() in FORMATS
+    # A name of thousands of characters is nothing to print.
+    if len(name) > MAX_NAME:
+        name = f"{name[:MAX_NAME]}..."
     # What looks like a path was meant as one, so the names of tasks would not help.
-    if is_path or "/" in name or Path(name).suffix.lower() in FORMATS:
+    if is_file:
         raise FileNotFoundError(f"the data file {name!r} does not exist")
     # Anything else was meant as a name.
     close = difflib.get_close_matches(name.lower(), TASKS, 2)

@@ -4,17 +4,18 @@ A user passes `data_dir`, a folder or a zip archive. The files may lie in it dir
 or in a folder of the name that the official archive has.
 """
 
-import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
+from lora_jax import bounded_json
 from lora_jax.data.examples import require_columns
-from lora_jax.data.read_table import Table, objects_as_table, raise_problems
+from lora_jax.data.folders import child, list_folder
+from lora_jax.data.read_bytes import MAX_DOCUMENT, open_archive, read_bytes
+from lora_jax.data.table import Table, objects_as_table, raise_problems
 
-# Names of files that an error lists at most.
-LISTED = 10
+# Lists and objects in one document: of a few bytes each they would fill all memory.
+MAX_BRACKETS = 5_000_000
 
 
 class Field(NamedTuple):
@@ -37,7 +38,8 @@ def task_folder(
     names the files for errors.
 
     Raises:
-        ValueError: there is no `data_dir`, or it is neither a folder nor a zip archive.
+        ValueError: there is no `data_dir`, or it is neither a folder nor a zip archive
+            that can be read.
         FileNotFoundError: `data_dir` does not exist.
     """
     if data_dir is None:
@@ -53,11 +55,22 @@ def task_folder(
             f"expected one with {expected}"
         )
     if not root.is_dir():
-        root = _open_archive(name, root, expected)
-    # The files may lie one folder deeper, as in the official archive.
-    for folder in (name, *folders):
-        if (root / folder).is_dir():
-            return root / folder
+        archive = open_archive(root)
+        if archive is None:
+            raise ValueError(
+                f"{name}: expected a folder or a zip archive with {expected}, "
+                f"got the file {root.name}"
+            )
+        root = archive
+    return _inner_folder(root, (name, *folders))
+
+
+def _inner_folder(root: Path, folders: Sequence[str]) -> Path:
+    # The files may lie deeper, as in the official archive.
+    for folder in folders:
+        place = child(root, folder)
+        if place is not None and place.is_dir():
+            return place
     return root
 
 
@@ -71,22 +84,17 @@ def find_files(name: str, folder: Path, files: Mapping[str, str]) -> dict[str, P
     paths = {}
     missing = []
     for split, file in files.items():
-        paths[split] = folder / file
-        if not paths[split].exists():
+        path = child(folder, file)
+        if path is None:
             missing.append(file)
+        else:
+            paths[split] = path
     if missing:
         raise FileNotFoundError(
             f"{name} in {folder.name}: expected {', '.join(missing)}, "
             f"got {list_folder(folder)}"
         )
     return paths
-
-
-def list_folder(folder: Path) -> str:
-    """Return the first names in a folder, for an error, or `nothing`."""
-    names = [file.name for file in folder.iterdir()]
-    first_names = sorted(names)[:LISTED]
-    return ", ".join(first_names) or "nothing"
 
 
 def read_json_objects(path: Path, fields: Mapping[str, Field]) -> Table:
@@ -97,10 +105,16 @@ def read_json_objects(path: Path, fields: Mapping[str, Field]) -> Table:
     Raises:
         ValueError: the file is no such list, or values do not fit; it names the file
             and its entries.
+        OSError: the file cannot be read.
     """
     # Bytes rather than text: JSON finds out its own encoding.
+    content = read_bytes(path, limit=MAX_DOCUMENT)
+    if content.count(b"{") + content.count(b"[") > MAX_BRACKETS:
+        raise ValueError(
+            f"{path.name}: expected at most {MAX_BRACKETS:,} lists and objects"
+        )
     try:
-        objects = json.loads(path.read_bytes())
+        objects = bounded_json.parse(content)
     except ValueError as error:
         raise ValueError(
             f"{path.name}: expected JSON, got what is none: {error}"
@@ -119,17 +133,6 @@ def read_json_objects(path: Path, fields: Mapping[str, Field]) -> Table:
         problems += table.misfits(name, field.fits, field.expected)
     raise_problems(problems)
     return table
-
-
-def _open_archive(name: str, path: Path, expected: str) -> Path:
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{name}: expected a folder or a zip archive with {expected}, "
-            f"got the file {path.name}"
-        )
-    # Members are read one by one, so nothing of the archive is unpacked.
-    # A path into the archive has everything of Path that is used here.
-    return cast(Path, zipfile.Path(path))
 
 
 def _are_objects(value: object) -> bool:

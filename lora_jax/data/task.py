@@ -33,7 +33,8 @@ class Task(NamedTuple):
     rows come from, without absolute paths.
 
     A task that `generates` gives a source and asks for a target: it has no labels, and
-    its metrics score text.
+    its metrics score text. `notes` say, in sentences for whoever runs it, what of the
+    files was left out and how they were understood.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     splits: dict[str, Examples]
     source: str
     generates: bool = False  # text is written for a source, not classified
+    notes: tuple[str, ...] = ()
 
 
 def hashed_split(key: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from lora_jax.data.examples import Columns, make_examples, require_columns
-from lora_jax.data.read_table import Table
+from lora_jax.data.table import Table
 from lora_jax.data.task import Examples, Task
 
 # Those of the E2E challenge, as in LoRA's Table 3.
@@ -46,7 +46,16 @@ def generation_task(
         splits=splits,
         source=origin,
         generates=True,
+        notes=notes_of(tables.values()),
     )
+
+
+def notes_of(tables: Iterable[Table]) -> tuple[str, ...]:
+    """Return the notes of several tables, each once."""
+    notes: dict[str, None] = {}
+    for table in tables:
+        notes |= dict.fromkeys(table.notes)
+    return tuple(notes)
 
 
 def classification_as_text(task: Task) -> Task:
@@ -76,6 +85,7 @@ def classification_as_text(task: Task) -> Task:
         splits=splits,
         source=task.source,
         generates=True,
+        notes=task.notes,
     )
 
 
@@ -85,14 +95,17 @@ def rows_of_targets(
     """Return a table with a row for each target of each entry of `table`.
 
     Sources and targets lose their outer white space; rows with a blank side are left
-    out. A row keeps the number of its entry.
+    out, and a note counts the entries that have no other. A row keeps the number of its
+    entry.
     """
     rows = []
     kept_sources = []
     kept_targets = []
+    empty = 0
     entries = zip(table.rows, sources, targets, strict=True)
     for row, source, entry_targets in entries:
         source = source.strip()
+        before = len(rows)
         for target in entry_targets:
             target = target.strip()
             # A few entries of the official files lack a side.
@@ -100,8 +113,21 @@ def rows_of_targets(
                 rows.append(row)
                 kept_sources.append(source)
                 kept_targets.append(target)
+        empty += len(rows) == before
     columns = {"source": kept_sources, "target": kept_targets}
-    return Table(table.file, table.unit, rows, columns)
+    notes = table.notes
+    if empty:
+        notes += (
+            left_out(
+                table.file, empty, len(table.rows), "which lack a source or a target"
+            ),
+        )
+    return Table(table.file, table.unit, rows, columns, notes)
+
+
+def left_out(file: str, count: int, total: int, reason: str) -> str:
+    """Return a note on entries of a file that are left out."""
+    return f"{file}: {count:,} of {total:,} entries are left out, {reason}"
 
 
 def join_triples(triples: Iterable[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tokenizers import Tokenizer
 
-from lora_jax.data.read_table import raise_problems
+from lora_jax.data.table import raise_problems
 from lora_jax.data.task import Examples, targets
 
 CHUNK = 4096  # rows encoded at a time: a tokenizer's own records take some 5 kB a row

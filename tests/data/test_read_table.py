@@ -9,11 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_jax import data
-from lora_jax.data import read_table
+from lora_jax.data import read_table, table
 from tests.data.files import message, pairs, write
 
 SPLIT = "text,label,split\nbad,neg,train\ngood,pos,train\nfine,pos,validation\n"
-TEXT = st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip)
+# NUL is in no text of these formats but of JSON.
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0"), min_size=1
+).filter(str.strip)
 COLUMNS = ["text", "text_pair", "label", "split"]
 
 
@@ -46,6 +49,53 @@ def test_bytes_that_are_not_utf8(tmp_path):
     assert message(data.load, path) == (
         "a.csv, line 5: expected UTF-8, got the byte 0xe9; save the file as UTF-8"
     )
+
+
+def test_text_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(SPLIT.encode("utf-16"))
+    text = message(data.load, path)
+    assert text == "a.csv: expected UTF-8, got UTF-16; save the file as UTF-8"
+    path.write_bytes(SPLIT.encode("utf-16-le"))
+    assert "a.csv, line 1: expected UTF-8, got the character NUL" in message(
+        data.load, path
+    )
+
+
+def test_cells_that_a_file_leaves_out_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "MAX_CELLS", 1000)
+    wide = ",".join(f"c{column}" for column in range(100))
+    path = write(tmp_path / "a.csv", wide + "\n" + "1\n" * 11)
+    assert "a table of at most 1,000 cells, got 1,100" in message(data.load, path)
+    keys = json.dumps({f"c{column}": 1 for column in range(100)})
+    path = write(tmp_path / "a.jsonl", keys + "\n" + "{}\n" * 10)
+    assert "a table of at most 1,000 cells, got 1,100" in message(data.load, path)
+
+
+def test_a_text_of_a_million_characters_is_a_text(tmp_path):
+    long = "word, " * 200_000
+    path = write(tmp_path / "a.csv", SPLIT + f'"{long}",neg,train\n')
+    assert data.load(path).splits["train"].text[-1] == long
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "word"),
+    [
+        ("a.csv", ";", "a semicolon"),
+        ("a.csv", "\t", "a tab"),
+        ("a.csv", "|", "a bar"),
+        ("a.tsv", ",", "a comma"),
+        ("a.tsv", ";", "a semicolon"),
+    ],
+)
+def test_another_delimiter_is_that_of_the_header(tmp_path, name, delimiter, word):
+    text = SPLIT.replace(",", delimiter) + f'"so{delimiter} so",neg,train\n'
+    text = text.replace(",neg,train\n", f"{delimiter}neg{delimiter}train\n")
+    task = data.load(write(tmp_path / name, text))
+    assert task.splits["train"].text == ["bad", "good", f"so{delimiter} so"]
+    assert task.notes == (f"{name}: the fields are separated by {word}",)
+    # The usual one comes first.
+    assert data.load(write(tmp_path / "b.csv", SPLIT)).notes == ()
 
 
 def test_byte_order_mark_is_no_part_of_a_name(tmp_path):
@@ -82,10 +132,46 @@ def test_parquet_rows_count_from_1_and_absent_labels_leave_integers_whole(tmp_pa
         ),
         (
             "a.csv",
-            "text,label\na\nb\n",
-            "a.csv, line 2: label: expected a number, got None",
+            SPLIT + "a\n",
+            "a.csv, line 5: split: expected one of train, validation, test, got None",
         ),
         ("a.csv", "text,label\n", "a.csv: expected rows, got none"),
+        (
+            "a.csv",
+            SPLIT + "a\0b,neg,train\n",
+            "a.csv, line 5: expected UTF-8, got the character NUL",
+        ),
+        (
+            "a.csv",
+            ",".join(f"c{column}" for column in range(1001)) + "\n",
+            "a.csv, line 1: expected at most 1,000 columns, got 1,001",
+        ),
+        (
+            "a.csv",
+            "," * 200_000 + "\n",
+            "a.csv, line 1: expected at most 1,000 columns, got 200,001",
+        ),
+        (
+            "a.csv",
+            "text,label\n" + "a,b,c\n" * 2000,
+            "1,000 problems or more in the data:\n  a.csv, line 2: expected 2 fields",
+        ),
+        (
+            "a.jsonl",
+            "".join(f'{{"k{line}": 1}}\n' for line in range(1001)),
+            "a.jsonl: expected a table of at most 1,000 columns, got 1,001",
+        ),
+        (
+            "a.jsonl",
+            '{"a": ' * 1000,
+            "a.jsonl, line 1: expected a JSON object, got what is not JSON "
+            "(brackets are nested more than 100 levels deep)",
+        ),
+        (
+            "a.jsonl",
+            '{"label": ' + "1" * 130_000 + "}",
+            "line 1: expected a JSON object, got what is not JSON (Exceeds the limit",
+        ),
         ("a.csv", "", "a.csv: expected rows, got none"),
         (
             "a.txt",

@@ -7,45 +7,80 @@ lower case: "Mars Hill College : joined : 1973 | ...".
 from pathlib import Path
 from typing import Any
 
-from lora_jax.data.official_files import (
-    Field,
-    find_files,
-    read_json_objects,
-    task_folder,
-)
-from lora_jax.data.read_table import Table, describe_files
+from lora_jax.data.folders import child, list_folder
+from lora_jax.data.official_files import Field, read_json_objects, task_folder
+from lora_jax.data.read_bytes import describe_files
+from lora_jax.data.table import Table
 from lora_jax.data.task import Task
 from lora_jax.data.text_pairs import generation_task, join_triples, rows_of_targets
+from lora_jax.data.triples_xml import read_entries
 
-# Those of the full set, with the parts from WebNLG, E2E and Wikipedia tables.
-FILES = {
-    "train": "dart-v1.1.1-full-train.json",
-    "validation": "dart-v1.1.1-full-dev.json",
-    "test": "dart-v1.1.1-full-test.json",
+# Those of the full set, with the parts from WebNLG, E2E and Wikipedia tables; the same
+# entries are in files of either suffix.
+STEMS = {
+    "train": "dart-v1.1.1-full-train",
+    "validation": "dart-v1.1.1-full-dev",
+    "test": "dart-v1.1.1-full-test",
 }
-EXPECTED = f"{', '.join(FILES.values())} (github.com/Yale-LILY/dart)"
+SUFFIXES = (".json", ".xml")
+EXPECTED = (
+    f"{', '.join(f'{stem}.json' for stem in STEMS.values())}, or the same as .xml "
+    "(github.com/Yale-LILY/dart)"
+)
 # Of LoRA's Table 13.
 METRICS = ("bleu", "meteor", "ter")
 
 
 def load(*, data_dir: str | Path | None = None) -> Task:
-    """Return train, validation and test from the official JSON files in `data_dir`.
+    """Return train, validation and test from the official files in `data_dir`.
 
     Raises:
         ValueError: there is no `data_dir`, or entries do not fit; it names them.
         FileNotFoundError: files are missing.
     """
     # v1.1.1 is the folder of this version in the repository.
-    folder = task_folder("dart", data_dir, EXPECTED, folders=("v1.1.1",))
-    paths = find_files("dart", folder, FILES)
+    folders = ("v1.1.1", "data/v1.1.1")
+    folder = task_folder("dart", data_dir, EXPECTED, folders=folders)
+    paths = _find_files(folder)
     tables = {}
     for split, path in paths.items():
-        tables[split] = _read(path)
+        is_xml = path.name.lower().endswith(".xml")
+        tables[split] = _read_xml(path) if is_xml else _read_json(path)
     origin = describe_files(paths.values())
     return generation_task("dart", METRICS, tables, origin)
 
 
-def _read(path: Path) -> Table:
+def _find_files(folder: Path) -> dict[str, Path]:
+    paths = {}
+    missing = []
+    for split, stem in STEMS.items():
+        # JSON first, where both are there.
+        for suffix in SUFFIXES:
+            path = child(folder, stem + suffix)
+            if path is not None:
+                paths.setdefault(split, path)
+        if split not in paths:
+            missing.append(f"{stem}.json")
+    if missing:
+        raise FileNotFoundError(
+            f"dart in {folder.name}: expected {', '.join(missing)} (or .xml), "
+            f"got {list_folder(folder)}"
+        )
+    return paths
+
+
+def _read_xml(path: Path) -> Table:
+    sources = []
+    targets = []
+    # Whoever wrote a text is its mark: all of them count.
+    for entry in read_entries(path):
+        sources.append(_source(entry.triples))
+        targets.append([text.text for text in entry.texts])
+    rows = range(1, len(sources) + 1)
+    return rows_of_targets(Table(path.name, "entry", rows, {}), sources, targets)
+
+
+def _read_json(path: Path) -> Table:
     fields = {
         "tripleset": Field("a list of [subject, relation, object]", _are_triples),
         "annotations": Field("a list of {'text': ...}", _are_texts),

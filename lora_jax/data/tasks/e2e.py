@@ -9,9 +9,16 @@ published.
 import re
 from pathlib import Path
 
-from lora_jax.data.examples import is_nonblank_text, require_columns
+from lora_jax import download
+from lora_jax.data.examples import (
+    is_nonblank_text,
+    named_columns,
+    require_columns,
+)
 from lora_jax.data.official_files import find_files, task_folder
-from lora_jax.data.read_table import Table, describe_files, raise_problems, read
+from lora_jax.data.read_bytes import describe_files
+from lora_jax.data.read_table import read
+from lora_jax.data.table import Table, raise_problems
 from lora_jax.data.task import Task
 from lora_jax.data.text_pairs import (
     DATA_TO_TEXT_METRICS,
@@ -104,12 +111,13 @@ def _from_folder(root: Path) -> tuple[dict[str, Table], str]:
     paths = find_files("e2e", folder, FILES)
     tables = {}
     for split, path in paths.items():
-        tables[split] = read(path)
+        tables[split] = named_columns(read(path), ("mr", "ref"))
     require_columns(tables.values(), ("mr", "ref"))
     return tables, describe_files(paths.values())
 
 
 def _from_hub() -> tuple[dict[str, Table], str]:
+    download.use_cache_if_hub_is_away()
     # Imported here because only data from the hub needs it, and it takes 0.5 s.
     import datasets
 

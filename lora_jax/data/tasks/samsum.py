@@ -11,7 +11,8 @@ from lora_jax.data.official_files import (
     read_json_objects,
     task_folder,
 )
-from lora_jax.data.read_table import Table, describe_files
+from lora_jax.data.read_bytes import describe_files
+from lora_jax.data.table import Table
 from lora_jax.data.task import Task
 from lora_jax.data.text_pairs import generation_task, rows_of_targets
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lora_jax.data.read_table import Table
+from lora_jax.data.table import Table
 from lora_jax.data.task import Examples, Task
 from lora_jax.data.text_pairs import generation_task
 

@@ -4,128 +4,78 @@ With columns text and label (and text_pair) it is a classification or a regressi
 columns source and target a task that generates.
 """
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lora_jax.data.examples import (
     Columns,
-    is_number,
-    label_text,
     make_examples,
+    named_columns,
     require_columns,
+    text_problems,
 )
-from lora_jax.data.official_files import list_folder
-from lora_jax.data.read_table import (
-    FORMATS,
-    Table,
-    describe_file,
-    describe_files,
-    raise_problems,
-    read,
-)
+from lora_jax.data.folders import STEMS, find_table_file, list_folder
+from lora_jax.data.labels import LabelKind, class_names
+from lora_jax.data.read_bytes import describe_file, describe_files
+from lora_jax.data.read_table import FORMATS, read
+from lora_jax.data.table import Table, raise_problems
 from lora_jax.data.task import Task, hashed_split
-from lora_jax.data.text_pairs import generation_task
+from lora_jax.data.text_pairs import generation_task, notes_of
 
-SPLITS = ("train", "validation", "test")
 # The columns of the two kinds of task.
 LABELED = ("text", "label")
 GENERATED = ("source", "target")
+# All that have a meaning, whatever the case of their names.
+NAMES = (*LABELED, "text_pair", *GENERATED, "split")
 
-# More are almost surely whole-numbered scores, or texts in the wrong column.
-MAX_CLASSES = 1000
-WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+# Of so many different texts, a hash puts some into all of the splits in 99 of 100
+# files: a tenth of them is validation, and a tenth is test.
+ENOUGH = 50
 
 
-def load(path: Path) -> Task:
+def load(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    label_kind: LabelKind = "auto",
+) -> Task:
     """Return the task of a .csv, .tsv, .jsonl or .parquet file, or of a folder.
 
-    A folder has train.*, validation.* and perhaps test.*. A file is split by its column
-    `split` when it has one, else by the sha256 of the text or source (80/10/10), so
-    that equal ones share a split.
+    A folder has train.*, validation.* (or dev.*) and perhaps test.*. A file is split by
+    its column `split` when it has one, else by the sha256 of the text or source
+    (80/10/10), so that equal ones share a split.
 
-    Labels that are words or whole numbers are classes, sorted; other numbers are scores
-    for regression. The training split decides what a label may be.
+    `columns` are the file's own names by ours: {"text": "review"}. The names of other
+    columns may differ from ours in case. Labels are as `labels.class_names` reads them.
+    The training split decides what a label may be.
 
     Raises:
         ValueError: rows do not fit; it names them and their files.
         FileNotFoundError: a folder has no train.* or validation.*.
+        OSError: a file cannot be read.
     """
+    columns = dict(columns or {})
     if path.is_dir():
-        tables = _read_folder(path)
+        tables = _read_folder(path, columns)
         names = sorted(table.file for table in tables.values())
         origin = describe_files(path / name for name in names)
     else:
-        tables = _read_file(path)
+        tables = _read_file(path, columns)
         origin = describe_file(path)
     # The absolute path has a name even where "." is given.
     name = path.resolve().stem
-    if _required_columns(tables.values()) == GENERATED:
+    if _required_columns(tables.values(), columns) == GENERATED:
         return generation_task(name, ("bleu", "rouge_l"), tables, origin)
-    return _labeled_task(name, tables, origin)
+    return _labeled_task(name, tables, origin, label_kind)
 
 
-def class_names(table: Table, column: str) -> tuple[str, ...]:
-    """Return the classes among the labels, sorted; none when the labels are scores.
-
-    Raises:
-        ValueError: words and numbers mix (it names the rows of the rarer kind), or
-            there is 1 class, or too many.
-    """
-    labels = []
-    for label in table.columns[column]:
-        if (text := label_text(label)) is not None:
-            labels.append(text)
-    # Words or numbers, but not both: a typing error would make a class of its own.
-    numbers = sum(is_number(label) for label in labels)
-    if 0 < numbers < len(labels):
-        are_mostly_numbers = numbers >= len(labels) / 2
-        raise_problems(_minority_problems(table, column, are_mostly_numbers))
-    names = set(labels)
-    are_whole = all(WHOLE_NUMBER.fullmatch(name) for name in names)
-    # One decimal point makes all labels scores.
-    if numbers and not are_whole:
-        return ()
-    if len(names) > MAX_CLASSES:
-        hint = ""
-        if are_whole:
-            hint = "; write scores with a decimal point (3.0) for regression"
-        raise ValueError(
-            f"{table.file}: expected at most {MAX_CLASSES:,} classes, "
-            f"got {len(names):,}{hint}"
-        )
-    if len(names) == 1:
-        raise ValueError(
-            f"{table.file}: expected 2 classes or more in the training split, "
-            f"got only {names.pop()!r}"
-        )
-    if are_whole:
-        # "9" before "10"; "+1" and "1" are two names of one number.
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
-
-
-def find_table_file(folder: Path, stems: Collection[str]) -> Path | None:
-    """Return the table in `folder` that has one of these names, None if there is none.
-
-    Raises:
-        ValueError: there are two or more.
-    """
-    files = []
-    for file in sorted(folder.iterdir()):
-        if file.stem in stems and file.suffix.lower() in FORMATS:
-            files.append(file)
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise ValueError(f"folder {folder.name}: expected one of {names}, got them all")
-    return files[0] if files else None
-
-
-def _labeled_task(name: str, tables: dict[str, Table], origin: str) -> Task:
+def _labeled_task(
+    name: str, tables: dict[str, Table], origin: str, label_kind: LabelKind
+) -> Task:
     # One split with second texts makes them a column of every split.
     has_pair = any("text_pair" in table.columns for table in tables.values())
     columns = Columns("text", "text_pair" if has_pair else None)
-    labels = class_names(tables["train"], columns.label)
+    labels, label_notes = class_names(tables["train"], columns.label, label_kind)
     if labels:
         metrics = ("accuracy",)
         # Sorted, so that a label's index does not depend on the order of the rows.
@@ -134,24 +84,17 @@ def _labeled_task(name: str, tables: dict[str, Table], origin: str) -> Task:
         metrics = ("pearson", "spearman")
         classes = None
     splits = make_examples(tables, columns, classes)
-    return Task(name, labels, metrics, splits, origin)
+    notes = notes_of(tables.values()) + label_notes
+    return Task(name, labels, metrics, splits, origin, notes=notes)
 
 
-def _minority_problems(table: Table, column: str, mostly_numbers: bool) -> list[str]:
-    """A problem for each label of the rarer kind."""
-    if mostly_numbers:
-        return table.misfits(column, is_number, "a number like most others")
-
-    def is_word(label: object) -> bool:
-        return not is_number(label)
-
-    return table.misfits(column, is_word, "a word like most others")
-
-
-def _required_columns(tables: Collection[Table]) -> tuple[str, str]:
+def _required_columns(
+    tables: Collection[Table], chosen: Mapping[str, str]
+) -> tuple[str, str]:
     """`LABELED` or `GENERATED`, whichever the tables have columns of.
 
-    A table may have columns of both: then both columns of one kind decide.
+    A table may have columns of both: then both columns of one kind decide, or those
+    that the user has chosen.
     """
     columns: set[str] = set()
     for table in tables:
@@ -159,6 +102,9 @@ def _required_columns(tables: Collection[Table]) -> tuple[str, str]:
     complete = []
     begun = []
     for kind in (LABELED, GENERATED):
+        if not chosen.keys().isdisjoint(kind):
+            require_columns(tables, kind)
+            return kind
         if columns.issuperset(kind):
             complete.append(kind)
         if not columns.isdisjoint(kind):
@@ -168,7 +114,9 @@ def _required_columns(tables: Collection[Table]) -> tuple[str, str]:
         files = ", ".join(dict.fromkeys(table.file for table in tables))
         raise ValueError(
             f"{files}: expected either the columns text and label, or source and "
-            f"target for a task that generates, got {', '.join(sorted(columns))}"
+            f"target for a task that generates, got {', '.join(sorted(columns))}; "
+            "--text-column and --label-column, or --source-column and "
+            "--target-column, name them"
         )
     # One kind has all its columns, or else the kind that has one is meant.
     required = complete[0] if complete else begun[0]
@@ -176,12 +124,21 @@ def _required_columns(tables: Collection[Table]) -> tuple[str, str]:
     return required
 
 
-def _read_folder(path: Path) -> dict[str, Table]:
+def _read(path: Path, columns: Mapping[str, str]) -> Table:
+    """The table with our names of columns."""
+    table = read(path)
+    table = named_columns(table, columns.values())
+    require_columns([table], columns.values())
+    chosen = {column: name for name, column in columns.items()}
+    return named_columns(table.renamed(chosen), NAMES)
+
+
+def _read_folder(path: Path, columns: Mapping[str, str]) -> dict[str, Table]:
     # Training and validation have to be there, a test split may be.
     files = {}
     missing = []
-    for split in SPLITS:
-        if file := find_table_file(path, (split,)):
+    for split, stems in STEMS.items():
+        if file := find_table_file(path, stems):
             files[split] = file
         elif split != "test":
             missing.append(f"{split}.*")
@@ -192,26 +149,27 @@ def _read_folder(path: Path) -> dict[str, Table]:
         )
     tables = {}
     for split, file in files.items():
-        tables[split] = read(file)
+        tables[split] = _read(file, columns)
     return tables
 
 
-def _read_file(path: Path) -> dict[str, Table]:
-    table = read(path)
+def _read_file(path: Path, columns: Mapping[str, str]) -> dict[str, Table]:
+    table = _read(path, columns)
     # What a row is about: its text, or its source.
-    key_column = _required_columns([table])[0]
+    key_column = _required_columns([table], columns)[0]
     has_splits = "split" in table.columns
     if has_splits:
-        # The file says which row is in which split.
-        expected = f"one of {', '.join(SPLITS)}"
-        raise_problems(table.misfits("split", SPLITS.__contains__, expected))
-        split_of_row = table.columns["split"]
+        split_of_row = _named_splits(table)
     else:
         # Equal texts or sources share a split, so that none is learned by heart.
         keys = table.columns[key_column]
-        split_of_row = [hashed_split(str(key)) for key in keys]
+        split_by_key = {key: hashed_split(key) for key in set(map(str, keys))}
+        split_of_row = [split_by_key[str(key)] for key in keys]
+        # A text that is none comes first: such texts are all alike.
+        raise_problems(text_problems(table, [key_column]))
+        _check_enough(table, len(split_by_key), split_of_row)
     tables = {}
-    for split in SPLITS:
+    for split in STEMS:
         is_split = [name == split for name in split_of_row]
         part = table.where(is_split)
         # A column `split` may leave the test split out. An empty train or validation
@@ -219,3 +177,32 @@ def _read_file(path: Path) -> dict[str, Table]:
         if part.rows or split != "test" or not has_splits:
             tables[split] = part
     return tables
+
+
+def _named_splits(table: Table) -> list[str]:
+    """The split of each row, as the file says."""
+    split_by_name = {}
+    for split, names in STEMS.items():
+        split_by_name |= dict.fromkeys(names, split)
+
+    def is_split(value: object) -> bool:
+        return str(value).strip().casefold() in split_by_name
+
+    expected = f"one of {', '.join(STEMS)}"
+    raise_problems(table.misfits("split", is_split, expected))
+    splits = []
+    for value in table.columns["split"]:
+        splits.append(split_by_name[str(value).strip().casefold()])
+    return splits
+
+
+def _check_enough(table: Table, texts: int, split_of_row: list[str]) -> None:
+    """Raise a ValueError if the hash leaves a split without rows."""
+    empty = [split for split in STEMS if split not in split_of_row]
+    if not empty:
+        return
+    raise ValueError(
+        f"{table.file}: no row is in the {' and the '.join(empty)} split, which a hash "
+        f"of the text draws: expected about {ENOUGH} different texts or more, got "
+        f"{texts}; or a column 'split' with train, validation or test in every row"
+    )

@@ -2,21 +2,38 @@
 
 LoRA's Table 14. Sources are the modified triples, written as in the LoRA authors' NLG
 examples. As there, targets marked other than "good" are left out, and the categories
-seen in training are the ten below (the paper says nine).
+seen in training are the ten below (the paper says nine). Later releases (1.4, 2.1, 3.0)
+are read too.
 """
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
-from lora_jax.data.official_files import find_files, task_folder
-from lora_jax.data.read_table import Table, raise_problems
+from lora_jax.data.folders import all_files, child, find_folder, list_folder
+from lora_jax.data.official_files import task_folder
+from lora_jax.data.read_bytes import read_bytes
+from lora_jax.data.table import Table
 from lora_jax.data.task import Task
-from lora_jax.data.text_pairs import generation_task, join_triples
+from lora_jax.data.text_pairs import generation_task, join_triples, left_out
+from lora_jax.data.triples_xml import read_entries
 
-FILES = {"train": "train", "validation": "dev", "test": "test/testdata_with_lex.xml"}
+# The file or folder of each split; the first that is there.
+PLACES = {
+    "train": ("train",),
+    "validation": ("dev", "validation"),
+    "test": (
+        "test/testdata_with_lex.xml",
+        # Of release 3.
+        "test/rdf-to-text-generation-test-data-with-refs-en.xml",
+        "test",
+    ),
+}
 EXPECTED = "train/, dev/ and test/testdata_with_lex.xml (WebNLG Challenge 2017)"
+# Files of a test folder that repeat parts of others, or have no texts.
+OTHER_FILES = ("unseen", "no_lex", "without", "semantic-parsing")
+# Releases have a folder for each language.
+LANGUAGE = "en"
 # Categories of the training split; the others are in the test split alone.
 SEEN = (
     "Airport",
@@ -37,25 +54,69 @@ METRICS = ("bleu", "meteor", "ter")
 def load(*, data_dir: str | Path | None = None) -> Task:
     """Return train, validation and test, and of the last test_seen and test_unseen.
 
-    `data_dir` has the official XML files: train/ and dev/, with .xml files at any
-    depth, and test/testdata_with_lex.xml.
+    `data_dir` has the official XML files, maybe some folders deeper: train/ and dev/,
+    with .xml files at any depth, and test/testdata_with_lex.xml. A test folder of later
+    releases is read likewise.
 
     Raises:
         ValueError: there is no `data_dir`, or entries do not fit; it names them.
         FileNotFoundError: files are missing.
     """
-    folder = task_folder(
-        "webnlg", data_dir, EXPECTED, folders=("webnlg_challenge_2017",)
-    )
-    # Train and dev are folders of files, test is one file.
+    root = task_folder("webnlg", data_dir, EXPECTED)
+    # Train and dev are folders of files, test is one file or a folder.
     tables = {}
     origins = []
-    for split, path in find_files("webnlg", folder, FILES).items():
-        files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
+    for split, files in _files(_release(root)).items():
         tables[split] = _read(split, files)
         origins.append(_describe(split, files))
     tables |= _test_parts(tables["test"])
     return generation_task("webnlg", METRICS, tables, ", ".join(origins))
+
+
+def _release(root: Path) -> Path:
+    """The folder that has the splits."""
+    releases = find_folder(root, ("train", "dev"))
+    english = [folder for folder in releases if folder.name == LANGUAGE]
+    if len(english) == 1:
+        return english[0]
+    if len(releases) > 1:
+        names = ", ".join(str(folder) for folder in releases)
+        raise ValueError(
+            f"webnlg in {root.name}: expected one folder with train and dev, "
+            f"got {names}; pass one of them"
+        )
+    # Without any, what is missing is said of the root.
+    return releases[0] if releases else root
+
+
+def _files(folder: Path) -> dict[str, list[Path]]:
+    files_by_split = {}
+    missing = []
+    for split, places in PLACES.items():
+        files: list[Path] = []
+        for place in places:
+            path = child(folder, place)
+            if path is not None and not files:
+                files = _xml_files(path)
+        if not files:
+            missing.append(places[0])
+        files_by_split[split] = files
+    if missing:
+        raise FileNotFoundError(
+            f"webnlg in {folder.name}: expected {', '.join(missing)} with XML, "
+            f"got {list_folder(folder)}"
+        )
+    return files_by_split
+
+
+def _xml_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = []
+    for file in all_files(path, ".xml"):
+        if not any(part in file.name.lower() for part in OTHER_FILES):
+            files.append(file)
+    return files
 
 
 def _test_parts(test: Table) -> dict[str, Table]:
@@ -75,68 +136,37 @@ def _read(split: str, files: Sequence[Path]) -> Table:
     sources = []
     targets = []
     categories = []
-    problems = []
+    entries = []
     for file in files:
-        for entry in _entries(file):
-            # A subject, a relation and an object each, one triple or more.
-            triples = _triples(entry)
-            if not triples or any(len(triple) != 3 for triple in triples):
-                problems.append(
-                    f"{file.name}, entry {entry.get('eid')}: expected triples such as "
-                    f"'Aarhus | leader | Bo', got {triples}"
-                )
-            source = join_triples(triples)
-            for target in _good_targets(entry):
-                sources.append(source)
-                targets.append(target)
-                categories.append(entry.get("category"))
-    raise_problems(problems)
+        entries += read_entries(file)
+    empty = 0
+    for entry in entries:
+        source = join_triples(entry.triples)
+        # The corpus marks texts as good or to be fixed; one without a mark is good.
+        good = [text.text for text in entry.texts if text.mark in ("good", "")]
+        good = [text for text in good if text]
+        empty += not good
+        for target in good:
+            sources.append(source)
+            targets.append(target)
+            categories.append(entry.category)
     # Rows are numbered over all files of the split.
-    return Table(
+    table = Table(
         file=f"webnlg {split}",
         unit="row",
         rows=range(1, len(sources) + 1),
         columns={"source": sources, "target": targets, "category": categories},
     )
-
-
-def _entries(file: Path) -> list[ElementTree.Element]:
-    # Only elements and text are read: no entity of the outside is resolved.
-    try:
-        entries = list(ElementTree.fromstring(file.read_bytes()).iter("entry"))
-    except ElementTree.ParseError as error:
-        raise ValueError(
-            f"{file.name}: expected XML, got what is none: {error}"
-        ) from None
-    if not entries:
-        raise ValueError(f"{file.name}: expected XML with <entry> elements, got none")
-    return entries
-
-
-def _triples(entry: ElementTree.Element) -> list[list[str]]:
-    triples = []
-    for element in entry.iterfind("modifiedtripleset/mtriple"):
-        # Only the first two bars separate: an object may hold others.
-        parts = (element.text or "").split(" | ", 2)
-        triples.append([part.strip() for part in parts])
-    return triples
-
-
-def _good_targets(entry: ElementTree.Element) -> list[str]:
-    """The texts marked as good, or not marked, that are not blank."""
-    # Each is one person's text.
-    targets = []
-    for element in entry.iterfind("lex"):
-        target = (element.text or "").strip()
-        # The corpus marks texts as good or to be fixed; one without a mark is good.
-        if target and element.get("comment", "good") == "good":
-            targets.append(target)
-    return targets
+    if empty:
+        reason = "which have no text that is marked good"
+        note = left_out(table.file, empty, len(entries), reason)
+        table = table._replace(notes=(note,))
+    return table
 
 
 def _describe(split: str, files: Sequence[Path]) -> str:
     # Train and dev are dozens of files: one hash of all their bytes, in order.
     sha256 = hashlib.sha256()
     for file in files:
-        sha256.update(file.read_bytes())
+        sha256.update(read_bytes(file))
     return f"{split}: {len(files)} files sha256:{sha256.hexdigest()}"

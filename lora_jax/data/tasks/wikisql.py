@@ -15,7 +15,9 @@ from typing import Any
 
 from lora_jax.data.examples import require_columns
 from lora_jax.data.official_files import find_files, task_folder
-from lora_jax.data.read_table import Table, describe_files, raise_problems, read
+from lora_jax.data.read_bytes import describe_files
+from lora_jax.data.read_table import read
+from lora_jax.data.table import Table, raise_problems
 from lora_jax.data.task import Task
 from lora_jax.data.text_pairs import generation_task, rows_of_targets
 

@@ -34,6 +34,33 @@ def test_a_row_for_each_sentence(tmp_path):
     assert "bleu" in task.metrics
     assert task.generates
     assert task.source.count(".json sha256:") == 3
+    assert task.notes[0] == (
+        "dart-v1.1.1-full-train.json: 1 of 2 entries are left out, which lack a source "
+        "or a target"
+    )
+
+
+def test_xml_has_the_same_rows(tmp_path):
+    triples = "<mtriple>Mars Hill | JOINED | 1973</mtriple><mtriple>A | B | </mtriple>"
+    entry = (
+        '<entry category="MISC" eid="Id1" size="2">'
+        f"<modifiedtripleset>{triples}</modifiedtripleset>"
+        '<lex comment="WikiSQL_decl_sents" lid="Id1">It joined.</lex>'
+        '<lex comment="WikiTableQuestions_mturk" lid="Id2">In 1973.</lex></entry>'
+    )
+    for name in ("train", "dev", "test"):
+        write(
+            tmp_path / f"data/v1.1.1/dart-v1.1.1-full-{name}.xml",
+            f"<?xml version='1.0' encoding='utf-8'?><benchmark><entries>{entry}"
+            "</entries></benchmark>",
+        )
+    task = data.load("dart", data_dir=tmp_path)
+    source = "Mars Hill : joined : 1973 | A : b :"
+    assert pairs(task.splits["test"]) == [(source, "It joined."), (source, "In 1973.")]
+    assert task.source.count(".xml sha256:") == 3
+    (tmp_path / "data/v1.1.1/dart-v1.1.1-full-dev.xml").unlink()
+    text = message(data.load, "dart", data_dir=tmp_path, error=FileNotFoundError)
+    assert "expected dart-v1.1.1-full-dev.json (or .xml), got dart-v1.1.1-full-" in text
 
 
 def test_misfits_are_told_by_entry(tmp_path):
@@ -54,6 +81,9 @@ def test_what_is_no_list_of_objects_is_told_by_file(tmp_path):
     write(tmp_path / "dart-v1.1.1-full-train.json", {"a": 1})
     text = message(data.load, "dart", data_dir=tmp_path)
     assert "expected a JSON list of objects, with tripleset, annotations" in text
+    write(tmp_path / "dart-v1.1.1-full-train.json", "[" * 1000)
+    text = message(data.load, "dart", data_dir=tmp_path)
+    assert "got what is none: brackets are nested more than 100 levels deep" in text
     write(tmp_path / "dart-v1.1.1-full-train.json", "[")
     text = message(data.load, "dart", data_dir=tmp_path)
     assert "full-train.json: expected JSON, got what is none" in text

@@ -69,7 +69,7 @@ def test_misfits_are_told_by_line(tmp_path):
     assert "devset.csv, line 3: ref: expected some text, got ''" in text
     write(folder / "devset.csv", "MR\nname[B]\n")
     text = message(data.load, "e2e", data_dir=folder)
-    assert "devset.csv: expected a column 'mr', got MR" in text
+    assert "devset.csv: expected a column 'ref', got mr" in text
 
 
 def test_missing_files_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """GLUE: the official archive's files, the hub's, and both their columns."""
 
 import json
+import zipfile
 
 import datasets
 import numpy as np
@@ -52,12 +53,65 @@ def test_columns_of_the_official_mrpc(tmp_path):
     assert task.metrics == ("accuracy", "f1")
 
 
+def test_lines_without_a_label_are_told(tmp_path):
+    head = "index\tsentence1\tsentence2\tlabel\n"
+    train = head + "0\ta\tb\tentailment\n1\ta\tb\n2\ta\tb\t\n"
+    text = message(glue_folder, tmp_path, "rte", train, head + "0\tc\td\t0\n")
+    expected = "label: expected one of entailment, not_entailment, 0, 1, got"
+    assert f"train.tsv, line 3: {expected} None" in text
+    assert f"train.tsv, line 4: {expected} ''" in text
+
+
+def test_cola_of_its_authors(tmp_path):
+    folder = tmp_path / "cola_public/raw"
+    write(folder / "in_domain_train.tsv", "gj04\t1\t\tThey drank.\n")
+    write(folder / "in_domain_dev.tsv", "gj04\t0\t*\tThey drank pub.\n")
+    write(folder / "out_of_domain_dev.tsv", "clc95\t1\t\tSome did.\n")
+    task = data.load("cola", data_dir=tmp_path)
+    assert list(task.splits) == ["train", "validation"]
+    assert task.splits["validation"].text == ["They drank pub.", "Some did."]
+    assert labels(task, "validation") == [0, 1]
+    (folder / "in_domain_dev.tsv").unlink()
+    text = message(data.load, "cola", data_dir=tmp_path, error=FileNotFoundError)
+    assert (
+        "expected train.*; validation.* or dev.*, or in_domain_train.*; "
+        "in_domain_dev.*; out_of_domain_dev.* (.csv"
+    ) in text
+    assert "got in_domain_train.tsv, out_of_domain_dev.tsv" in text
+
+
+def test_stsb_of_its_authors(tmp_path):
+    row = 'main-news\theadlines\t2013\t0001\t2.6\tHe said "no\tHe did'
+    write(tmp_path / "stsbenchmark/sts-train.csv", f"{row}\n{row}\tlicense\turl\n")
+    write(tmp_path / "stsbenchmark/sts-dev.csv", f"{row}\n")
+    task = data.load("stsb", data_dir=tmp_path)
+    assert task.splits["train"].text == ['He said "no'] * 2
+    assert task.splits["validation"].pair == ["He did"]
+    assert labels(task, "train") == [np.float32(2.6)] * 2
+
+
+def test_names_in_another_case_and_an_archive(tmp_path):
+    head = "Sentence\tLabel\n"
+    write(tmp_path / "sst-2/TRAIN.tsv", head + "good\t1\n")
+    write(tmp_path / "sst-2/Dev.TSV", head + "bad\tNegative\n")
+    task = data.load("sst2", data_dir=tmp_path)
+    assert labels(task, "validation") == [0]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in sorted((tmp_path / "sst-2").iterdir()):
+            archive.write(file, f"SST-2/{file.name}")
+    np.testing.assert_equal(data.load("sst2", data_dir=tmp_path / "a.zip"), task)
+
+
 def test_rows_of_the_official_qqp_that_break_off_are_left_out(tmp_path):
     head = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n"
     train = head + "0\t1\t2\tx\ty\t1\n0\t1\tbroken off\n"
     task = glue_folder(tmp_path, "qqp", train, head + "0\t1\t2\tx\t\t0\n")
     assert task.splits["train"].text == ["x"]
     assert task.splits["validation"].pair == [""]
+    assert task.notes == ("train.tsv: 1 of 2 entries are left out, which break off",)
+    broken = train + "0\t1\tbroken off\n" * 100
+    text = message(glue_folder, tmp_path, "qqp", broken, head + "0\t1\t2\tx\ty\t0\n")
+    assert "train.tsv, line 3: question1: expected some text, got None" in text
 
 
 def test_stsb_is_regression(tmp_path):
@@ -103,7 +157,7 @@ def test_missing_files_are_named(tmp_path):
     write(tmp_path / "test.tsv", "")
     text = message(data.load, "sst2", data_dir=tmp_path, error=FileNotFoundError)
     assert (
-        "expected validation.* or dev.* (.csv, .tsv, .jsonl, .parquet), "
+        "expected train.*; validation.* or dev.* (.csv, .tsv, .jsonl, .parquet), "
         "got test.tsv, train.tsv"
     ) in text
     nowhere = tmp_path / "none"

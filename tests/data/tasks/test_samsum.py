@@ -23,6 +23,7 @@ def test_lines_end_alike_and_blank_dialogues_are_left_out(tmp_path):
     assert pairs(task.splits["validation"]) == expected
     assert task.metrics == ("rouge_1", "rouge_2", "rouge_l")
     assert task.generates
+    assert "train.json: 1 of 2 entries are left out" in task.notes[0]
 
 
 def test_misfits_and_missing_files(tmp_path):

@@ -73,8 +73,8 @@ def test_numbers_with_a_point_are_regression(tmp_path):
         ("x,nan,train\n", "line 5: label: expected one of neg, pos, got 'nan'"),
         ("x,3,train\n", "line 5: label: expected a word like most others, got '3'"),
         (
-            "x,neg,dev\n",
-            "line 5: split: expected one of train, validation, test, got 'dev'",
+            "x,neg,later\n",
+            "line 5: split: expected one of train, validation, test, got 'later'",
         ),
         (
             "x,neg\n",
@@ -107,17 +107,18 @@ def test_a_bad_row_is_told_by_line(tmp_path, rows, expected):
         ),
         (
             "a.jsonl",
-            '{"text": 5, "label": 0.5}\n',
+            '{"text": 5, "label": 0.5, "split": "train"}\n',
             "a.jsonl, line 1: text: expected some text, got 5",
         ),
         (
             "a.jsonl",
-            '{"text": "\\ud83d", "label": 0.5}\n',
+            '{"text": "\\ud83d", "label": 0.5, "split": "train"}\n',
             "text: expected some text, got '\\ud83d'",
         ),
         (
             "a.jsonl",
-            '{"text": "x", "label": NaN}\n',
+            '{"text": "x", "label": NaN, "split": "train"}\n'
+            '{"text": "x", "label": 0.5, "split": "train"}\n',
             "a.jsonl, line 1: label: expected a number, got nan",
         ),
     ],
@@ -134,12 +135,88 @@ def test_bad_rows_are_collected(tmp_path):
     assert len(text.splitlines()) == 7
 
 
+def rows(*labels):
+    """Rows of a table with these labels, in turn: 60 different texts."""
+    lines = []
+    for number in range(60):
+        lines.append(f"text {number},{labels[number % len(labels)]}\n")
+    return "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ("Text,LABEL\n" + rows(0, 1), ("0", "1")),
+        (" TEXT , Label\n" + rows("no", "yes", "Yes", "yes"), ("no", "yes")),
+        ("text,label\n" + rows(True, False), ("False", "True")),
+        ("text,label\n" + rows("0.0", "1.0", "2.0"), ("0", "1", "2")),
+        ("text,label\n" + rows(1, 2, 3, 4, 5), ("1", "2", "3", "4", "5")),
+        ("text,label\n" + rows(1, 2.5, 3), ()),
+    ],
+)
+def test_files_are_read_as_they_are_meant(tmp_path, content, labels):
+    task = data.load(write(tmp_path / "a.csv", content))
+    assert task.labels == labels
+    assert task.metrics[0] == ("accuracy" if labels else "pearson")
+
+
+def test_labels_of_another_spelling_are_the_same_class(tmp_path):
+    content = SPLIT + "hm,NEG,train\nso,Pos,validation\n"
+    task = data.load(write(tmp_path / "a.csv", content))
+    assert task.splits["train"].label.tolist() == [0, 1, 0]
+    assert task.splits["validation"].label.tolist() == [1, 1]
+
+
+def test_two_columns_that_differ_in_case_alone(tmp_path):
+    path = write(tmp_path / "a.csv", "Text,TEXT,label\na,b,c\n")
+    text = message(data.load, path)
+    assert "a.csv: expected one column 'text', got Text, TEXT" in text
+
+
+def test_columns_by_other_names(tmp_path):
+    path = write(tmp_path / "a.csv", "Review,text,stars\n" + rows("x,1", "x,2"))
+    columns = {"text": "review", "label": "stars"}
+    task = data.load(path, columns=columns)
+    assert task.labels == ("1", "2")
+    assert task.splits["train"].text[0].startswith("text ")
+    task = data.load(path, columns={"source": "review", "target": "stars"})
+    assert task.generates
+    text = message(data.load, path, columns={"text": "reveiw"})
+    assert "expected a column 'reveiw', got Review, text, stars (is 'Review'" in text
+    text = message(data.load, "tiny", columns=columns)
+    assert text == "columns and label_kind go with your own file, not 'tiny'"
+
+
+def test_scores_and_classes_can_be_asked_for(tmp_path):
+    path = write(tmp_path / "a.csv", "text,label\n" + rows(1, 2, 3, 4, 5))
+    task = data.load(path, label_kind="scores")
+    assert task.labels == ()
+    assert task.splits["train"].label.dtype == np.float32
+
+
+def test_a_file_too_small_to_be_split_says_what_is_needed(tmp_path):
+    path = write(tmp_path / "two.csv", "text,label\nbad,0\ngood,1\n")
+    assert message(data.load, path) == (
+        "two.csv: no row is in the validation and the test split, which a hash of the "
+        "text draws: expected about 50 different texts or more, got 2; or a column "
+        "'split' with train, validation or test in every row"
+    )
+
+
+def test_other_names_of_splits(tmp_path):
+    content = "text,label,Split\na,0,Train\nb,1,train\nc,1,dev\nd,0,val\n"
+    task = data.load(write(tmp_path / "a.csv", content))
+    assert task.splits["validation"].text == ["c", "d"]
+    for name in ("TRAIN.csv", "Dev.csv"):
+        write(tmp_path / "folder" / name, "text,label\na,0\nb,1\n")
+    assert list(data.load(tmp_path / "folder").splits) == ["train", "validation"]
+
+
 def test_too_many_classes_hint_at_regression(tmp_path):
     rows = "".join(f"t{i},{i},train\n" for i in range(1001))
     text = message(data.load, write(tmp_path / "a.csv", "text,label,split\n" + rows))
     assert (
-        "at most 1,000 classes, got 1,001; "
-        "write scores with a decimal point (3.0) for regression"
+        "at most 1,000 classes, got 1,001; --label-kind scores makes them scores"
     ) in text
 
 

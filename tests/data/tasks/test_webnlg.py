@@ -1,8 +1,12 @@
 """WebNLG: the official XML files, with seen and unseen categories."""
 
+import zipfile
+
 import numpy as np
+import pytest
 
 from lora_jax import data
+from lora_jax.data import triples_xml
 from tests.data.files import message, pairs, write
 
 RUNWAY = "Aarhus_Airport | runwayLength | 2702.0"
@@ -69,6 +73,85 @@ def test_the_test_split_has_seen_and_unseen_categories(tmp_path):
     assert splits["test_unseen"].pair == ["Three."]
 
 
+def enriched(text, mark=' comment="good"'):
+    """An entry of release 1.4, or of release 3 without its elements but `lex`."""
+    return (
+        '<entry category="Airport" eid="1" size="1"><modifiedtripleset>'
+        f"<mtriple>{RUNWAY}</mtriple></modifiedtripleset>"
+        f"<lex{mark} lid='Id1'>{text}</lex></entry>"
+    )
+
+
+def test_release_1_4_has_an_element_of_the_text(tmp_path):
+    for split in ("train", "dev", "test"):
+        lex = f"<sortedtripleset/>\n<text>It is {split}.</text><template>x</template>"
+        folder = tmp_path / "data/v1.4/en" / split / "1triples"
+        write(folder / "Airport.xml", benchmark(enriched(lex)))
+        write(tmp_path / "data/v1.4/de" / split / "1triples/Airport.xml", "never read")
+    splits = data.load("webnlg", data_dir=tmp_path).splits
+    assert pairs(splits["train"]) == [(AIRPORT, "It is train.")]
+    assert splits["test_seen"].pair == ["It is test."]
+    for split in ("train", "dev"):
+        (tmp_path / "data/v1.4/en" / split).rename(tmp_path / f"data/v1.4/fr{split}")
+        write(tmp_path / f"data/v1.4/ru/{split}/a.xml", "never read")
+    text = message(data.load, "webnlg", data_dir=tmp_path)
+    assert "expected one folder with train and dev, got " in text
+
+
+def test_release_3_marks_its_texts_with_nothing(tmp_path):
+    entries = benchmark(
+        enriched("It is long.", mark=' comment="" lang=""'),
+        enriched("Not good.", mark=' comment="toFix"'),
+    )
+    name = "test/rdf-to-text-generation-test-data-with-refs-en.xml"
+    for file in ("train/1triples/Airport.xml", "dev/1triples/Airport.xml", name):
+        write(tmp_path / "en" / file, entries)
+    write(tmp_path / "en/test/semantic-parsing-test-data-with-refs-en.xml", entries)
+    task = data.load("webnlg", data_dir=tmp_path)
+    assert pairs(task.splits["test"]) == [(AIRPORT, "It is long.")]
+    assert task.notes[0] == (
+        "webnlg train: 1 of 2 entries are left out, which have no text that is marked "
+        "good"
+    )
+
+
+def test_an_archive_has_the_same_rows(tmp_path):
+    folder = webnlg_files(tmp_path / "webnlg", entry("Airport", ("good", "x")))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in sorted(folder.rglob("*.xml")):
+            archive.write(file, file.relative_to(tmp_path))
+    first = data.load("webnlg", data_dir=folder)
+    np.testing.assert_equal(data.load("webnlg", data_dir=tmp_path / "a.zip"), first)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('<?xml version="1.0" encoding="none"?><a/>', "unknown encoding: none"),
+        ('<?xml version="1.0" encoding="base64"?><a/>', "'base64' is not a text enc"),
+        (
+            '<!DOCTYPE a [<!ENTITY b "x"><!ENTITY c "&b;&b;">]><a>&c;</a>',
+            "the document type 'a' is refused",
+        ),
+        ("<a>" * 1000, "elements are nested more than 50 levels deep"),
+        ("", "no element found"),
+    ],
+)
+def test_hostile_xml(tmp_path, content, expected):
+    webnlg_files(tmp_path, entry("Airport", ("good", "x")))
+    write(tmp_path / "train/1triples/Airport.xml", content)
+    text = message(data.load, "webnlg", data_dir=tmp_path)
+    assert text.startswith("Airport.xml: expected XML, got what is none: ")
+    assert expected in text
+
+
+def test_xml_of_many_elements(tmp_path, monkeypatch):
+    monkeypatch.setattr(triples_xml, "MAX_ELEMENTS", 10)
+    webnlg_files(tmp_path, *[entry("Airport", ("good", "x"))] * 3)
+    text = message(data.load, "webnlg", data_dir=tmp_path)
+    assert "Airport.xml: expected XML, got what is none: there are more than 10" in text
+
+
 def test_bad_triples_are_told_by_entry(tmp_path):
     bad = entry("Airport", ("good", "x"), triples=("A - b - c",), eid="Id7")
     webnlg_files(tmp_path, bad)
@@ -93,4 +176,4 @@ def test_missing_files_are_named(tmp_path):
     webnlg_files(tmp_path, entry("Airport", ("good", "x")))
     (tmp_path / "test/testdata_with_lex.xml").unlink()
     text = message(data.load, "webnlg", data_dir=tmp_path, error=FileNotFoundError)
-    assert "expected test/testdata_with_lex.xml, got dev, test, train" in text
+    assert "expected test/testdata_with_lex.xml with XML, got dev, test, train" in text
