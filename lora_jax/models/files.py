@@ -16,6 +16,7 @@ from lora_jax import bounded_json, download
 from lora_jax.checkpoints import gguf, safetensors
 from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import tokenizer_settings, tokenizer_trial, tokenizers
+from lora_jax.models.boundary import errors_about
 from lora_jax.models.tokenizer_settings import Settings
 
 # Of a file of text. The largest vocabularies take some 30 MB, weights are no text.
@@ -138,10 +139,8 @@ class ModelFiles:
 
     def _parse_gguf(self, parse: Callable[[gguf.File], Any]) -> Any:
         # The parser does not know the model's name, which a message needs.
-        try:
+        with errors_about(self.source):
             return parse(self._gguf)
-        except ValueError as error:
-            raise ValueError(f"{self.source}: {error}") from None
 
     def _tokenizer_source(self) -> tuple[str, Callable[[], Tokenizer]]:
         """Return the file of the tokenizer and what makes it of the files."""

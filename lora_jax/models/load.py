@@ -20,6 +20,7 @@ from lora_jax import quant, tree
 from lora_jax.checkpoints import bitsandbytes, placement
 from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.models import bert, gpt2, llama, redundant, tiny
+from lora_jax.models.boundary import errors_about
 from lora_jax.models.files import ModelFiles
 from lora_jax.models.neutral import check_storage
 from lora_jax.models.sizes import check_sizes
@@ -130,7 +131,8 @@ def load(
     check_storage(files.source, config)
     tensors = bitsandbytes.collect_quantized(files.tensors())
     check_sizes(files.source, config, family.SIZES, tensors)
-    family_config = family.Config.from_hf(config)
+    with errors_about(files.source):
+        family_config = family.Config.from_hf(config)
     tokenizer = files.tokenizer()
     _check_vocabulary(files.source, tokenizer, config["vocab_size"])
 

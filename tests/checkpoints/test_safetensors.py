@@ -1,6 +1,7 @@
 """What was saved comes back bit for bit; a damaged file or a bad index is named."""
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -165,4 +166,23 @@ def test_an_index_that_is_none(tmp_path, text):
         ValueError,
         match=r'index.json: expected \{"weight_map": \{tensor: file name\}\} as JSON',
     ):
+        tensors(tmp_path)
+
+
+def test_the_names_of_tensors_are_bounded(tmp_path):
+    message = "expected the names of tensors in up to 10,000,000 bytes, got 10,000,001"
+    (tmp_path / SINGLE).write_bytes((10_000_001).to_bytes(8, "little") + b"{")
+    with pytest.raises(ValueError, match=message):
+        tensors(tmp_path)
+    (tmp_path / SINGLE).rename(tmp_path / "x.safetensors")
+    (tmp_path / INDEX).touch()
+    os.truncate(tmp_path / INDEX, 10_000_001)
+    with pytest.raises(ValueError, match=message):
+        tensors(tmp_path)
+
+
+def test_an_index_nested_beyond_any_is_none(tmp_path):
+    index = '{"weight_map": {}, "metadata": ' + "[" * 5000 + "]" * 5000 + "}"
+    (tmp_path / INDEX).write_text(index)
+    with pytest.raises(ValueError, match=r"as JSON .*nested more than 100 levels"):
         tensors(tmp_path)

@@ -58,6 +58,17 @@ class Cursor:
         """Return the next unsigned number of `size` bytes."""
         return int.from_bytes(self.take(size), "little")
 
+    def count(self, size: int, largest: int) -> int:
+        """Return the next number, of things that are read next.
+
+        Raises:
+            ValueError: there are more than any model has.
+        """
+        count = self.number(size)
+        if count > largest:
+            raise ValueError(f"expected up to {largest:,} items, got {count:,}")
+        return count
+
     def text(self) -> str:
         """Return the next text: its length, then UTF-8."""
         return str(self.take(self.number(8)), "utf-8")
@@ -71,9 +82,7 @@ class Cursor:
         return self._scalars(kind, 1)[0]
 
     def _array(self) -> list[Any]:
-        kind, count = self.number(4), self.number(8)
-        if count > MAX_ITEMS:
-            raise ValueError(f"expected up to {MAX_ITEMS:,} items, got {count:,}")
+        kind, count = self.number(4), self.count(8, MAX_ITEMS)
         if kind == ARRAY:
             raise ValueError("expected numbers or texts in an array, got arrays")
         if kind == STRING:

@@ -21,6 +21,9 @@ VERSIONS = (2, 3)
 START = 8
 # What tensors are aligned to in a file that does not say.
 ALIGNMENT = 32
+# Tensors, or keys: a model has some hundred of both. And axes: a tensor has up to 4.
+MAX_NAMES = 100_000
+MAX_AXES = 64
 # The name of each type of tensors that llama.cpp has, by its number.
 TYPES = {known.value: known.name for known in GGMLQuantizationType}
 
@@ -46,7 +49,8 @@ def read_header(path: Path, name: str) -> Header:
     data = np.memmap(path, mode="r")
     cursor = Cursor(data, START)
     try:
-        tensor_count, count = cursor.number(8), cursor.number(8)
+        tensor_count = cursor.count(8, MAX_NAMES)
+        count = cursor.count(8, MAX_NAMES)
         metadata = _read_metadata(cursor, count)
         tensors = _read_tensors(cursor, tensor_count, _alignment(metadata))
     # A text that is not UTF-8, too.
@@ -64,7 +68,7 @@ def _read_metadata(cursor: Cursor, count: int) -> dict[str, Any]:
     for _ in range(count):
         key = cursor.text()
         if key in metadata:
-            raise ValueError(f"expected each key once, got {key!r} twice")
+            raise ValueError(f"expected each key once, got {key[:100]!r} twice")
         kind = cursor.number(4)
         try:
             metadata[key] = cursor.value(kind)
@@ -87,7 +91,8 @@ def _read_tensors(cursor: Cursor, count: int, alignment: int) -> list[TensorInfo
     described = []
     for _ in range(count):
         name = cursor.text()
-        dimensions = [cursor.number(8) for _ in range(cursor.number(4))]
+        axes = cursor.count(4, MAX_AXES)
+        dimensions = [cursor.number(8) for _ in range(axes)]
         kind = cursor.number(4)
         described.append((name, dimensions, kind, cursor.number(8)))
     # The numbers begin after the header, which is filled up to a multiple.

@@ -14,14 +14,12 @@ import jax
 import numpy as np
 
 from lora_jax.checkpoints.gguf import neutral, scaling
+from lora_jax.checkpoints.gguf.factors import FACTORS, read_factors
 from lora_jax.checkpoints.gguf.file import File, with_hf_names
 from lora_jax.checkpoints.placement import Rule
 from lora_jax.checkpoints.tensor import Tensor
 
 ARCHITECTURES = ("llama", "qwen2")
-# Of Llama 3.1: what each rotary frequency is divided by. To Hugging Face this is no
-# tensor but a setting.
-FACTORS = "rope_freqs.weight"
 # config.json -> metadata, after the architecture's name.
 _FIELDS = {
     "hidden_size": "embedding_length",
@@ -67,10 +65,7 @@ def hf_config(file: File) -> dict[str, Any]:
         facts[name.removeprefix(f"{architecture}.")] = value
     fields = _read_fields(facts)
     sizes = _vocabulary_sizes(file, facts)
-    factors = []
-    if FACTORS in file.tensors:
-        # A few dozen numbers: [head_dim / 2]
-        factors = file.tensors[FACTORS].read().tolist()
+    factors = read_factors(file)
 
     # All problems before anything is made of the fields.
     problems = _field_problems(architecture, fields)
@@ -103,6 +98,7 @@ def hf_tensors(file: File) -> dict[str, Tensor]:
     """
     config = hf_config(file)
     tensors = with_hf_names(file, [_RULE])
+    # To Hugging Face these are no tensor but a setting.
     tensors.pop(FACTORS, None)
     # llama.cpp rotates Qwen's heads by halves, as Hugging Face does.
     if config["model_type"] != "llama":

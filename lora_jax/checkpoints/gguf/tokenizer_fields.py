@@ -139,7 +139,9 @@ def _token_problems(fields: dict[str, Any]) -> list[str]:
     # The most frequent come first.
     for token, count in counts.most_common(_LIMIT):
         if count > 1:
-            problems.append(f"tokens: expected each once, got {count} of {shorten(token)}")
+            problems.append(
+                f"tokens: expected each once, got {count} of {shorten(token)}"
+            )
     return problems
 
 
@@ -169,7 +171,9 @@ def _merge_problems(fields: dict[str, Any]) -> list[str]:
         merged = "".join(parts)
         if len(parts) == 2 and tokens.issuperset([merged, *parts]):
             continue
-        problems.append(f"merges: expected two tokens that make a third, got {shorten(merge)}")
+        problems.append(
+            f"merges: expected two tokens that make a third, got {shorten(merge)}"
+        )
         if len(problems) == _LIMIT:
             break
     return problems
