@@ -34,7 +34,8 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     """Seeds; every run is repeated with each of them."""
     tasks: tuple[str, ...] = ()
-    """Several tasks, instead of the one of --data."""
+    """One task or several, each as --data of other experiments: a name or your own
+    file. Without any it is the preset's."""
 
 
 # The paper's own setting: RoBERTa-base, two tasks of GLUE and five seeds.
@@ -98,6 +99,7 @@ EXPERIMENT = Experiment(
     measurements,
     show,
     description=__doc__,
+    hidden=("data",),  # --tasks says it
     keep=True,  # the experiments that analyze adapters take these
 )
 
