@@ -13,6 +13,7 @@ trend, not the values**.
     python experiments/rank_sweep.py --preset paper --dry-run     # RoBERTa-base on GLUE
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,8 +46,7 @@ class Options:
     """Also train the head alone, without an adapter: what all lines have to beat."""
 
 
-# The paper's own setting: RoBERTa-base, two tasks of GLUE and five seeds.
-GLUE = Options(
+GLUE = Options(  # the paper's own setting, RoBERTa-base
     tasks=("mnli", "sst2"),
     seeds=(0, 1, 2, 3, 4),
     learning_rate=presets.PAPER.train.learning_rate,
