@@ -4,7 +4,7 @@
 a GGUF file or a Python wheel. `sources.py` finds the files that belong to a name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,10 +15,20 @@ from tokenizers import Tokenizer
 from lora_jax import bounded_json, download
 from lora_jax.checkpoints import gguf, safetensors
 from lora_jax.checkpoints.tensor import Tensor
-from lora_jax.models import tokenizer_trial, tokenizers
+from lora_jax.models import tokenizer_settings, tokenizer_trial, tokenizers
+from lora_jax.models.tokenizer_settings import Settings
 
 # Of a file of text. The largest vocabularies take some 30 MB, weights are no text.
 MAX_TEXT_BYTES = 200_000_000
+# The file by which peft knows a directory with an adapter.
+ADAPTER = "adapter_config.json"
+# Of a model without a tokenizer_config.json, by the model_type of config.json.
+TOKENIZER_CLASSES = {
+    "bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "qwen2": "Qwen2Tokenizer",
+}
 
 
 class Wheel(NamedTuple):
@@ -49,9 +59,16 @@ class ModelFiles:
 
         Raises:
             FileNotFoundError: there is neither config.json nor a single GGUF file.
-            ValueError: the file is not a JSON object, or the GGUF file holds a model
-                of another family.
+            ValueError: the file is not a JSON object, the GGUF file holds a model of
+                another family, or the directory holds an adapter.
         """
+        # transformers would add the adapter to the model, or to another one.
+        if ADAPTER in self.names:
+            raise ValueError(
+                f"{self.source}: {ADAPTER}: expected a model alone, got an adapter of "
+                "peft with it; merge it (merge_and_unload), or take its files out of "
+                "the directory"
+            )
         # A GGUF file holds all at once: configuration, weights and tokenizer.
         if self.gguf_name is not None:
             return self._parse_gguf(gguf.hf_config)
@@ -130,7 +147,7 @@ class ModelFiles:
         """Return the file of the tokenizer and what makes it of the files."""
         if "tokenizer.json" in self.names:
             text = self._read_text("tokenizer.json")
-            return "tokenizer.json", partial(tokenizer_trial.parse, text)
+            return "tokenizer.json", self._with_settings(partial(_from_json, text))
         if self.gguf_name is not None:
             return self.gguf_name, partial(gguf.build_tokenizer, self._gguf)
         # Checkpoints from before tokenizer.json: BERT's, then RoBERTa's and GPT-2's.
@@ -145,9 +162,24 @@ class ModelFiles:
             raise self._missing(
                 "tokenizer.json, or vocab.txt, or vocab.json and merges.txt"
             )
-        settings = self._read_optional_json("tokenizer_config.json")
+        return name, self._with_settings(build)
+
+    def _with_settings(
+        self, build: Callable[..., Tokenizer]
+    ) -> Callable[[], Tokenizer]:
+        """Return `build` with the settings and added tokens of the files beside."""
+        settings = tokenizer_settings.merge_settings(
+            self._read_optional_json("tokenizer_config.json"),
+            self._read_optional_json("special_tokens_map.json"),
+        )
+        if not settings.get("tokenizer_class"):
+            model_type = self._read_optional_json("config.json").get("model_type")
+            settings["tokenizer_class"] = TOKENIZER_CLASSES.get(str(model_type))
         added = self._read_optional_json("added_tokens.json")
-        return name, partial(build, settings, added)
+        # Newer files list all tokens in tokenizer_config.json.
+        if "added_tokens_decoder" in settings:
+            added = {}
+        return partial(_build, build, settings, added)
 
     def _read_text(self, name: str) -> str:
         self._check_size(name)
@@ -192,3 +224,23 @@ class ModelFiles:
         return FileNotFoundError(
             f"{self.source}: expected {expected}, found {sorted(self.names)}"
         )
+
+
+def _build(
+    build: Callable[..., Tokenizer], settings: Settings, added: Mapping[str, int]
+) -> Tokenizer:
+    tokenizer = build(settings, added)
+    tokenizer_settings.add_special_tokens(tokenizer, settings)
+    return tokenizer
+
+
+def _from_json(text: str, settings: Settings, added: Mapping[str, int]) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json as the files beside it want it."""
+    tokenizer = tokenizer_trial.parse(text)
+    tokenizer = tokenizer_settings.apply_settings(tokenizer, settings)
+    missing = {}
+    for token, index in added.items():
+        if tokenizer.token_to_id(token) is None:
+            missing[token] = index
+    tokenizers.add_tokens(tokenizer, missing, settings)
+    return tokenizer

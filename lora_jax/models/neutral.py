@@ -125,6 +125,7 @@ def check_storage(source: str, config: Mapping[str, Any]) -> None:
                     f"{name} is of {method!r}, expected {QUANTIZATION} or weights in "
                     "floating point"
                 )
+    # transformers asks before it runs such code; a standard class may read it too.
     code = config.get("auto_map") or {}
     classes = code if isinstance(code, Mapping) else {}
     if any(str(name).startswith("AutoModel") for name in classes):

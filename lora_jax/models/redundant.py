@@ -56,6 +56,7 @@ def check_buffers(
     problems = []
     for name, tensor in sorted(tensors.items()):
         problem = ""
+        # One tensor at a time: GPT-2's masks are a megabyte a layer.
         if re.fullmatch(INVERSE_FREQUENCIES, name):
             problem = _frequency_problem(tensor, config)
         elif re.fullmatch(CAUSAL_MASK, name) and not _is_causal(tensor.read()):
@@ -88,6 +89,7 @@ def _frequency_problem(tensor: Tensor, config: Mapping[str, Any]) -> str:
         head_dim = config["hidden_size"] // config["num_attention_heads"]
     if tensor.shape != (head_dim // 2,):
         return f"expected one for each pair of {head_dim} numbers of a head"
+    # In double precision, as config.json has them.
     stored = np.asarray(tensor.read(), np.float64)
     # Positions were scaled instead of frequencies before transformers 4.43.
     plain = rope.plain_frequencies(config, head_dim)
@@ -102,11 +104,13 @@ def _frequency_problem(tensor: Tensor, config: Mapping[str, Any]) -> str:
 
 
 def _is_causal(mask: np.ndarray) -> bool:
+    # [1, 1, T, T], of floats, whole numbers or truth values.
     if mask.ndim < 2 or mask.shape[-1] != mask.shape[-2]:
         return False
     return bool((mask == np.tril(np.ones_like(mask))).all())
 
 
 def _is_counted(positions: np.ndarray) -> bool:
+    # [T] or [1, T]
     flat = positions.reshape(-1)
     return np.array_equal(flat, np.arange(len(flat)))

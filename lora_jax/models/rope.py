@@ -69,6 +69,7 @@ def rope_problems(config: Mapping[str, Any]) -> list[str]:
             f"expected one of {', '.join(SCALINGS)}"
         )
         return problems
+    # A field may be there and null, which is as if it were absent.
     needed = SCALINGS[rope_type]
     missing = [name for name in needed if scaling.get(name) is None]
     if missing:
@@ -95,6 +96,7 @@ def _read_scaling(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _contradictions(config: Mapping[str, Any], scaling: dict[str, Any]) -> list[str]:
     """Return a message for each thing that the file says twice, and not alike."""
     problems = []
+    # transformers reads one of the two and drops the other.
     both = [_read_scaling(config, name) for name in ("rope_scaling", "rope_parameters")]
     if all(both):
         base = {"rope_theta": config.get("rope_theta")}
@@ -108,6 +110,7 @@ def _contradictions(config: Mapping[str, Any], scaling: dict[str, Any]) -> list[
         outer, inner = config.get(name), scaling.get(name)
         if outer is not None and inner is not None and outer != inner:
             problems.append(f"{name} is {outer!r} and {inner!r}, expected one number")
+    # The older name of the type, and the newer one.
     named = (scaling.get("type"), scaling.get("rope_type"))
     if named[0] not in (None, named[1]):
         problems.append(f"type is {named[0]!r} and rope_type is {named[1]!r}")

@@ -15,6 +15,12 @@ from tokenizers import (
 )
 from tokenizers.processors import ByteLevel, RobertaProcessing, TemplateProcessing
 
+from lora_jax.models.tokenizer_settings import (
+    GENERAL,
+    Settings,
+    named_contents,
+    token_text,
+)
 from lora_jax.models.tokenizer_trial import check_id
 
 # RoBERTa's and GPT-2's special tokens. <mask> takes the space before it as well.
@@ -36,10 +42,14 @@ BERT_FLAGS = {
     "tokenize_chinese_chars": True,
     "do_basic_tokenize": True,
 }
-BYTE_FLAGS = {"add_prefix_space": False, "add_bos_token": False}
-
-Settings = Mapping[str, Any]
-"""A parsed tokenizer_config.json."""
+BYTE_FLAGS = {
+    "add_prefix_space": False,
+    "add_bos_token": False,
+    "add_eos_token": False,
+}
+# Classes of transformers that read these files so; None is a file without one.
+WORDPIECE_CLASSES = ("Bert", "DistilBert", "Electra")
+BYTE_CLASSES = ("GPT2", "Roberta")
 
 
 def wordpiece(
@@ -58,6 +68,7 @@ def wordpiece(
         ValueError: a setting of another kind, or one that is not implemented; a
             special token that is not in the vocabulary.
     """
+    _check_class(settings, "vocab.txt", WORDPIECE_CLASSES)
     flags = _read_flags(settings, BERT_FLAGS)
     if flags["do_basic_tokenize"] is False:
         raise ValueError(
@@ -65,7 +76,7 @@ def wordpiece(
         )
     names = {}
     for name, default in BERT_TOKENS.items():
-        names[name] = _token_text(settings, name, default)
+        names[name] = token_text(settings, name, default)
 
     # Not splitlines(), which also splits at tokens that are Unicode's line separators.
     lines = vocabulary.replace("\r\n", "\n").removesuffix("\n").split("\n")
@@ -80,7 +91,7 @@ def wordpiece(
         **names,
     )
     result = Tokenizer.from_str(tokenizer.to_str())
-    _add_tokens(result, added)
+    add_tokens(result, added, settings)
     return result
 
 
@@ -92,8 +103,9 @@ def byte_level(
 ) -> Tokenizer:
     """Return RoBERTa's or GPT-2's tokenizer, byte-level BPE.
 
-    RoBERTa's puts <s> and </s> around a text. A vocabulary without these two tokens is
-    GPT-2's, which puts nothing around it, or its first token before it.
+    RoBERTa's puts <s> and </s> around a text. GPT-2's puts nothing around it, or its
+    first and its last token. Whose it is says `tokenizer_class`, or else whether the
+    vocabulary has <s> and </s>.
 
     Args:
         vocabulary: token -> id, the content of vocab.json.
@@ -105,13 +117,14 @@ def byte_level(
         ValueError: a setting of another kind; a line of merges.txt that is no pair; ids
             that are no whole numbers.
     """
+    _check_class(settings, "vocab.json and merges.txt", BYTE_CLASSES)
     flags = _read_flags(settings, BYTE_FLAGS)
     _check_ids("vocab.json", vocabulary)
     prefix_space = flags["add_prefix_space"]
     bpe = ByteLevelBPETokenizer(
         vocabulary, _parse_merges(merges), add_prefix_space=prefix_space
     )
-    is_roberta = _is_roberta(vocabulary)
+    is_roberta = _is_roberta(vocabulary, settings)
     special: list[str | AddedToken] = []
     for token in ROBERTA_TOKENS if is_roberta else GPT2_TOKENS:
         if token in vocabulary:
@@ -122,7 +135,7 @@ def byte_level(
 
     # The library's BPE class is a wrapper without a post-processor.
     tokenizer = Tokenizer.from_str(bpe.to_str())
-    _add_tokens(tokenizer, added)
+    add_tokens(tokenizer, added, settings)
     tokenizer.post_processor = _post_processor(vocabulary, settings, flags)
     return tokenizer
 
@@ -130,26 +143,50 @@ def byte_level(
 def _post_processor(
     vocabulary: Mapping[str, int], settings: Settings, flags: Mapping[str, Any]
 ) -> Any:
-    """Return what puts special tokens around a text: RoBERTa's, a first one, or none."""
-    if _is_roberta(vocabulary):
+    """Return what puts special tokens around a text: RoBERTa's, two ends, or none."""
+    if _is_roberta(vocabulary, settings):
+        cls = token_text(settings, "cls_token", "<s>")
+        sep = token_text(settings, "sep_token", "</s>")
+        _check_tokens("vocab.json", vocabulary, (cls, sep))
         return RobertaProcessing(
-            ("</s>", vocabulary["</s>"]),
-            ("<s>", vocabulary["<s>"]),
+            (sep, vocabulary[sep]),
+            (cls, vocabulary[cls]),
             add_prefix_space=flags["add_prefix_space"],
         )
-    if not flags["add_bos_token"]:
+    first = token_text(settings, "bos_token", "<|endoftext|>")
+    last = token_text(settings, "eos_token", "<|endoftext|>")
+    before = [first] if flags["add_bos_token"] else []
+    after = [last] if flags["add_eos_token"] else []
+    ends = (*before, *after)
+    if not ends:
         return ByteLevel(trim_offsets=False)
-    first = _token_text(settings, "bos_token", "<|endoftext|>")
-    _check_tokens("vocab.json", vocabulary, (first,))
+    _check_tokens("vocab.json", vocabulary, ends)
+    second = [f"{token}:1" for token in (*before, "$B", *after)]
     return TemplateProcessing(
-        single=[first, "$A"],
-        pair=[first, "$A", f"{first}:1", "$B:1"],
-        special_tokens=[(first, vocabulary[first])],
+        single=[*before, "$A", *after],
+        pair=[*before, "$A", *after, *second],
+        special_tokens=[(token, vocabulary[token]) for token in sorted(set(ends))],
     )
 
 
-def _is_roberta(vocabulary: Mapping[str, int]) -> bool:
+def _is_roberta(vocabulary: Mapping[str, int], settings: Settings) -> bool:
+    name = settings.get("tokenizer_class") or ""
+    for kind in BYTE_CLASSES:
+        if name.startswith(kind):
+            return kind == "Roberta"
     return "<s>" in vocabulary and "</s>" in vocabulary
+
+
+def _check_class(settings: Settings, files: str, kinds: tuple[str, ...]) -> None:
+    """Raise a ValueError for a tokenizer that makes other tokens of these files."""
+    name = settings.get("tokenizer_class")
+    known = [f"{kind}Tokenizer{end}" for kind in kinds for end in ("", "Fast")]
+    if name is None or name in GENERAL or name in known:
+        return
+    raise ValueError(
+        f"{files} of {name!r}: expected one of {', '.join(known)}; other tokenizers "
+        "need their tokenizer.json"
+    )
 
 
 def _read_flags(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,26 +194,16 @@ def _read_flags(settings: Settings, defaults: Mapping[str, Any]) -> dict[str, An
     flags = {}
     problems = []
     for name, default in defaults.items():
-        value = settings.get(name, default)
-        # Where null means something it is the default.
-        if not isinstance(value, bool) and value is not default:
+        value = settings.get(name)
+        # Null is the default, as if the field were absent.
+        if value is None:
+            value = default
+        elif not isinstance(value, bool):
             problems.append(f"{name} is {value!r}, expected true or false")
         flags[name] = value
     if problems:
         raise ValueError(f"tokenizer_config.json: {'; '.join(problems)}")
     return flags
-
-
-def _token_text(settings: Settings, name: str, default: str) -> str:
-    """Return a special token, which is a text or an object with its content."""
-    value = settings.get(name) or default
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    if not isinstance(value, str):
-        raise ValueError(
-            f"tokenizer_config.json: {name} is {value!r}, expected a token"
-        )
-    return value
 
 
 def _check_tokens(
@@ -198,17 +225,25 @@ def _check_ids(file: str, vocabulary: Mapping[str, Any]) -> None:
             raise ValueError(f"{file}: {error}") from None
 
 
-def _add_tokens(tokenizer: Tokenizer, added: Mapping[str, int]) -> None:
+def add_tokens(
+    tokenizer: Tokenizer, added: Mapping[str, int], settings: Settings
+) -> None:
     """Add tokens that the vocabulary lacks, in the order of their ids.
 
     Raises:
         ValueError: a token's id would not be the one that it has in the file.
     """
     _check_ids("added_tokens.json", added)
-    tokens = sorted(added, key=lambda token: added[token])
+    named = named_contents(settings)
+    names = sorted(added, key=lambda token: added[token])
+    tokens = []
+    for name in names:
+        # Tokens that no setting names are looked for in lowercased text, too.
+        special = name in named
+        tokens.append(AddedToken(name, special=special, normalized=not special))
     # All at once: the library searches for them with one automaton, built anew here.
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in tokens])
-    for token in tokens:
+    tokenizer.add_tokens(tokens)
+    for token in names:
         index = tokenizer.token_to_id(token)
         # The library numbers them on from the vocabulary, whatever the file says.
         if index != added[token]:

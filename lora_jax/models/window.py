@@ -21,6 +21,7 @@ def read_window(config: Mapping[str, Any], layers: int) -> int | None:
     that of the model which it was converted from.
     """
     model_type = config.get("model_type")
+    # Absent is not null: null is no window.
     if model_type == "mistral":
         return config.get("sliding_window", DEFAULT_WINDOW)
     if model_type != "qwen2":
@@ -47,6 +48,7 @@ def _type_problems(config: Mapping[str, Any]) -> list[str]:
     types = config.get("layer_types")
     if types is None:
         return []
+    # One for each layer: Gemma's pattern of a few is another family's.
     layers = config.get("num_hidden_layers")
     if not isinstance(types, list) or len(types) != layers:
         return [f"layer_types is {types!r}, expected a list of {layers}"]
@@ -54,6 +56,7 @@ def _type_problems(config: Mapping[str, Any]) -> list[str]:
     if unknown:
         listed = ", ".join(sorted(unknown))
         return [f"layer_types has {listed}, expected {FULL} or {SLIDING}"]
+    # transformers fails at such a file as well, once it is given a text.
     if SLIDING in types and read_window(config, len(types)) is None:
         return [f"layer_types has {SLIDING} without a sliding_window that is used"]
     return []
@@ -63,6 +66,7 @@ def _slides(config: Mapping[str, Any], layers: int) -> bool:
     types = config.get("layer_types")
     if types is not None:
         return SLIDING in types
+    # Older files say after how many layers the windows begin.
     full_layers = config.get("max_window_layers")
     if full_layers is None:
         full_layers = DEFAULT_FULL_LAYERS

@@ -55,6 +55,13 @@ def test_text_is_small_and_utf8(folder, name):
         read()
 
 
+def test_an_adapter_beside_the_model_is_not_left_out(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    message = "my-model: adapter_config.json: expected a model alone, got an adapter"
+    with pytest.raises(ValueError, match=message):
+        find_files(folder).config()
+
+
 def test_missing_files_are_named(folder):
     (folder / "config.json").unlink()
     (folder / "tokenizer.json").unlink()

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lora_jax.checkpoints.gguf import neutral
+from lora_jax.checkpoints.gguf import neutral, scaling
 from lora_jax.checkpoints.gguf.file import File, with_hf_names
 from lora_jax.checkpoints.placement import Rule
 from lora_jax.checkpoints.tensor import Tensor
@@ -77,7 +77,7 @@ def hf_config(file: File) -> dict[str, Any]:
     problems += _size_problems(architecture, facts, fields, sizes, factors)
     problems += neutral.file_problems(file.metadata)
     problems += neutral.key_problems(architecture, facts)
-    problems += neutral.factor_problems(architecture, facts)
+    problems += scaling.factor_problems(architecture, facts)
     if problems:
         text = "\n  ".join(problems)
         raise ValueError(
@@ -85,7 +85,7 @@ def hf_config(file: File) -> dict[str, Any]:
             f"\n  {text}"
         )
 
-    fields |= _rope_scaling(facts, factors)
+    fields |= scaling.rope_scaling(facts, factors)
     fields["model_type"] = architecture
     # They are all the same by now.
     fields["vocab_size"] = next(iter(sizes.values()))
@@ -255,28 +255,6 @@ def _share_of_width(fields: dict[str, Any]) -> Any:
     if type(width) is int and type(heads) is int and heads > 0:
         return width // heads
     return None
-
-
-def _rope_scaling(facts: dict[str, Any], factors: list[float]) -> dict[str, Any]:
-    """Return the fields of what the model does to its rotary frequencies, if any."""
-    kind = facts.get("rope.scaling.type", "linear")
-    # Files from before the fields of `rope.scaling` have the factor alone.
-    factor = facts.get("rope.scaling.factor", facts.get("rope.scale_linear"))
-    # Files without scaling may say so, or have nothing, or a factor of 0.
-    is_scaled = kind != "none" and factor not in (None, 0, 1)
-    # Llama 3.1's rule, worked out for each frequency; a linear one goes on top.
-    if factors and (kind == "linear" or not is_scaled):
-        scale = factor if is_scaled else 1.0
-        return {"rope_factors": [scale * number for number in factors]}
-    if not is_scaled:
-        return {}
-    length = facts.get("rope.scaling.original_context_length")
-    scaling = {
-        "rope_type": kind,
-        "factor": factor,
-        "original_max_position_embeddings": length,
-    }
-    return {"rope_scaling": scaling}
 
 
 def _permuted(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, int]:

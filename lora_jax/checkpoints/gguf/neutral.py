@@ -95,18 +95,3 @@ def head_problems(architecture: str, facts: Facts, head_dim: Any) -> list[str]:
             f"{architecture}.attention.scale: expected {usual:g}, got {scale!r}"
         )
     return problems
-
-
-def factor_problems(architecture: str, facts: Facts) -> list[str]:
-    """Return a line for each factor of the positions that is no number, or below 0."""
-    problems = []
-    for name in ("rope.scaling.factor", "rope.scale_linear"):
-        factor = facts.get(name)
-        if factor is None:
-            continue
-        is_number = type(factor) in (int, float)
-        if not is_number or not 0 <= factor < math.inf:
-            problems.append(
-                f"{architecture}.{name}: expected a number, 0 for none, got {factor!r}"
-            )
-    return problems
