@@ -25,8 +25,7 @@ from lora_jax.results import Comparison, Report, Section, plots
 from lora_jax.results.pages import rank_sweep as page
 from lora_jax.results.sweeps import sweep_groups
 
-# In the order of the paper's table.
-TARGETS = ("query", "query,value", "query,key,value,output")
+TARGETS = ("query", "query,value", "query,key,value,output")  # the table's order
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,7 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     """Seeds; every run is repeated with each of them."""
     tasks: tuple[str, ...] = ()
-    """One task or several, each as --data of other experiments: a name or your own
-    file. Without any it is the preset's."""
+    """One task or several; your own file is one. --data is the same flag."""
     learning_rate: float | Literal["auto"] = presets.QUICK.train.learning_rate
     """Highest learning rate. auto trains everything at three, 0.5, 1 and 5 times the
     preset's, and shows each line at the one with the best validation score."""
