@@ -16,6 +16,7 @@ place.
 DIR holds one task's official files, or folders wikisql, mnli and samsum.
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 from lora_jax import paper

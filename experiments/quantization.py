@@ -15,6 +15,7 @@ better compares, the scores do not**. Bytes and seconds are in `quantization_cos
     python experiments/quantization.py --preset full        # all rows
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import pandas as pd
@@ -22,7 +23,7 @@ import pandas as pd
 from lora_jax import results
 from lora_jax.accounting.storage import FORMATS, store_base
 from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
-from lora_jax.experiment.run import final_scores, prefixed, score
+from lora_jax.experiment.scoring import final_scores, prefixed, score
 from lora_jax.results import Comparison, Report, Section, report
 from lora_jax.results.pages import quantization as page
 from lora_jax.results.pages.format_names import format_name, row_name
@@ -81,7 +82,6 @@ def measure_lora(trained, settings):
 
 
 def row_of(row, scores) -> dict:
-    # What the training scored is kept beside, validation included.
     return {"metrics": scores, "examples": row["examples"], "trained": row["metrics"]}
 
 

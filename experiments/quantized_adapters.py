@@ -18,6 +18,7 @@ is computed in float32; the table has means over seeds ± their standard error.
     python experiments/quantized_adapters.py --preset full              # all rows
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import pandas as pd
@@ -26,7 +27,7 @@ from lora_jax import analysis, quant, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
 from lora_jax.experiment.adapters import through_file
 from lora_jax.experiment.predictions import predict
-from lora_jax.experiment.run import prefixed
+from lora_jax.experiment.scoring import prefixed
 from lora_jax.results import Comparison, Report, report
 from lora_jax.results.pages import quantized_adapters as page
 
@@ -45,8 +46,7 @@ PRESETS = {
         presets.SMOKE.changed(quantize="nf4_double", rank=2),
     ),
     "quick": (Options(), presets.QUICK.changed(quantize="nf4_double")),
-    # All rows of the data.
-    "full": (Options(), presets.FULL.changed(quantize="nf4_double")),
+    "full": (Options(), presets.FULL.changed(quantize="nf4_double")),  # all rows
 }
 
 

@@ -18,6 +18,7 @@ place. Everything is computed in float32, so that nothing else rounds.
     python experiments/quantized_merge.py --preset full                    # all rows
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import pandas as pd
@@ -25,7 +26,7 @@ import pandas as pd
 from lora_jax import analysis, methods, quant, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
 from lora_jax.experiment.predictions import predict
-from lora_jax.experiment.run import prefixed
+from lora_jax.experiment.scoring import prefixed
 from lora_jax.results import Comparison, Report, report
 from lora_jax.results.pages import quantized_merge as page
 

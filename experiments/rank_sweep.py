@@ -6,20 +6,24 @@ with GPT-3 175B on WikiSQL and MultiNLI. Here the model is a sentence encoder of
 parameters and the data are film reviews, so that a laptop suffices: **compare the
 trend, not the values**.
 
-    python experiments/rank_sweep.py                              # 15 runs, 13 minutes
+    python experiments/rank_sweep.py                              # 16 runs, 14 minutes
+    python experiments/rank_sweep.py --learning-rate auto         # the best of 3 rates
     python experiments/rank_sweep.py --preset full                # all rows, three seeds
     python experiments/rank_sweep.py --model DIR --data FILE.csv  # your own
     python experiments/rank_sweep.py --preset paper --dry-run     # RoBERTa-base on GLUE
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
 from lora_jax import paper, results
-from lora_jax.experiment import Experiment, Measurement, RunConfig, grid, presets
-from lora_jax.results import Comparison, Report, Section, plots, report
+from lora_jax.experiment import Experiment, Measurement, RunConfig, grid, presets, sweep
+from lora_jax.results import Comparison, Report, Section, plots
 from lora_jax.results.pages import rank_sweep as page
+from lora_jax.results.sweeps import sweep_groups
 
 # In the order of the paper's table.
 TARGETS = ("query", "query,value", "query,key,value,output")
@@ -35,10 +39,19 @@ class Options:
     """Seeds; every run is repeated with each of them."""
     tasks: tuple[str, ...] = ()
     """Several tasks, instead of the one of --data."""
+    learning_rate: float | Literal["auto"] = presets.QUICK.train.learning_rate
+    """Highest learning rate. auto trains everything at three, 0.5, 1 and 5 times the
+    preset's, and shows each line at the one with the best validation score."""
+    baseline: bool = True
+    """Also train the head alone, without an adapter: what all lines have to beat."""
 
 
-# The paper's own setting: RoBERTa-base, two tasks of GLUE and five seeds.
-GLUE = Options(tasks=("mnli", "sst2"), seeds=(0, 1, 2, 3, 4))
+GLUE = Options(  # the paper's own setting, RoBERTa-base
+    tasks=("mnli", "sst2"),
+    seeds=(0, 1, 2, 3, 4),
+    learning_rate=presets.PAPER.train.learning_rate,
+    baseline=False,
+)
 PRESETS = {
     "smoke": (Options(ranks=(1, 2)), presets.SMOKE),
     "quick": (Options(), presets.QUICK),
@@ -47,8 +60,9 @@ PRESETS = {
 }
 
 
-def measurements(options: Options, base: RunConfig, _benches) -> list[Measurement]:
-    """One row for each training, of each task, seed, set of matrices and rank."""
+def measurements(options: Options, base: RunConfig, benches) -> list[Measurement]:
+    """One row for each training, of each task, seed, set, rank and learning rate."""
+    rates = sweep.learning_rates(base, options.learning_rate)
     runs = []
     for task in options.tasks or (base.data.data,):
         # 0 epochs, as in the paper preset, stands for Table 9's number for the task.
@@ -56,7 +70,9 @@ def measurements(options: Options, base: RunConfig, _benches) -> list[Measuremen
         run = base.changed(data=task, epochs=epochs)
         axes = {"targets": options.targets, "rank": options.ranks}
         runs += grid(run, seed=options.seeds, **axes)
-    return [Measurement((run,)) for run in runs]
+        if options.baseline:
+            runs += sweep.head_runs(run, options.seeds, benches)
+    return sweep.measurements(runs, rates)
 
 
 def show(rows: list) -> Report:
@@ -64,17 +80,16 @@ def show(rows: list) -> Report:
     published = paper.lora.table6()
     sections = []
     tables = []
-    # Groups differ in other settings than these; the largest comes first.
-    for group in results.groups(rows, axes=("targets", "rank", "seed")):
-        scores = results.scores(group, by=("targets", "rank"))
-        scores = results.in_order(scores, "targets", TARGETS, then=("rank",))
+    # Lines at their best rates come first, then the largest group.
+    groups = sweep_groups(rows)
+    for group in groups:
+        scores = results.in_order(group.table, "targets", TARGETS, then=("rank",))
         # The paper's accuracies stand beside ours, in the lines that it has too.
         table = paper.lora.beside(scores, published, on=["targets", "rank"])
-        blocks = report.grid_blocks(group, table, down="targets", across="rank")
-        sections.append(Section(group.name, blocks))
+        sections.append(Section(group.name, page.blocks(group, table)))
         tables.append(table)
     sections += page.paper_sections(published)
-    # One figure and one list of claims, of the largest group alone.
+    # One figure and one list of claims, of the first group alone.
     largest = tables[0]
     figure = plots.lines_beside_paper(
         largest, published, by="targets", x="rank", xlabel="rank r"
@@ -83,7 +98,7 @@ def show(rows: list) -> Report:
         title="Rank sweep",
         intro=__doc__,
         sections=sections,
-        claims=page.table6_claims(largest),
+        claims=page.table6_claims(largest, groups[0].claim_suffix),
         headline="with {query,value}",
         data=pd.concat(tables),
         figures={"": figure},

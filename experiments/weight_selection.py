@@ -7,20 +7,24 @@ and MultiNLI. The paper's accuracies stand beside ours, in % with their standard
 deviations. Here the model is a sentence encoder of 22.7 M parameters and the data are
 film reviews: **compare the order, not the values**.
 
-    python experiments/weight_selection.py                   # 21 runs of 45 s
+    python experiments/weight_selection.py                   # 24 runs of 45 s
     python experiments/weight_selection.py --budget 73728    # another budget
+    python experiments/weight_selection.py --learning-rate auto  # the best of 3 rates
     python experiments/weight_selection.py --preset full     # all rows, five seeds
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
 from lora_jax import paper, results
-from lora_jax.experiment import Experiment, Measurement, RunConfig, presets
+from lora_jax.experiment import Experiment, Measurement, RunConfig, presets, sweep
 from lora_jax.experiment.budget import ranks_within
 from lora_jax.results import Comparison, Report, Section
 from lora_jax.results.pages import weight_selection as page
+from lora_jax.results.sweeps import sweep_groups
 
 # In the order of the paper's table.
 TARGETS = (
@@ -43,6 +47,11 @@ class Options:
     attention matrix costs."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; every run is repeated with each of them."""
+    learning_rate: float | Literal["auto"] = presets.QUICK.train.learning_rate
+    """Highest learning rate. auto trains everything at three, 0.5, 1 and 5 times the
+    preset's, and shows each line at the one with the best validation score."""
+    baseline: bool = True
+    """Also train the head alone, without an adapter: what all lines have to beat."""
 
 
 PRESETS = {
@@ -54,16 +63,18 @@ PRESETS = {
 
 
 def measurements(options: Options, base: RunConfig, benches) -> list[Measurement]:
-    """One row for each training, of each seed and set of matrices."""
+    """One row for each training, of each seed, set of matrices and learning rate."""
+    rates = sweep.learning_rates(base, options.learning_rate)
     # Of all sets together, so that a set that does not fit is an error at once.
     budget, ranks = ranks_within(options.budget, base, options.targets, benches)
-    items = []
+    runs = []
     for seed in options.seeds:
         for targets, rank in ranks.items():
-            run = base.changed(targets=targets, rank=rank, seed=seed)
-            # The budget is not a setting of the training: the row adds it.
-            items.append(Measurement((run,), {"budget": budget}))
-    return items
+            runs.append(base.changed(targets=targets, rank=rank, seed=seed))
+    if options.baseline:
+        runs += sweep.head_runs(base, options.seeds, benches)
+    # The budget is not a setting of the training: the row adds it.
+    return sweep.measurements(runs, rates, {"budget": budget})
 
 
 def show(rows: list) -> Report:
@@ -71,9 +82,10 @@ def show(rows: list) -> Report:
     published = paper.lora.table5()
     sections = []
     tables = []
-    # Groups differ in other settings than these; the largest comes first.
-    for group in results.groups(rows, axes=("targets", "rank", "seed")):
-        scores = results.scores(group, by=("targets", "rank"))
+    # Lines at their best rates come first, then the largest group.
+    groups = sweep_groups(rows)
+    for group in groups:
+        scores = group.table
         budget = group.settings["budget"]
         # After the data, the model and the method.
         scores.insert(3, "budget", budget)
@@ -82,13 +94,13 @@ def show(rows: list) -> Report:
         title = f"{group.name}, {budget:,} parameters"
         sections.append(Section(title, page.blocks(group, table)))
         tables.append(table)
-    # One figure and one list of claims, of the largest group alone.
+    # One figure and one list of claims, of the first group alone.
     largest = tables[0]
     return Report(
         title="Which matrices to adapt, given a budget",
         intro=__doc__,
         sections=sections,
-        claims=page.table5_claims(largest),
+        claims=page.table5_claims(largest, groups[0].claim_suffix),
         data=pd.concat(tables),
         figures={"": page.figure(largest)},
         comparison=Comparison(by=("data", "model", "budget", "targets", "rank")),

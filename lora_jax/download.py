@@ -10,16 +10,23 @@ import contextlib
 import difflib
 import errno
 import fcntl
+import functools
 import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import urllib.parse
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+
+HUB = "https://huggingface.co"
+HUB_SECONDS = 3.0  # that a connection may take
 
 
 def cache_folder() -> Path:
@@ -30,6 +37,28 @@ def cache_folder() -> Path:
     # An empty variable is as none.
     folder = os.environ.get("LORA_JAX_CACHE") or "~/.cache/lora_jax"
     return Path(folder).expanduser()
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Return whether the Hugging Face hub, or that of HF_ENDPOINT, can be reached."""
+    # Its clients try for 23 seconds. A proxy is theirs to ask.
+    if urllib.request.getproxies():
+        return True
+    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or HUB)
+    place = address.hostname or "", address.port or 443
+    try:
+        with socket.create_connection(place, HUB_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def use_cache_if_hub_is_away() -> None:
+    """Let `datasets`, if it is imported after this, use its cache alone without a hub."""
+    # What the user has set stays.
+    if not hub_answers():
+        os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
 
 def read_member(requirement: str, sha256: str, member: str) -> bytes:

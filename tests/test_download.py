@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import socket
 import subprocess
 import threading
 import time
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -246,3 +248,39 @@ def test_a_cache_that_cannot_be_written_is_reported_plainly(cache):
         OSError, match=r"cannot store tiny-data==1.0 in .*set LORA_JAX_CACHE"
     ):
         download.wheel_path(PIN, "f" * 64)
+
+
+class TestHub:
+    @pytest.fixture(autouse=True)
+    def _without_proxies(self, monkeypatch):
+        monkeypatch.setattr(urllib.request, "getproxies", dict)
+        monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
+        download.hub_answers.cache_clear()
+        yield
+        download.hub_answers.cache_clear()
+
+    def test_one_that_listens_answers(self, monkeypatch):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+            assert download.hub_answers()
+        download.use_cache_if_hub_is_away()
+        assert "HF_DATASETS_OFFLINE" not in os.environ
+
+    def test_one_that_is_away_is_known_at_once(self, monkeypatch):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        # Nobody listens there any more.
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+        assert not download.hub_answers()
+        monkeypatch.setenv("HF_DATASETS_OFFLINE", "0")
+        download.use_cache_if_hub_is_away()
+        assert os.environ["HF_DATASETS_OFFLINE"] == "0"
+        monkeypatch.delenv("HF_DATASETS_OFFLINE")
+        download.use_cache_if_hub_is_away()
+        assert os.environ.pop("HF_DATASETS_OFFLINE") == "1"
+
+    def test_behind_a_proxy_the_client_finds_out(self, monkeypatch):
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+        monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "proxy"})
+        assert download.hub_answers()

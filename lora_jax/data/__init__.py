@@ -13,6 +13,7 @@ from lora_jax.data.load import (
     TASKS,
     TEXT_SUFFIX,
     base_name,
+    check_name,
     load,
 )
 from lora_jax.data.task import (
@@ -44,6 +45,7 @@ __all__ = [
     "Task",
     "base_name",
     "batches",
+    "check_name",
     "encode",
     "encode_pairs",
     "encode_prompts",

@@ -112,6 +112,17 @@ def _existing(path: Path) -> Path | None:
         return None
 
 
+def check_name(name: str) -> None:
+    """Check that there is such a task, file or folder, without loading anything.
+
+    Raises:
+        ValueError: the name is unknown; lists those there are.
+        FileNotFoundError: a path does not exist.
+    """
+    if base_name(name) not in TASKS and not Path(name).expanduser().exists():
+        _raise_unknown(name, is_path=False)
+
+
 def base_name(name: str) -> str:
     """Return the name of a task without the suffix `-text`."""
     return name.removesuffix(TEXT_SUFFIX)

@@ -1,6 +1,6 @@
 """What is run: an experiment's values, its schedule, its command line."""
 
-from lora_jax.experiment import presets
+from lora_jax.experiment import presets, sweep
 from lora_jax.experiment.config import NO_METHOD, DataConfig, RunConfig
 from lora_jax.experiment.experiment import Experiment
 from lora_jax.experiment.grid import grid, grid_of_methods
@@ -20,4 +20,5 @@ __all__ = [
     "grid",
     "grid_of_methods",
     "presets",
+    "sweep",
 ]

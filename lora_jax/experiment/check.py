@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_jax import data, generation, methods, models, quant, train
-from lora_jax.experiment.config import NO_METHOD, DataConfig, RunConfig
+from lora_jax.experiment.config import (
+    NO_METHOD,
+    DataConfig,
+    RunConfig,
+    method_defaults,
+    part_of,
+)
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.nn import precision
 
@@ -19,6 +25,8 @@ LOWEST = {
     "max_length": 1,
     "seed": 0,
 }
+# The settings of options whose names are other words.
+SWEPT_NAMES = {"tasks": "data", "targets": "targets"}
 ZERO_IS_ALL = ("rows", "validation_rows", "test_sources")
 
 
@@ -61,6 +69,25 @@ def check_settings(runs: Sequence[RunConfig]) -> None:
         for problem in _problems(_with_dtype(run)):
             problems[problem] = None
     raise_all(*problems)
+
+
+def check_options(run: RunConfig, options: Any) -> None:
+    """Check a run, and the values that an experiment's own options give its settings.
+
+    What has to be asked of a hub comes later: nobody waits for it to learn of a typo.
+
+    Raises:
+        ValueError: everything that is wrong, in one message.
+    """
+    runs = [run]
+    for option, values in vars(options).items():
+        # `ranks` are values of `rank`; what is single is the run's already.
+        name = SWEPT_NAMES.get(option, option.removesuffix("s"))
+        if not isinstance(values, tuple) or not _is_setting(run, name):
+            continue
+        for value in values:
+            runs.append(run.changed(**{name: value}))
+    check_settings(runs)
 
 
 def writable_folder(folder: Path) -> None:
@@ -133,6 +160,10 @@ def raise_all(*problems: str) -> None:
         raise ValueError(message)
 
 
+def _is_setting(run: RunConfig, name: str) -> bool:
+    return part_of(name) is not None or name in method_defaults(run.method)
+
+
 def _with_dtype(run: RunConfig) -> RunConfig:
     """The run with what `auto` means on this machine."""
     if run.train.compute_dtype != "auto":
@@ -145,15 +176,20 @@ def _without_idle_settings(run: RunConfig, task: data.Task) -> RunConfig:
 
     A row's identity is its settings: two runs that do the same are one.
     """
-    # Labels are not written, and have no tokens that a loss could be of.
+    idle: dict[str, Any] = {}
+    decode = run.decode
     if not task.generates:
+        # Labels are not written, and have no tokens that a loss could be of.
+        decode = generation.Decoding()
         defaults = DataConfig()
-        return replace(run, decode=generation.Decoding()).changed(
-            loss_on=defaults.loss_on, test_sources=defaults.test_sources
-        )
-    if not run.decode.no_repeat:
-        return run.changed(no_repeat_within=generation.Decoding().no_repeat_within)
-    return run
+        idle["loss_on"] = defaults.loss_on
+        idle["test_sources"] = defaults.test_sources
+    if not decode.no_repeat:
+        idle["no_repeat_within"] = generation.Decoding().no_repeat_within
+    # A regression's loss is a squared error.
+    if not task.generates and not task.labels:
+        idle["label_smoothing"] = train.TrainConfig().label_smoothing
+    return replace(run, decode=decode).changed(**idle)
 
 
 def _problems(run: RunConfig) -> list[str]:
@@ -166,6 +202,7 @@ def _problems(run: RunConfig) -> list[str]:
             problems.append(
                 f"{name}: expected {lowest} or more{meaning}, got {flat[name]}"
             )
+    problems += [f"data: {text}" for text in _problem(_name_check(run))]
     problems += _folder_problems(run)
     # Each part of a run knows its own bounds.
     problems += _problem(lambda: train.check(run.train))
@@ -173,6 +210,10 @@ def _problems(run: RunConfig) -> list[str]:
     if run.method != NO_METHOD:
         problems += _problem(lambda: methods.make(run.method, **run.method_options()))
     return problems
+
+
+def _name_check(run: RunConfig) -> Callable[[], object]:
+    return lambda: data.check_name(run.data.data)
 
 
 def _folder_problems(run: RunConfig) -> list[str]:
@@ -202,6 +243,6 @@ def _problem(check: Callable[[], object]) -> list[str]:
     """The message of the error that a check raises, if it does."""
     try:
         check()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return [str(error)]
     return []

@@ -1,11 +1,12 @@
 """The command line of an experiment, derived from its values.
 
 The first flags are the experiment's own options and those that people need first; the
-others are grouped by their part: training, adaptation, texts, decoding. Which flags
+others are grouped by their part: texts, training, adaptation, decoding. Which flags
 there are is in `flags.py`.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field, make_dataclass
@@ -15,6 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 
 from lora_jax import methods, tree
+from lora_jax.experiment.check import raise_all
 from lora_jax.experiment.config import NO_METHOD, RunConfig
 from lora_jax.experiment.flags import (
     FIRST,
@@ -57,7 +59,8 @@ def parse(
     with a message.
 
     Raises:
-        ValueError: there is no such preset or method, with the nearest names.
+        ValueError: there is no such preset or method, with the nearest names; or a flag
+            has no value, or an empty one.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Some words decide which flags there are, so they are read before the others.
@@ -82,6 +85,8 @@ def parse(
     top += command_flags(preset, presets)
     groups["process"] = process_flags(keep)
     values = _ask(name, description, top, groups, words)
+    flags = [*top, *itertools.chain.from_iterable(groups.values())]
+    raise_all(*_empty_problems(flags, values, words))
     return _command(values, options, base, groups, top)
 
 
@@ -117,6 +122,30 @@ def _command(
         keep=values["keep"],
         huge_pages=values["huge_pages"],
     )
+
+
+def _empty_problems(
+    flags: Sequence[Flag], values: Mapping[str, Any], words: Sequence[str]
+) -> list[str]:
+    """Which flags have nothing after them, or an empty word, as `--targets ''`."""
+    empty = set()
+    flag = ""
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, value = word.partition("=")
+            word = value if equals else word
+        # As from a variable of the shell that is not set.
+        if not word.strip():
+            empty.add(flag)
+    problems = []
+    for item in flags:
+        option = "--" + item.name.replace("_", "-")
+        if empty & {option, *ALIASES.get(item.name, ())}:
+            problems.append(f"{option}: expected a value, got ''")
+        # A list that may be empty is empty unless it is set.
+        elif values[item.name] == () and item.default:
+            problems.append(f"{option}: expected at least one value, got none")
+    return problems
 
 
 def _early(words: Sequence[str]) -> argparse.Namespace:

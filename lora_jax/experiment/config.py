@@ -208,10 +208,11 @@ def _ignored(method: str | None) -> frozenset[str]:
     names = {name for name in foreign if part_of(name) is None}
     # Where the official files lie; `data_source` says which files they are.
     names |= {"data_dir", "glue_dir"}
-    # Nothing is trained, so only the dtype of products matters of how.
+    # Nothing is trained or drawn, so only the dtype of products matters of how.
     if method == NO_METHOD:
         trained = {ROW_NAMES.get(name, name) for name in _values(DEFAULT.train)}
         names |= trained - {"compute"}
+        names.add("seed")
     return frozenset(names)
 
 

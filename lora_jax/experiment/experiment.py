@@ -77,7 +77,7 @@ class Experiment(NamedTuple):
         print(f"{len(items)} rows, {done} of them there already", flush=True)
         if command.dry_run:
             print("\n".join(forecast.plan_lines(items, pending, by_key)))
-        if pending and (time_text := self._time_text(pending, by_key)):
+        if time_text := self._time_text(pending, plan.to_train(pending), by_key):
             print(time_text, flush=True)
         if command.dry_run:
             return
@@ -150,17 +150,19 @@ class Experiment(NamedTuple):
         if run is not None:
             # 0 epochs are the experiment's to fill in; all runs are checked below.
             epochs = run.train.epochs or 1
-            check.check_settings([run.changed(epochs=epochs)])
+            check.check_options(run.changed(epochs=epochs), command.options)
         items = self.measurements(command.options, run or RunConfig(), benches)
         if not items:
             raise ValueError(
                 "nothing to do: expected at least one value in each list of options"
             )
-        resolved = []
+        # By key: settings that do nothing for a run make the same row twice.
+        resolved = {}
         for item in items:
             runs = check.resolved(item.runs, benches)
-            resolved.append(item._replace(runs=tuple(runs)))
-        return resolved
+            complete = item._replace(runs=tuple(runs))
+            resolved.setdefault(complete.key(), complete)
+        return list(resolved.values())
 
     def _announce(self, command: cli.Command) -> None:
         """Say at once what happens, how long it takes, and where it goes."""
@@ -191,20 +193,24 @@ class Experiment(NamedTuple):
         return by_key
 
     def _time_text(
-        self, pending: Sequence[Measurement], by_key: Mapping[str, forecast.Forecast]
+        self,
+        pending: Sequence[Measurement],
+        runs: Sequence[RunConfig],
+        by_key: Mapping[str, forecast.Forecast],
     ) -> str | None:
-        """How long the pending rows will take; None where nobody knows."""
+        """How long pending rows, and the runs they train, take; None if nobody knows."""
         reference = self._reference_seconds()
         keys = [item.key() for item in pending]
         # Measured beats computed.
-        if all(name in reference for name in keys):
+        if keys and all(name in reference for name in keys):
             seconds = sum(reference[name] for name in keys)
             return f"about {clock(seconds)}, as the reference rows took on two cores"
-        seconds = forecast.seconds(schedule.unique_runs(pending), by_key)
+        seconds = forecast.seconds(runs, by_key)
         # Measurements without a training are not estimated.
         if not seconds:
             return None
-        return f"about {clock(seconds)} on this machine, if all are trained"
+        count = f"{len(runs)} training" + ("s" if len(runs) > 1 else "")
+        return f"about {clock(seconds)} on this machine for {count}"
 
 
 def reference_folder() -> Path | None:

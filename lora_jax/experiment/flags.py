@@ -27,7 +27,7 @@ from lora_jax.generation import Decoding
 from lora_jax.train import TrainConfig
 
 FIRST = ("model", "data", "rows", "epochs")  # of a run, shown beside the options
-PARTS = ("training", "adaptation", "texts", "decoding")  # of a run, groups of flags
+PARTS = ("texts", "training", "adaptation", "decoding")  # of a run, groups of flags
 
 
 class Flag(NamedTuple):
@@ -49,9 +49,9 @@ def run_flags(
 ) -> dict[str, list[Flag]]:
     """Return the flags of a run by group; not those that the experiment sweeps or sets."""
     groups = {
+        "texts": _field_flags(DataConfig, base.data),
         "training": _field_flags(TrainConfig, base.train),
         "adaptation": _field_flags(RunConfig, base) + _method_flags(base, chosen),
-        "texts": _field_flags(DataConfig, base.data),
         "decoding": _field_flags(Decoding, base.decode),
     }
     first: list[Flag] = []

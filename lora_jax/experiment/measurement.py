@@ -27,6 +27,8 @@ class Measurement(NamedTuple):
     measure: Measure | None = None
     # What the row calls its runs, where there are several: ("left", "right").
     names: tuple[str, ...] = ()
+    # A training that diverges is a row without scores then, and no failure.
+    may_diverge: bool = False
 
     def config(self) -> dict[str, Any]:
         """Return the row's config: the run's settings, and the measurement's own."""

@@ -1,22 +1,26 @@
 """One training run: adapt, train, keep the best epoch, score every other split."""
 
-import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lora_jax import data, generation, methods, metrics, quant, train
+from lora_jax import train
 from lora_jax.experiment import provenance
+from lora_jax.experiment.scoring import (
+    PREDICTED,
+    flat_metrics,
+    generate,
+    majority,
+    metric_names,
+    score,
+    validate,
+)
 from lora_jax.experiment.workbench import Workbench
-from lora_jax.metrics import text as text_metrics
 from lora_jax.results.rows import Row
-from lora_jax.train import language_modeling
 
-GENERATED_TOGETHER = 80  # rows that are generated at a time, beams included
-EXAMPLES_KEPT = 6  # generated texts that a row has beside their references
 CURVE_POINTS = 64  # enough for a figure; all losses would make rows long
 
 
@@ -28,23 +32,21 @@ class Trained(NamedTuple):
     bench: Workbench
 
 
-class Generated(NamedTuple):
-    """What a language model wrote for a test split."""
-
-    scores: dict[str, float]
-    facts: Row  # the texts, how long it took, and which metrics are missing
-
-
 def train_run(
     bench: Workbench,
     *,
     report: Callable[[train.Progress], None] | None = None,
+    written: Callable[[int, int], None] | None = None,
     resume: Path | None = None,
 ) -> Trained:
     """Train the bench's run and return its model and row, without key and provenance.
 
-    With `resume`, a folder, a training that takes minutes is saved there now and then,
-    and continues from there.
+    Args:
+        bench: the run, its model and its data.
+        report: is called after each step of the training.
+        written: is called as texts are generated, with their number and that of all.
+        resume: a folder that a training of minutes is saved to now and then, and
+            continues from.
 
     Raises:
         train.Diverged: the loss is not finite.
@@ -54,9 +56,14 @@ def train_run(
     # Counting adapts a model of its own: before the training, whose memory is measured.
     parameters = bench.counts()
     fit = _fit(bench, clock, report, resume)
-    tests = _test(bench, fit.model, clock)
+    tests = _test(bench, fit.model, clock, written)
     # The best epoch's scores are known from training.
-    scores = {"validation": fit.validation[fit.best_epoch - 1], **tests.scores}
+    validation = dict(fit.validation[fit.best_epoch - 1])
+    # What tells a collapse is no score: it stays in the course of the training.
+    validation.pop(PREDICTED, None)
+    scores = {"validation": validation, **tests.scores}
+    for split, by_name in scores.items():
+        by_name |= majority(bench, split)
     row: Row = {
         "config": bench.run.flat(),
         "metrics": flat_metrics(scores),
@@ -73,85 +80,27 @@ def train_run(
     return Trained(fit.model, row, bench)
 
 
-def score(
-    bench: Workbench, model: Any, split: str, *, compute: str | None = None
-) -> dict[str, float]:
-    """Return the task's metrics of a model, adapted or not, on a split.
-
-    Of a split that is encoded with its targets, a language model has its loss.
-    `compute` is the dtype of products, the run's own unless given.
-    """
-    # Analyses score quantized models in another dtype than the training's.
-    compute = compute or bench.run.train.compute_dtype
-    if split in bench.prompts:
-        return generate(bench, model, split).scores
-    if bench.task.generates:
-        encoded = bench.encoded[split]
-        return language_modeling.evaluate(
-            model, encoded, compute_dtype=compute, **bench.eval_options
-        )
-    # Folded into its base an adapter costs nothing, and all runs share one compiled
-    # forward pass. A quantized base would be changed by it.
-    if not quant.quantized_leaves(model):
-        model = methods.merge(model)
-    logits = bench.predict(model, split, compute=compute)
-    labels = bench.encoded[split].label
-    return metrics.score(bench.task.metrics, logits, labels)
-
-
-def generate(bench: Workbench, model: Any, split: str) -> Generated:
-    """Generate a text for each source of a split, and score the texts."""
-    decode = bench.run.decode
-    # One text for each distinct source, held against all of its references.
-    references = data.references(bench.task.splits[split])
-    output = generation.generate(
-        methods.merge(model),
-        bench.prompts[split],
-        decode,
-        eos_ids=bench.model.config.eos_ids,
-        batch=max(1, GENERATED_TOGETHER // decode.beam),
-        compute_dtype=bench.run.train.compute_dtype,
-    )
-    # Tokenizers of words begin a text with a space.
-    decoded = bench.tokenizer.decode_batch(output.tokens)
-    texts = [text.strip() for text in decoded]
-    facts = {
-        "outputs": texts,
-        "examples": _examples(references, texts),
-        "seconds": round(output.seconds, 1),
-        "steps": output.steps,
-        "tokens_per_second": round(output.tokens_per_second, 1),
-        "missing": text_metrics.missing(bench.task.metrics),
-    }
-    scores = text_metrics.score(bench.task.metrics, texts, list(references.values()))
-    return Generated(scores, facts)
-
-
-def flat_metrics(
-    scores: Mapping[str, Mapping[str, float]],
-) -> dict[str, float]:
-    """Return {"test/accuracy": …} of {"test": {"accuracy": …}}, as rows have them."""
-    # Splits in their order, each with the metrics in the task's order.
-    flat = {}
-    for split, by_name in scores.items():
-        for name, value in by_name.items():
-            flat[f"{split}/{name}"] = value
-    return flat
-
-
-def prefixed(split: str, scores: Mapping[str, float]) -> dict[str, float]:
-    """Return {"test/accuracy": …} of "test" and {"accuracy": …}."""
-    return flat_metrics({split: scores})
-
-
-def final_scores(row: Row) -> dict[str, float]:
-    """Return a row's metrics but for validation's, if there are others."""
+def diverged_row(bench: Workbench) -> Row:
+    """Return the row of a training that diverged: it has the metrics, without values."""
     scores = {}
-    for name, value in row["metrics"].items():
-        # The best epoch was chosen by validation, so its score is too high.
-        if not name.startswith("validation/"):
-            scores[name] = value
-    return scores or row["metrics"]
+    for split in bench.task.splits:
+        if split != "train":
+            scores[split] = dict.fromkeys(metric_names(bench, split))
+    return {
+        "config": bench.run.flat(),
+        "metrics": flat_metrics(scores),
+        "examples": {split: _size(bench, split) for split in bench.task.splits},
+        "parameters": bench.counts()._asdict(),
+    }
+
+
+def predicts_one_class(row: Row) -> bool:
+    """Return whether the model that a training kept predicts one class throughout.
+
+    Rows of regressions, of generated texts and of old versions do not say so.
+    """
+    kept = row["validation"][row["best_epoch"] - 1]
+    return kept.get(PREDICTED) == 1
 
 
 class _Tests(NamedTuple):
@@ -188,7 +137,7 @@ def _fit(
     model, mask = bench.adapted()
 
     def score_validation(candidate: Any) -> dict[str, float]:
-        return clock.measured(score, bench, candidate, "validation")
+        return clock.measured(validate, bench, candidate)
 
     # The pretrained model as it is: one epoch of no steps.
     if mask is None:
@@ -205,7 +154,12 @@ def _fit(
     )
 
 
-def _test(bench: Workbench, model: Any, clock: _Stopwatch) -> _Tests:
+def _test(
+    bench: Workbench,
+    model: Any,
+    clock: _Stopwatch,
+    report: Callable[[int, int], None] | None,
+) -> _Tests:
     """Score the splits that training did not see."""
     scores: dict[str, dict[str, float]] = {}
     for split in bench.encoded:
@@ -213,7 +167,7 @@ def _test(bench: Workbench, model: Any, clock: _Stopwatch) -> _Tests:
             scores[split] = clock.measured(score, bench, model, split)
     written: dict[str, Row] = {}
     for split in bench.prompts:
-        generated = clock.measured(generate, bench, model, split)
+        generated = clock.measured(generate, bench, model, split, report)
         scores[split] = generated.scores
         written[split] = generated.facts
     return _Tests(scores, written)
@@ -239,16 +193,6 @@ def _times(fit: train.Fit, clock: _Stopwatch) -> Row:
         "seconds_evaluating": round(clock.spent, 3),
         "tokens_per_second": round(fit.tokens / training, 1),
     }
-
-
-def _examples(references: Mapping[str, list[str]], texts: Sequence[str]) -> list[Row]:
-    """The first generated texts, each beside its source and references."""
-    examples = []
-    pairs = zip(references, texts, strict=True)
-    for source, text in itertools.islice(pairs, EXAMPLES_KEPT):
-        example = {"source": source, "output": text, "references": references[source]}
-        examples.append(example)
-    return examples
 
 
 def _size(bench: Workbench, split: str) -> int:

@@ -13,13 +13,23 @@ from typing import NamedTuple
 
 from lora_jax import train
 from lora_jax.experiment import adapters
-from lora_jax.experiment.config import RunConfig, key
+from lora_jax.experiment.config import NO_METHOD, RunConfig, key
 from lora_jax.experiment.measurement import Measurement, labels
 from lora_jax.experiment.progress import Display, display
-from lora_jax.experiment.run import Trained, train_run
+from lora_jax.experiment.run import (
+    Trained,
+    diverged_row,
+    predicts_one_class,
+    train_run,
+)
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.results.report import clock
 from lora_jax.results.rows import Row, RowFile
+
+ONE_CLASS = (
+    "warning: it predicts one class throughout the validation rows, as if nothing was "
+    "learned: try another learning rate or more epochs"
+)
 
 
 class Schedule(NamedTuple):
@@ -63,6 +73,20 @@ class Schedule(NamedTuple):
                 by_key[item.key()] = item
         return list(by_key.values())
 
+    def to_train(self, pending: Sequence[Measurement]) -> list[RunConfig]:
+        """Return the runs that pending measurements have to train, each once."""
+        trainings = []
+        others = []
+        for item in pending:
+            kind = others if item.measure else trainings
+            kind.append(item)
+        # What a measurement needs may have been trained for another one, and kept.
+        missing = adapters.missing(self.out, unique_runs(others))
+        by_key = {}
+        for run in [*unique_runs(trainings), *missing]:
+            by_key[key(run.flat())] = run
+        return list(by_key.values())
+
     def _train_rows(self, measurements: Sequence[Measurement]) -> list[str]:
         names = _names(measurements)
         diverged: list[str] = []
@@ -80,7 +104,7 @@ class Schedule(NamedTuple):
         return diverged
 
     def _train_row(self, item: Measurement, label: str, screen: Display) -> bool:
-        """Train and record; False if the run diverged."""
+        """Train and record; False if the run diverged and must not."""
         (run,) = item.runs
         config = item.config()
 
@@ -89,6 +113,11 @@ class Schedule(NamedTuple):
             self.file.record({**trained.row, "config": config})
 
         finished = self._train(run, label, screen, keep=self.keep, record=record)
+        # A result like others: the same command does not try it again.
+        if not finished and item.may_diverge:
+            row = diverged_row(self.benches.bench(run))
+            self.file.record({**row, "config": config, "provenance": self.provenance})
+            finished = True
         if finished:
             self.row_recorded()
         return finished
@@ -128,7 +157,9 @@ class Schedule(NamedTuple):
         unfinished = adapters.path_of(self.out, run).with_suffix(".partial")
         bench = self.benches.bench(run)
         try:
-            trained = train_run(bench, report=screen.step, resume=unfinished)
+            trained = train_run(
+                bench, report=screen.step, written=screen.texts, resume=unfinished
+            )
         except train.Diverged as error:
             # What was saved on the way would only diverge once more.
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -217,4 +248,8 @@ def _result_text(row: Row) -> str:
     scores = []
     for name, value in row["metrics"].items():
         scores.append(f"{name} {value:.4f}")
-    return f"{', '.join(scores)}  ({clock(row['seconds'])})"
+    text = f"{', '.join(scores)}  ({clock(row['seconds'])})"
+    # As pretrained its head is random: nobody expects anything of it.
+    if row["config"]["method"] != NO_METHOD and predicts_one_class(row):
+        text += f"\n  {ONE_CLASS}"
+    return text

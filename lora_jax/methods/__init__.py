@@ -20,6 +20,7 @@ from lora_jax.methods.base import (
 from lora_jax.methods.bitfit import bitfit
 from lora_jax.methods.bottleneck import BottleneckAdapter, adapter_h, adapter_l
 from lora_jax.methods.full import full
+from lora_jax.methods.head import head
 from lora_jax.methods.lora import LoRA, lora
 from lora_jax.methods.lora_from_delta import lora_from_delta
 from lora_jax.methods.merge import merge, unload
@@ -30,6 +31,7 @@ from lora_jax.methods.top_layers import top
 METHODS = {
     "lora": lora,
     "full": full,
+    "head": head,
     "bitfit": bitfit,
     "top": top,
     "adapter_h": adapter_h,
@@ -106,6 +108,7 @@ __all__ = [
     "counts",
     "defaults",
     "full",
+    "head",
     "lora",
     "lora_from_delta",
     "make",

@@ -157,7 +157,11 @@ def _files_in_wheel(wheel: Wheel) -> ModelFiles:
 def _files_on_hub(name: str, revision: str | None) -> ModelFiles:
     try:
         snapshot = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=list(HUB_PATTERNS)
+            name,
+            revision=revision,
+            allow_patterns=list(HUB_PATTERNS),
+            # Without a hub what was downloaded before is all there is.
+            local_files_only=not download.hub_answers(),
         )
     except Exception as error:
         # The client raises its own, httpx's and the system's errors: no common base.
@@ -173,10 +177,13 @@ def _hub_message(name: str, error: Exception) -> str:
     suggestion = ""
     if similar:
         suggestion = f" Did you mean {' or '.join(map(repr, similar))}?"
-    reason = str(error).strip().partition("\n")[0]
+    # The client's first sentence; the second is about an argument of its own.
+    reason = str(error).strip().partition("\n")[0].partition(" To enable ")[0]
+    away = "" if download.hub_answers() else " The hub does not answer from here."
     return (
         f"{name!r} is no directory, not {_known_names()}, and the Hugging Face hub did "
-        f"not give it ({type(error).__name__}: {reason}).{suggestion} Without network, "
+        f"not give it ({type(error).__name__}: {reason}).{away}{suggestion} Without "
+        "network, "
         "pass a local directory with config.json, model.safetensors and "
         "tokenizer.json; for a gated model, accept its terms on the hub and set "
         "HF_TOKEN."

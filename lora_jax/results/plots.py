@@ -102,6 +102,8 @@ def bars_beside_paper(
 def _start_of_bars(series: Series) -> int:
     """A ten below the lowest score, as the scores differ little; at least 0."""
     # Half a ten more, so that the lowest bar can be seen.
-    minima = [np.nanmin(values) for _, values, _ in series.values()]
-    lowest = np.nanmin(minima)
+    values = np.concatenate([scores for _, scores, _ in series.values()])
+    # A set that the paper does not have is empty, as is one that diverged.
+    known = values[np.isfinite(values)]
+    lowest = known.min() if len(known) else 0
     return max(0, 10 * math.floor(lowest / 10 - 0.5))

@@ -165,12 +165,17 @@ def measured_on(group: Group, error_kind: str = "none", metric: str = "") -> str
 
 
 def grid_blocks(
-    group: Group, scores: pd.DataFrame, down: str, across: str
+    group: Group,
+    scores: pd.DataFrame,
+    down: str,
+    across: str,
+    notes: Sequence[Block] = (),
 ) -> list[Block]:
     """Return the blocks of a sweep over two settings: scores, parameters, means.
 
     `scores` is a table of `results.scores`, which may have columns of the paper's.
-    `down` and `across` are the settings that its lines and columns are to have.
+    `down` and `across` are the settings that its lines and columns are to have, and
+    `notes` what is to stand below the scores.
     """
     texts = plus_minus(scores["score"], scores["error"])
     table = scores.assign(text=texts)
@@ -181,6 +186,7 @@ def grid_blocks(
         *warning(group),
         measured_on(group, scores["error of"].iloc[0]),
         pivot(table, down, across, "text", prefix=prefix),
+        *notes,
         f"Trainable parameters of the adapter (the head's {head:,} apart):",
         pivot(table, down, across, "parameters", prefix=prefix),
         f"Mean over these values of {across}, in %, ours and the paper's:",

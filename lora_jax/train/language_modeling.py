@@ -19,6 +19,8 @@ from lora_jax.nn import precision
 from lora_jax.train.config import StepConfig
 from lora_jax.train.cross_entropy import cross_entropy
 
+METRICS = ("loss", "perplexity")  # of `evaluate`
+
 
 def loss(
     model: Decoder,
@@ -91,7 +93,8 @@ def evaluate(
     sums = np.asarray(sums, float)
     total, count = np.sum(sums, axis=0)
     mean = total / count
-    return {"loss": float(mean), "perplexity": float(np.exp(mean))}
+    values = float(mean), float(np.exp(mean))
+    return dict(zip(METRICS, values, strict=True))
 
 
 @partial(jax.jit, static_argnames="compute_dtype")

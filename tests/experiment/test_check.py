@@ -63,6 +63,36 @@ class TestSettings:
         assert "compute_dtype: expected" in message_of(BASE.changed(compute="int8"))
 
 
+class TestOptions:
+    """What an experiment's own options give a run's settings."""
+
+    @dataclass(frozen=True)
+    class Options:
+        ranks: tuple[int, ...] = (1,)
+        seeds: tuple[int, ...] = (0,)
+        tasks: tuple[str, ...] = ()
+        targets: tuple[str, ...] = ("query",)
+        widths: tuple[int, ...] = (-1,)  # no setting of a run
+        rows: int = -1  # the run's own flag is gone then: the experiment checks it
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            ({"ranks": (1, 0)}, "rank: expected an integer >= 1, got 0"),
+            ({"seeds": (0, -1)}, "seed: expected 0 or more, got -1"),
+            ({"tasks": ("mnli", "samsun")}, "is samsum meant?"),
+            ({"tasks": ("no/such.csv",)}, "data: the data file 'no/such.csv' does not"),
+        ],
+    )
+    def test_a_wrong_value_is_known_before_anything_is_loaded(self, options, text):
+        with pytest.raises(ValueError) as error:
+            check.check_options(BASE, self.Options(**options))
+        assert text in str(error.value)
+
+    def test_values_that_can_be(self):
+        check.check_options(BASE, self.Options(ranks=(1, 8), tasks=("mnli-text",)))
+
+
 class TestFolders:
     @pytest.mark.parametrize(
         ("changes", "text"),
@@ -114,6 +144,29 @@ class TestResolved:
         # All else is as it was.
         filled = {"model_source": "random weights", "data_source": "made up, seed 0"}
         assert second == BASE.changed(**filled)
+
+    @pytest.mark.parametrize(
+        "idle",
+        [
+            {"beam": 4},
+            {"temperature": 0.5},
+            {"loss_on": "all"},
+            {"test_sources": 3},
+            {"no_repeat_within": "text"},
+        ],
+    )
+    def test_what_does_nothing_for_a_classifier_is_as_by_default(self, idle, benches):
+        plain, changed = check.resolved([BASE, BASE.changed(**idle)], benches)
+        assert plain == changed
+
+    def test_a_regressions_loss_has_no_label_smoothing(self, benches, monkeypatch):
+        task = benches.task(BASE)
+        smoothed = BASE.changed(label_smoothing=0.1)
+        (classifier,) = check.resolved([smoothed], benches)
+        assert classifier.train.label_smoothing == 0.1
+        monkeypatch.setattr(benches, "task", lambda run: task._replace(labels=()))
+        (regressor,) = check.resolved([smoothed], benches)
+        assert regressor.train.label_smoothing == 0
 
     def test_a_model_is_looked_up_once(self, benches, monkeypatch):
         names = []

@@ -157,6 +157,24 @@ class TestFlags:
     def test_a_wrong_one_ends_with_a_message(self, words, text, capsys):
         assert text in message_of(capsys, *words)
 
+    @pytest.mark.parametrize(
+        ("words", "text"),
+        [
+            (["--peer", ""], "--peer: expected a value, got ''"),
+            (["--data="], "--data: expected a value, got ''"),
+            (["--out", " "], "--out: expected a value, got ''"),
+            (["--ranks"], "--ranks: expected at least one value, got none"),
+        ],
+    )
+    def test_one_without_a_value_is_named(self, words, text):
+        with pytest.raises(ValueError) as error:
+            parse("--rows", "7", *words)
+        assert str(error.value) == text
+
+    def test_all_without_a_value_are_named_at_once(self):
+        with pytest.raises(ValueError, match=r"--ranks: .*; --model: expected a value"):
+            parse("--ranks", "--model", "")
+
     def test_what_the_experiment_chooses_itself_has_none(self, capsys):
         assert run_of("--seed", "3").seed == 3
         text = message_of(capsys, "--seed", "3", hidden=("seed",))
@@ -213,14 +231,14 @@ class TestHelp:
         first = ("ranks", "peer", "model", "data", "rows", "epochs")
         positions = flag_positions(text, (*first, "preset", "out", "dry-run"))
         assert positions == sorted(positions)
-        assert positions[-1] < text.index("training options")
+        assert positions[-1] < text.index("texts options")
 
     def test_the_others_are_in_groups(self, capsys):
         text = help_of(capsys)
-        groups = ("training", "adaptation", "texts", "decoding", "process")
+        groups = ("texts", "training", "adaptation", "decoding", "process")
         positions = [text.index(f"{group} options") for group in groups]
         assert positions == sorted(positions)
-        flags = ("batch", "quantize", "max-length", "beam", "keep")
+        flags = ("max-length", "batch", "quantize", "beam", "keep")
         ends = [*positions[1:], len(text)]
         # A flag of each group stands under its heading.
         for flag, start, end in zip(flags, positions, ends, strict=True):

@@ -134,7 +134,7 @@ class TestDryRun:
             "to do            128        34  rank=2",
         ]
         assert lines[-1].startswith("about ")
-        assert lines[-1].endswith(" on this machine, if all are trained")
+        assert lines[-1].endswith(" on this machine for 2 trainings")
         assert not out.exists()
 
     def test_the_time_of_rows_that_the_reference_has_is_theirs(
@@ -152,7 +152,25 @@ class TestDryRun:
         text = f"about {seconds}, as the reference rows took on two cores\n"
         assert capsys.readouterr().out.endswith(text)
         RANKS.main(plan)
-        assert capsys.readouterr().out.endswith(" if all are trained\n")
+        assert capsys.readouterr().out.endswith(" for 2 trainings\n")
+
+    def test_rows_that_are_one_are_counted_once(self, tmp_path, capsys):
+        RANKS.main(["--out", str(tmp_path), "--ranks", "1", "1", "--dry-run"])
+        text = capsys.readouterr().out
+        assert "1 rows, 0 of them there already" in text
+        assert text.endswith(" for 1 training\n")
+
+    def test_a_run_that_several_rows_need_is_trained_once(self, tmp_path, capsys):
+        words = ["--out", str(tmp_path), "--factors", "1", "2"]
+        FACTORS.main([*words, "--dry-run"])
+        assert capsys.readouterr().out.endswith(" for 1 training\n")
+        FACTORS.main(words)
+        capsys.readouterr()
+        # It is kept: the third row has nothing to train.
+        FACTORS.main([*words, "3", "--dry-run"])
+        text = capsys.readouterr().out
+        assert "3 rows, 2 of them there already" in text
+        assert "training" not in text
 
     def test_an_experiment_may_fill_in_the_epochs(self, tmp_path, capsys):
         """As the paper preset does, by task."""
@@ -195,7 +213,7 @@ class TestRefused:
             (["--rows", "-5"], "rows: expected 0 or more (0 is all), got -5"),
             (["--glue-dir", "here"], "glue_dir: goes with cola, "),
             (["--data-dir", "here"], "data_dir: goes with cola, sst2"),
-            (["--ranks"], "rank: expected at least one value, got none"),
+            (["--ranks"], "--ranks: expected at least one value, got none"),
             (["--preset", "quik"], "--preset: expected one of quick, smoke"),
         ],
     )
@@ -211,6 +229,12 @@ class TestRefused:
     def test_an_empty_list_of_options(self, tmp_path):
         with pytest.raises(ValueError) as error:
             FACTORS.main(["--out", str(tmp_path), "--factors"])
+        assert str(error.value) == "--factors: expected at least one value, got none"
+
+    def test_an_experiment_of_nothing(self, tmp_path):
+        nothing = FACTORS._replace(measurements=lambda *_: [])
+        with pytest.raises(ValueError) as error:
+            nothing.main(["--out", str(tmp_path)])
         assert str(error.value) == (
             "nothing to do: expected at least one value in each list of options"
         )

@@ -49,17 +49,18 @@ class TestLines:
         for number, seconds in enumerate((5, 10, 20, 29), start=1):
             clock.seconds = seconds
             display.step(step(number, 100 * number))
-        # Step 3 at 20 s is 3/8 of both runs: 20 / 3 x 5 = 33 s are left.
-        line = "  rank=1: step 3/4  loss 0.690  15 tokens/s  33 s left\n"
+        # From step 1 at 5 s, which compiled, to step 3 at 20 s: 7.5 s a step, and 5
+        # steps of both runs are left.
+        line = "  rank=1: step 3/4  loss 0.690  13 tokens/s  38 s left\n"
         assert capsys.readouterr().out == line
 
-    def test_the_first_report_has_no_loss(self, clock, capsys):
+    def test_the_first_report_has_neither_loss_nor_speed(self, clock, capsys):
         display = Display(1, None)
         display.start("rank=1")
         clock.seconds = 20
         display.step(step(1, 30_000, math.nan))
         line = capsys.readouterr().out.splitlines()[1]
-        assert line == "  rank=1: step 1/4  1,500 tokens/s  60 s left"
+        assert line == "  rank=1: step 1/4"
 
     def test_the_speed_is_the_current_runs(self, clock, capsys):
         display = Display(2, None)
@@ -67,11 +68,31 @@ class TestLines:
         clock.seconds = 100
         display.finish("done")
         display.start("rank=2")
-        clock.seconds = 120
-        display.step(step(2, 200))
-        # 120 s for one run and a half: 40 s for the other half.
+        clock.seconds = 110
+        display.step(step(1, 100))
+        clock.seconds = 121
+        display.step(step(2, 210))
+        # Two steps of 11 s, but the run before took 100 s: it scored, too.
         line = capsys.readouterr().out.splitlines()[-1]
-        assert line == "  rank=2: step 2/4  loss 0.690  10 tokens/s  40 s left"
+        assert line == "  rank=2: step 2/4  loss 0.690  10 tokens/s  79 s left"
+
+    def test_generated_texts_are_counted_and_the_first_batch_is_no_measure(
+        self, clock, capsys
+    ):
+        display = Display(1, None)
+        display.start("rank=1")
+        for number in range(1, 5):
+            display.step(step(number, 100 * number))
+        for seconds, done in ((20, 0), (120, 8), (140, 16)):
+            clock.seconds = seconds
+            display.texts(done, 96)
+        lines = capsys.readouterr().out.splitlines()[1:]
+        # 8 texts in 20 s: 80 texts take 200 s.
+        assert lines == [
+            "  rank=1: text 0/96",
+            "  rank=1: text 8/96",
+            "  rank=1: text 16/96  3 min 20 s left",
+        ]
 
 
 class TestBars:
@@ -91,6 +112,21 @@ class TestBars:
         for part in ("query r=1", "2/4", "loss 0.690", "tokens/s", "left", "1/2"):
             assert part in text
         assert "[1/2] query r=1: test/accuracy 0.8000" in text
+
+    def test_the_bar_moves_with_the_texts(self):
+        screen = io.StringIO()
+        console = Console(file=screen, force_terminal=True, width=60, _environ={})
+        columns = ("{task.description}", "{task.fields[note]}")
+        with Bars(*columns, console=console, auto_refresh=False) as live:
+            display = Display(1, live)
+            display.start("query r=1")
+            display.step(step(4, 400))
+            display.texts(8, 96)
+            (_, bar) = live.tasks
+            assert (bar.completed, bar.total) == (8, 96)
+            live.refresh()
+        assert "8/96" in screen.getvalue()
+        assert "texts" in screen.getvalue()
 
     def test_a_label_is_printed_as_it_is(self):
         screen = io.StringIO()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lora_jax import methods, train
-from lora_jax.experiment import NO_METHOD, check, presets, run
+from lora_jax.experiment import NO_METHOD, check, presets, run, scoring
 from lora_jax.experiment.run import Trained, score, train_run
 from tests.experiment.toy import BASE
 
@@ -128,8 +128,25 @@ class TestScores:
     @pytest.mark.parametrize("split", ["validation", "test"])
     def test_they_are_the_accuracy_of_the_logits(self, trained, split):
         metrics = trained.row["metrics"]
-        assert list(metrics) == ["validation/accuracy", "test/accuracy"]
+        assert list(metrics) == [
+            "validation/accuracy",
+            "validation/majority",
+            "test/accuracy",
+            "test/majority",
+        ]
         assert metrics[f"{split}/accuracy"] == accuracy(trained, split)
+
+    @pytest.mark.parametrize("split", ["validation", "test"])
+    def test_beside_them_is_the_share_of_the_largest_class(self, trained, split):
+        labels = list(trained.bench.task.splits[split].label)
+        share = max(labels.count(0), labels.count(1)) / len(labels)
+        assert trained.row["metrics"][f"{split}/majority"] == share
+
+    def test_an_epoch_says_how_many_classes_it_predicts(self, trained):
+        bench = trained.bench
+        logits = bench.predict(trained.model, "validation", compute="float32")
+        best = trained.row["validation"][trained.row["best_epoch"] - 1]
+        assert best["predicted_classes"] == len(set(logits.argmax(axis=1)))
 
     def test_the_best_epoch_is_the_one_that_is_kept(self, trained):
         row = trained.row
@@ -219,6 +236,16 @@ class TestWriter:
         # Here an epoch is a step.
         assert writer.row["curve"] == [[1, round(first, 4)], [2, round(second, 4)]]
 
+    def test_it_is_reported_how_many_there_are(self, writer):
+        counts = []
+
+        def written(done, total):
+            counts.append((done, total))
+
+        scoring.generate(writer.bench, writer.model, "test", written)
+        # Before the batch, which compiles, and after it.
+        assert counts == [(0, 7), (7, 7)]
+
     def test_texts_score_as_when_they_were_written(self, writer):
         scores = score(writer.bench, writer.model, "test")
         assert scores == {"bleu": writer.row["metrics"]["test/bleu"]}
@@ -226,20 +253,46 @@ class TestWriter:
 
 def test_metrics_are_flat_in_rows():
     scores = {"validation": {"f1": 0.5}, "test": {"accuracy": 0.25, "f1": 1.0}}
-    assert list(run.flat_metrics(scores).items()) == [
+    assert list(scoring.flat_metrics(scores).items()) == [
         ("validation/f1", 0.5),
         ("test/accuracy", 0.25),
         ("test/f1", 1.0),
     ]
-    assert run.prefixed("test", {"f1": 1.0}) == {"test/f1": 1.0}
-    assert run.flat_metrics({}) == {}
+    assert scoring.prefixed("test", {"f1": 1.0}) == {"test/f1": 1.0}
+    assert scoring.flat_metrics({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("classes", "is_collapsed"), [([2, 1], True), ([1, 2], False), ([], False)]
+)
+def test_the_kept_epoch_decides_whether_one_class_is_predicted(classes, is_collapsed):
+    validation = [{"accuracy": 0.5, "predicted_classes": count} for count in classes]
+    row = {"best_epoch": 2, "validation": validation or [{}, {}]}
+    assert run.predicts_one_class(row) is is_collapsed
+
+
+def test_a_diverged_run_has_its_metrics_without_values(untrained):
+    row = run.diverged_row(untrained.bench)
+    assert row["metrics"] == {"validation/accuracy": None, "test/accuracy": None}
+    assert row["config"] == untrained.row["config"]
+    assert row["examples"] == untrained.row["examples"]
+
+
+def test_of_a_language_model_that_diverged_validation_has_the_losses(writer):
+    names = list(run.diverged_row(writer.bench)["metrics"])
+    assert names[:3] == ["validation/loss", "validation/perplexity", "test/bleu"]
 
 
 def test_final_scores_are_not_those_of_validation():
     row = {"metrics": {"validation/accuracy": 0.9, "test/accuracy": 0.8}}
-    assert run.final_scores(row) == {"test/accuracy": 0.8}
+    assert scoring.final_scores(row) == {"test/accuracy": 0.8}
+
+
+def test_the_largest_class_is_no_score():
+    row = {"metrics": {"test/accuracy": 0.8, "test/majority": 0.5}}
+    assert scoring.final_scores(row) == {"test/accuracy": 0.8}
 
 
 def test_validation_is_the_final_score_of_data_without_a_test_split():
     row = {"metrics": {"validation/accuracy": 0.9}}
-    assert run.final_scores(row) == {"validation/accuracy": 0.9}
+    assert scoring.final_scores(row) == {"validation/accuracy": 0.9}

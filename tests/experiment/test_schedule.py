@@ -112,6 +112,30 @@ class TestTrainings:
         with pytest.raises(SystemExit, match=message):
             schedule.report_diverged(diverged)
 
+    def test_one_that_may_diverge_has_a_row_without_scores(
+        self, plan, runs_of, monkeypatch
+    ):
+        (run,) = runs_of(learning_rate=(1e30,))
+        items = [Measurement((run,), {"budget": 64}, may_diverge=True)]
+        assert plan.complete(items) == []
+        (row,) = plan.file.read()
+        assert row["metrics"] == {"validation/accuracy": None, "test/accuracy": None}
+        assert row["config"] == {**run.flat(), "budget": 64}
+        assert row["provenance"] == {"commit": "c"}
+        # It is not tried again.
+        monkeypatch.setattr(schedule, "train_run", fail)
+        assert plan.complete(items) == []
+
+    @pytest.mark.parametrize("rate", [1e-9, 0.05])
+    def test_one_that_predicts_one_class_is_warned_of(
+        self, rate, plan, runs_of, capsys
+    ):
+        plan.complete(trainings(runs_of(learning_rate=(rate,))))
+        (row,) = plan.file.read()
+        is_collapsed = row["validation"][0]["predicted_classes"] == 1
+        warned = "warning: it predicts one class" in capsys.readouterr().out
+        assert warned == is_collapsed
+
     def test_where_none_diverged_the_exit_is_as_usual(self):
         schedule.report_diverged([])
 

@@ -19,7 +19,8 @@ SCORES = {
 
 def ranks(base=BASE, **options):
     """{targets: rank} of the smoke preset with other options."""
-    options = weight_selection.Options(**{"seeds": (0,), **options})
+    plain = {"seeds": (0,), "baseline": False}
+    options = weight_selection.Options(**{**plain, **options})
     result = {}
     for item in weight_selection.measurements(options, base, BENCHES):
         settings = item.config()
@@ -52,10 +53,22 @@ class TestBudget:
         items = weight_selection.measurements(
             *weight_selection.PRESETS["smoke"], BENCHES
         )
-        assert len(items) == 7 * 2
+        # The head alone stands beside the seven sets.
+        assert len(items) == 8 * 2
         # r (i + o) L
         assert {item.settings["budget"] for item in items} == {8 * (16 + 16) * 2}
         assert list(ranks().values()) == [8, 8, 8, 8, 4, 4, 2]
+
+    def test_auto_trains_each_set_at_three_rates(self):
+        options = weight_selection.Options(
+            targets=("query",), seeds=(0,), learning_rate="auto"
+        )
+        items = weight_selection.measurements(options, BASE, BENCHES)
+        rates = {"lora": [], "head": []}
+        for item in items:
+            (run,) = item.runs
+            rates[run.method].append(run.train.learning_rate)
+        assert rates == {"lora": [5e-4, 1e-3, 5e-3], "head": [5e-4, 1e-3, 5e-3]}
 
     def test_no_targets_are_refused(self, tmp_path):
         words = ["--preset", "smoke", "--targets", "--out", str(tmp_path)]

@@ -9,6 +9,7 @@ published.
 import re
 from pathlib import Path
 
+from lora_jax import download
 from lora_jax.data.examples import (
     is_nonblank_text,
     named_columns,
@@ -116,6 +117,7 @@ def _from_folder(root: Path) -> tuple[dict[str, Table], str]:
 
 
 def _from_hub() -> tuple[dict[str, Table], str]:
+    download.use_cache_if_hub_is_away()
     # Imported here because only data from the hub needs it, and it takes 0.5 s.
     import datasets
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lora_jax import download
 from lora_jax.data.examples import (
     Columns,
     make_examples,
@@ -249,6 +250,7 @@ def _hub_columns(name: str, table: Table) -> Table:
 
 
 def _from_hub(name: str) -> tuple[dict[str, Table], str]:
+    download.use_cache_if_hub_is_away()
     # Imported here because only data from the hub needs it, and it takes 0.5 s.
     import datasets
 

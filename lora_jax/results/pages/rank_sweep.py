@@ -6,10 +6,11 @@ order of the rank within a set.
 
 import pandas as pd
 
-from lora_jax.results import claims
+from lora_jax.results import claims, report
 from lora_jax.results.arranging import pivot
 from lora_jax.results.claims import Claim
-from lora_jax.results.report import Section
+from lora_jax.results.report import Block, Section
+from lora_jax.results.sweeps import RATE, SweepGroup
 
 SOURCE = "LoRA Table 6"
 # A set of matrices that is better in the paper, and the set that it is compared with.
@@ -19,11 +20,26 @@ BETTER_SETS = (
 )
 
 
-def table6_claims(table: pd.DataFrame) -> list[Claim]:
+def blocks(sweep: SweepGroup, table: pd.DataFrame) -> list[Block]:
+    """Return what a section shows: scores and rates, parameters, means, the settings."""
+    notes: list[Block] = [*sweep.notes]
+    if sweep.at_best_rates:
+        rates = table[RATE].map("{:g}".format)
+        texts = table.assign(text=rates)
+        notes += [
+            "Learning rate of each line:",
+            pivot(texts, "targets", "rank", "text", prefix="r = "),
+        ]
+    return report.grid_blocks(
+        sweep.group, table, down="targets", across="rank", notes=notes
+    )
+
+
+def table6_claims(table: pd.DataFrame, suffix: str = "") -> list[Claim]:
     """Return the claims of Table 6: the matrices matter, and the rank matters little.
 
     `table` is one of `results.scores`. A claim on a set of matrices that has no line is
-    left out.
+    left out. `suffix` says of each claim which learning rates it holds for.
     """
     parts = {}
     for targets, part in table.groupby("targets"):
@@ -32,7 +48,7 @@ def table6_claims(table: pd.DataFrame) -> list[Claim]:
     # First the sets of matrices, each as the mean over its ranks.
     for better, worse in BETTER_SETS:
         if better in parts and worse in parts:
-            statement = f"{{{better}}} is above {{{worse}}}, mean over ranks"
+            statement = f"{{{better}}} is above {{{worse}}}, mean over ranks{suffix}"
             ours = claims.mean_score(parts[better])
             other = claims.mean_score(parts[worse])
             result.append(claims.difference(SOURCE, statement, ours, other))
@@ -40,17 +56,18 @@ def table6_claims(table: pd.DataFrame) -> list[Claim]:
     for targets, part in parts.items():
         # One rank, or a method without ranks, compares with nothing.
         if part["rank"].nunique() > 1:
-            result.append(_rank_claim(targets, part))
+            result.append(_rank_claim(targets, part, suffix))
     return result
 
 
-def _rank_claim(targets: str, part: pd.DataFrame) -> Claim:
+def _rank_claim(targets: str, part: pd.DataFrame, suffix: str) -> Claim:
     """The lowest rank does as well as the highest, with one set of matrices."""
     # The table is in order of the rank.
     low = part.iloc[0]
     high = part.iloc[-1]
     statement = (
         f"r = {low['rank']} does as well as r = {high['rank']} with {{{targets}}}"
+        f"{suffix}"
     )
     ours = claims.line_score(low)
     other = claims.line_score(high)

@@ -13,21 +13,23 @@ from lora_jax import paper
 from lora_jax.results import claims, plots, report
 from lora_jax.results.arranging import plus_minus
 from lora_jax.results.claims import Claim
-from lora_jax.results.grouping import Group
 from lora_jax.results.report import Block
+from lora_jax.results.sweeps import RATE, SweepGroup
 
 SOURCE = "LoRA Table 5"
 BOTH = "query,value"  # "gives the best performance overall", says the paper
 
 
-def blocks(group: Group, table: pd.DataFrame) -> list[Block]:
+def blocks(sweep: SweepGroup, table: pd.DataFrame) -> list[Block]:
     """Return what a section shows: scores, what `BOTH` gains, and the settings."""
+    group = sweep.group
     # Of one seed the error is another than of several.
     error_kind = table["error of"].iloc[0]
     return [
         *report.warning(group),
         report.measured_on(group, error_kind),
         score_table(table),
+        *sweep.notes,
         f"What {{{BOTH}}} gains over each other set, in points:",
         gain_table(table),
         report.settings(group),
@@ -43,8 +45,11 @@ def score_table(table: pd.DataFrame) -> pd.DataFrame:
         "targets": table["targets"],
         "r": table["rank"],
         "parameters": table["parameters"],
-        "ours": plus_minus(table["score"], table["error"]),
     }
+    # Where all lines share one it is in the settings.
+    if RATE in table:
+        columns["learning rate"] = table[RATE].map("{:g}".format)
+    columns["ours"] = plus_minus(table["score"], table["error"])
     for dataset in paper.lora.DATASETS:
         name = f"paper {dataset}"
         # A set that the paper does not have is an empty cell.
@@ -91,8 +96,11 @@ def _our_gains(both: Any, others: pd.DataFrame) -> list[str]:
     return plus_minus(differences, errors, sign="+")
 
 
-def table5_claims(table: pd.DataFrame) -> list[Claim]:
-    """Return the claims of Table 5: `BOTH` is above either of query and key alone."""
+def table5_claims(table: pd.DataFrame, suffix: str = "") -> list[Claim]:
+    """Return the claims of Table 5: `BOTH` is above either of query and key alone.
+
+    `suffix` says of each claim which learning rates it holds for.
+    """
     scores = {}
     for _, line in table.iterrows():
         scores[line["targets"]] = claims.line_score(line)
@@ -100,7 +108,7 @@ def table5_claims(table: pd.DataFrame) -> list[Claim]:
     for other in ("query", "key"):
         # A user may have trained other sets.
         if BOTH in scores and other in scores:
-            statement = f"{{{BOTH}}} is above {{{other}}} at one budget"
+            statement = f"{{{BOTH}}} is above {{{other}}} at one budget{suffix}"
             claim = claims.difference(SOURCE, statement, scores[BOTH], scores[other])
             result.append(claim)
     return result
