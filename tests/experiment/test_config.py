@@ -160,6 +160,7 @@ class TestKey:
             # How nothing is trained.
             ({"method": NO_METHOD}, {"method": NO_METHOD, "batch": 2, "epochs": 9}),
             ({"method": NO_METHOD}, {"method": NO_METHOD, "learning_rate": 0.5}),
+            ({"method": NO_METHOD}, {"method": NO_METHOD, "seed": 3}),
             # A run inside a comparison.
             (
                 {"left": {"method": "lora", "rank": 8}},
