@@ -17,6 +17,7 @@ chosen with the paper's values in sight, so that those pass.
     python experiments/amplification.py --preset full    # all rows
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import jax
@@ -86,7 +87,6 @@ def show(rows: list) -> Report:
     """A section for each model and data; the paper's table stands below ours."""
     sections = []
     tables = []
-    # Groups differ in other settings than these; the largest comes first.
     groups = results.groups(rows, axes=("rank", "matrix"))
     for group in groups:
         table = page.table7(group)

@@ -8,6 +8,7 @@ each alpha at one learning rate. It takes five minutes on two cores.
     python experiments/forkme.py --alphas 1 256
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 from lora_jax import results

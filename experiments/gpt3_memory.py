@@ -9,6 +9,7 @@ printed by a precision that was chosen for it; no precision gives all of the cla
     python experiments/gpt3_memory.py
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 from lora_jax import accounting, results

@@ -16,6 +16,7 @@ place.
 DIR holds one task's official files, or folders wikisql, mnli and samsum.
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 from lora_jax import paper
@@ -38,7 +39,8 @@ ALL_METHODS = ("none", "full", "prefix", "adapter_h", "lora")
 @dataclass(frozen=True)
 class Options:
     tasks: tuple[str, ...] = TASKS
-    """Tasks; of these three, those whose data is not there are named and left out."""
+    """One task or several (--data is the same flag). Of these three, those whose data
+    is not there are named and left out."""
     methods: tuple[str, ...] = ("none", "lora")
     """Adaptation methods; none is the pretrained model as it is. The learning rate is
     LoRA's: full fine-tuning takes 0.05 of it, top 0.5, adapter_l 2, prefix 2.5."""
@@ -52,7 +54,6 @@ QUICK = presets.NLG.changed(
     rows=768,
     validation_rows=128,
     test_sources=96,
-    max_length=320,
     rank=8,
     beam=1,
     no_repeat=0,

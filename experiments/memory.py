@@ -10,6 +10,7 @@ loaded, and no step is run.
     python experiments/memory.py --models DIR --batch 16 --lengths 128 --out mine
 """
 
+import lora_jax.interrupts  # noqa: F401
 import time
 from dataclasses import dataclass
 from itertools import chain, product
@@ -66,7 +67,6 @@ def measurements(options: Options, _base, _benches) -> list[Measurement]:
         for adaptation in adaptations(options):
             step = EncoderStep(model, *adaptation, compute, options.batch, length)
             steps.append(step)
-    # All of them, before the first is compiled.
     encoder_step.check(steps)
     return [Measurement((), step._asdict(), measure) for step in steps]
 

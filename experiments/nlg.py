@@ -17,6 +17,7 @@ neither supplied nor downloadable, film reviews take its place.
     python experiments/nlg.py --data pairs.csv             # columns source and target
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 from typing import Any
 

@@ -22,6 +22,7 @@ picture *label* is the total that the paper prints, in GB, times a thousand.
     python experiments/qlora_memory.py
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 from lora_jax import results

@@ -15,6 +15,7 @@ better compares, the scores do not**. Bytes and seconds are in `quantization_cos
     python experiments/quantization.py --preset full        # all rows
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import pandas as pd
@@ -81,7 +82,6 @@ def measure_lora(trained, settings):
 
 
 def row_of(row, scores) -> dict:
-    # What the training scored is kept beside, validation included.
     return {"metrics": scores, "examples": row["examples"], "trained": row["metrics"]}
 
 

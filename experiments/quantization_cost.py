@@ -12,6 +12,7 @@ this**. What the formats cost in score is in `quantization.py`.
     python experiments/quantization_cost.py --model DIRECTORY --formats bf16 nf4_double
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import pandas as pd
@@ -109,7 +110,6 @@ def show(rows: list) -> Report:
         intro=__doc__,
         sections=sections,
         data=pd.concat(tables),
-        # The bits are exact; times differ between machines.
         comparison=Comparison(by=("model", "type"), value="bits", error=""),
     )
 

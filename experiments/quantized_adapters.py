@@ -18,6 +18,7 @@ is computed in float32; the table has means over seeds ± their standard error.
     python experiments/quantized_adapters.py --preset full              # all rows
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import pandas as pd
@@ -45,8 +46,7 @@ PRESETS = {
         presets.SMOKE.changed(quantize="nf4_double", rank=2),
     ),
     "quick": (Options(), presets.QUICK.changed(quantize="nf4_double")),
-    # All rows of the data.
-    "full": (Options(), presets.FULL.changed(quantize="nf4_double")),
+    "full": (Options(), presets.FULL.changed(quantize="nf4_double")),  # all rows
 }
 
 

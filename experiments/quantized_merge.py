@@ -18,6 +18,7 @@ place. Everything is computed in float32, so that nothing else rounds.
     python experiments/quantized_merge.py --preset full                    # all rows
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import pandas as pd

@@ -13,6 +13,7 @@ trend, not the values**.
     python experiments/rank_sweep.py --preset paper --dry-run     # RoBERTa-base on GLUE
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,8 +25,7 @@ from lora_jax.results import Comparison, Report, Section, plots
 from lora_jax.results.pages import rank_sweep as page
 from lora_jax.results.sweeps import sweep_groups
 
-# In the order of the paper's table.
-TARGETS = ("query", "query,value", "query,key,value,output")
+TARGETS = ("query", "query,value", "query,key,value,output")  # the table's order
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Options:
     seeds: tuple[int, ...] = (0,)
     """Seeds; every run is repeated with each of them."""
     tasks: tuple[str, ...] = ()
-    """Several tasks, instead of the one of --data."""
+    """One task or several; your own file is one. --data is the same flag."""
     learning_rate: float | Literal["auto"] = presets.QUICK.train.learning_rate
     """Highest learning rate. auto trains everything at three, 0.5, 1 and 5 times the
     preset's, and shows each line at the one with the best validation score."""
@@ -45,8 +45,7 @@ class Options:
     """Also train the head alone, without an adapter: what all lines have to beat."""
 
 
-# The paper's own setting: RoBERTa-base, two tasks of GLUE and five seeds.
-GLUE = Options(
+GLUE = Options(  # the paper's own setting, RoBERTa-base
     tasks=("mnli", "sst2"),
     seeds=(0, 1, 2, 3, 4),
     learning_rate=presets.PAPER.train.learning_rate,
@@ -113,6 +112,7 @@ EXPERIMENT = Experiment(
     measurements,
     show,
     description=__doc__,
+    hidden=("data",),  # --tasks says it
     keep=True,  # the experiments that analyze adapters take these
 )
 

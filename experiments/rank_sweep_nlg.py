@@ -13,6 +13,7 @@ supplied nor downloadable, film reviews take its place.
     python experiments/rank_sweep_nlg.py --preset paper --dry-run    # GPT-2 medium
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import pandas as pd

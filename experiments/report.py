@@ -7,6 +7,7 @@ Without --out it draws results/reference/*/README.md, the index results/README.m
 the table in the repository's README.md.
 """
 
+import lora_jax.interrupts  # noqa: F401
 import importlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -16,6 +16,7 @@ were chosen with the paper's values in sight, so that those pass.
     python experiments/subspace_similarity.py --preset full   # all rows
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,7 +55,6 @@ def measurements(options: Options, base: RunConfig, benches) -> list[Measurement
     if low >= high or first == second:
         text = f"{low} {high} and {first} {second}"
         raise ValueError(f"expected ranks LOW HIGH and two different seeds, got {text}")
-    # Three trainings serve both comparisons.
     run = base.changed(targets=options.targets, seed=first)
     narrow = run.changed(rank=low)
     wide = run.changed(rank=high)

@@ -18,6 +18,7 @@ those of the factors of rank k.
     python experiments/svd_truncation.py --preset full     # all rows, three seeds
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +89,6 @@ def show(rows: list) -> Report:
     """A section for each model and data, with a table for each of its trainings."""
     sections = []
     tables = []
-    # Groups differ in other settings than these; the largest comes first.
     for group in results.groups(rows, axes=page.AXES):
         table = page.truncation_table(group)
         sections.append(Section(group.name, page.blocks(group, table)))

@@ -14,6 +14,7 @@ of values**. On a small model and a CPU only the kind of saving compares.
     python experiments/throughput.py --peer peft      # needs pip install -e '.[peers]'
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal

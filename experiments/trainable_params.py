@@ -14,6 +14,7 @@ makes the count equal, and this one differs least.
     python -m lora_jax.accounting 18900000 gpt3-175b query,value    # budget -> rank
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 
 from lora_jax import accounting, paper

@@ -13,6 +13,7 @@ film reviews: **compare the order, not the values**.
     python experiments/weight_selection.py --preset full     # all rows, five seeds
 """
 
+import lora_jax.interrupts  # noqa: F401
 from dataclasses import dataclass
 from typing import Literal
 

@@ -19,7 +19,7 @@ EXPERIMENTS = ROOT / "experiments"
 # From the ground up. A room may import the rooms of lower floors, and its neighbors on
 # the same floor as long as they do not import it back.
 FLOORS = (
-    ("tree", "devices", "download", "bounded_json", "paper", "results"),
+    ("tree", "devices", "download", "bounded_json", "interrupts", "paper", "results"),
     ("quant", "data", "metrics"),
     ("nn", "checkpoints"),
     ("methods", "models"),

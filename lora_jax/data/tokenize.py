@@ -228,7 +228,8 @@ def _check_lengths(texts: Sequence[str], lengths: np.ndarray, max_length: int) -
         raise ValueError(
             f"{long_rows:,} of {len(lengths):,} rows are longer than max_length "
             f"{max_length}: the longest, {longest}, has {lengths.max()} tokens; "
-            "raise max_length, or leave such rows out"
+            "raise max_length, as far as the model has positions, or leave such rows "
+            "out"
         )
 
 

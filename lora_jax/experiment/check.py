@@ -22,12 +22,12 @@ LOWEST = {
     "rows": 0,
     "validation_rows": 0,
     "test_sources": 0,
-    "max_length": 1,
+    "max_length": 0,
     "seed": 0,
 }
 # The settings of options whose names are other words.
 SWEPT_NAMES = {"tasks": "data", "targets": "targets"}
-ZERO_IS_ALL = ("rows", "validation_rows", "test_sources")
+ZERO_IS_ALL = ("rows", "validation_rows", "test_sources", "max_length")
 
 
 def resolved(runs: Sequence[RunConfig], benches: Workbenches) -> list[RunConfig]:
@@ -236,7 +236,20 @@ def _folder_problems(run: RunConfig) -> list[str]:
         problems.append(
             f"data_dir: goes with {', '.join(official)}, but data is {run.data.data!r}"
         )
-    return problems
+    return problems + _own_file_problems(run)
+
+
+def _own_file_problems(run: RunConfig) -> list[str]:
+    """What says how a user's own file is read goes with such a file alone."""
+    names = [f"{name}_column" for name in run.data.columns]
+    if run.data.label_kind != DataConfig().label_kind:
+        names.append("label_kind")
+    # A task of ours has names and labels of its own.
+    if not names or data.base_name(run.data.data) not in data.TASKS:
+        return []
+    return [
+        f"{', '.join(names)}: for a file of your own, but data is {run.data.data!r}"
+    ]
 
 
 def _problem(check: Callable[[], object]) -> list[str]:

@@ -28,7 +28,13 @@ from lora_jax.experiment.flags import (
     run_flags,
 )
 
-ALIASES = {"learning_rate": ("--lr",)}
+# A flag by its other names. Data are one task, or several where an experiment takes
+# them: all of these names work for either.
+ALIASES = {
+    "learning_rate": ("--lr",),
+    "data": ("--task", "--tasks"),
+    "tasks": ("--data", "--task"),
+}
 DEFAULT_PRESET = "quick"
 
 

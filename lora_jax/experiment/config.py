@@ -14,9 +14,15 @@ from functools import cache
 from typing import Any, Literal
 
 from lora_jax import methods
+from lora_jax.data.labels import LabelKind
 from lora_jax.generation import Decoding
 from lora_jax.train import TrainConfig
 
+# Tokens of the longest rows that the committed runs have room for. Nothing is cut where
+# text is generated, so a task without an entry takes what its longest row needs.
+LENGTHS = {"e2e": 160, "wikisql": 320}
+# Columns of a user's file that a flag can name.
+COLUMNS = ("text", "label", "source", "target")
 NO_METHOD = "none"  # the pretrained model as it is: nothing is trained
 
 
@@ -29,6 +35,17 @@ class DataConfig:
     rte, wnli); for language models e2e, webnlg, dart, wikisql or samsum; or your own
     FILE or folder with columns text, text_pair (optional) and label, or source and
     target."""
+    text_column: str | None = None
+    """Column of your file that holds the text, where it is not called text."""
+    label_column: str | None = None
+    """Column that holds the label, where it is not called label."""
+    source_column: str | None = None
+    """Column that holds the source of a text to be generated."""
+    target_column: str | None = None
+    """Column that holds the text to be generated."""
+    label_kind: LabelKind = "auto"
+    """What the labels of your file are. auto: words and whole numbers are classes, and
+    so are up to ten numbers such as 3.0 that are whole; other numbers are scores."""
     data_dir: str | None = None
     """Folder or zip with the task's official files, instead of a download."""
     glue_dir: str | None = None
@@ -39,11 +56,29 @@ class DataConfig:
     """Validation rows that choose the best epoch. 0 takes all of them."""
     test_sources: int = 0
     """Test sources that a text is generated for. 0 takes all of them."""
-    max_length: int = 64
+    max_length: int | Literal["auto"] = 64
     """Longest text, in tokens. Longer texts are cut; where a target has to be
-    generated, a text that is too long is an error."""
+    generated, a text that is too long is an error. 0 is as long as the longest text;
+    auto is 160 for e2e, 320 for wikisql and 0 for other tasks."""
     loss_on: Literal["target", "all"] = "target"
     """Tokens in a language model's loss: the target's alone, or the source's too."""
+
+    @property
+    def longest(self) -> int:
+        """`max_length` as a number, 0 for as long as the longest text."""
+        if self.max_length == "auto":
+            return LENGTHS.get(self.data, 0)
+        return self.max_length
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The names that columns have in a user's file, by the names they have here."""
+        columns = {}
+        for name in COLUMNS:
+            column = getattr(self, f"{name}_column")
+            if column is not None:
+                columns[name] = column
+        return columns
 
 
 @dataclass(frozen=True)
@@ -111,6 +146,8 @@ class RunConfig:
         for part in PARTS:
             values = _values(getattr(self, part))
             flat |= {ROW_NAMES.get(name, name): values[name] for name in values}
+        # What `auto` means for the task, so that a row says it.
+        flat["max_length"] = self.data.longest
         return {**flat, **method_defaults(self.method), **self.method_options()}
 
     def method_options(self) -> dict[str, Any]:

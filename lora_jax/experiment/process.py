@@ -1,12 +1,11 @@
 """How a script's process is set up: compiled programs, devices, memory, and errors."""
 
+from lora_jax.interrupts import INTERRUPTED, end_quietly
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -14,8 +13,6 @@ from lora_jax import devices, download
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLE = "glibc.malloc.hugetlb=1"
-SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
-INTERRUPTED = "interrupted: finished runs are kept; the same command continues"
 
 
 def prepare(*, cores_as_devices: bool) -> None:
@@ -27,7 +24,7 @@ def prepare(*, cores_as_devices: bool) -> None:
     times as long so, for each device reads and dequantizes all the weights, and a
     generated token takes 1.5 times as long.
     """
-    signal.signal(signal.SIGINT, _stop)
+    end_quietly()
     jax.config.update("jax_compilation_cache_dir", str(download.cache_folder() / "xla"))
     # Programs that compile faster than this are not worth a file.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -49,20 +46,6 @@ def use_huge_pages() -> None:
     settings = [tunables, TUNABLE] if tunables else [TUNABLE]
     os.environ["GLIBC_TUNABLES"] = ":".join(settings)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def _stop(_number: int, _frame: Any) -> None:
-    """End the process with one message.
-
-    An exception would be swallowed where Python is called by jax, and would be a long
-    trace elsewhere. Rows and saves are safe whenever a process dies.
-    """
-    # Written past Python's buffers, which the interrupted code may be writing to.
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), SHOW_CURSOR)
-    os.write(sys.stderr.fileno(), f"\n{INTERRUPTED}\n".encode())
-    # 128 + 2, as shells report a process that SIGINT ended.
-    os._exit(130)
 
 
 def run_main(main: Callable[[], None]) -> None:

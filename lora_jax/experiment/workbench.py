@@ -6,6 +6,7 @@ runs that share it, and is passed to whoever needs it.
 
 import sys
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -135,7 +136,7 @@ class Workbenches:
         splits_key = (
             run.model,
             run.decode.new_tokens,
-            run.data.max_length,
+            run.data.longest,
             run.data.loss_on,
             _task_key(run.data),
         )
@@ -149,7 +150,7 @@ class Workbenches:
             task=task,
             encoded=encoded,
             prompts=prompts,
-            widths=data.widths(run.data.max_length),
+            widths=data.widths(run.data.longest or _longest(encoded)),
             pad=model.config.pad,
         )
 
@@ -178,18 +179,20 @@ class _Latest:
 
 
 def _task_key(config: DataConfig) -> Hashable:
-    return (
-        config.data,
-        config.data_dir,
-        config.glue_dir,
-        config.rows,
-        config.validation_rows,
-        config.test_sources,
-    )
+    # Tokens are made of a task later.
+    return replace(config, max_length=0, loss_on="target")
 
 
 def _load_task(config: DataConfig) -> data.Task:
-    task = data.load(config.data, data_dir=config.data_dir or config.glue_dir)
+    task = data.load(
+        config.data,
+        data_dir=config.data_dir or config.glue_dir,
+        columns=config.columns,
+        label_kind=config.label_kind,
+    )
+    # What was left out of the files, or understood in a way that might surprise.
+    for note in task.notes:
+        _print_notice(note)
     limits = {"train": config.rows, "validation": config.validation_rows}
     splits = {}
     for name, examples in task.splits.items():
@@ -206,7 +209,7 @@ def _encode(
     run: RunConfig, task: data.Task, config: Any, tokenizer: Any
 ) -> tuple[dict[str, data.Encoded], dict[str, list[list[int]]]]:
     """The splits as tokens; of a test split to be generated for, only its prompts."""
-    max_length = run.data.max_length
+    max_length = run.data.longest or _positions(config)
     encoded: dict[str, data.Encoded] = {}
     prompts: dict[str, list[list[int]]] = {}
     for name, examples in task.splits.items():
@@ -264,10 +267,19 @@ def _check_end(run: RunConfig, config: Any) -> None:
 
 
 def _check_length(run: RunConfig, config: Any) -> None:
-    # RoBERTa's first positions are those of its padding.
-    longest = config.max_positions - config.offset
-    if run.data.max_length > longest:
+    positions = _positions(config)
+    if run.data.longest > positions:
         raise ValueError(
-            f"max_length: {run.model} has positions for {longest} tokens, "
-            f"got {run.data.max_length}"
+            f"max_length: {run.model} has positions for {positions} tokens, "
+            f"got {run.data.longest}"
         )
+
+
+def _positions(config: Any) -> int:
+    # RoBERTa's first positions are those of its padding.
+    return config.max_positions - config.offset
+
+
+def _longest(encoded: dict[str, data.Encoded]) -> int:
+    """Tokens of the longest row of all splits."""
+    return max(int(split.lengths.max()) for split in encoded.values())

@@ -63,7 +63,7 @@ class Config(NamedTuple):
         hf_config.raise_problems(_optional_problems(config))
         names = dict(FIELDS)
         for our_name, name in OPTIONAL_FIELDS.items():
-            if config.get(name):
+            if config.get(name) is not None:
                 names[our_name] = name
         values = hf_config.read_fields(config, names)
         # Older models have no fields for these two.

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lora_jax.models.rope import LARGEST
+
 # What both kinds of models may ask for, and the value that changes nothing.
 COMMON: dict[str, Any] = {
     "is_encoder_decoder": False,
@@ -93,6 +95,9 @@ def neutral_problems(
 
 def scale_problems(config: Mapping[str, Any], head_dim: int) -> list[str]:
     """Return a message for each factor of the attention that is not 1/sqrt(head_dim)."""
+    # Of sizes that are none nothing follows; they are told elsewhere.
+    if not 0 < head_dim < LARGEST:
+        return []
     usual = head_dim**-0.5
     neutral = {
         "attention_multiplier": usual,
@@ -104,7 +109,8 @@ def scale_problems(config: Mapping[str, Any], head_dim: int) -> list[str]:
         actual = config.get(name)
         if actual is None:
             continue
-        is_number = type(actual) in (int, float)
+        # A whole number in JSON may be too large for floating point.
+        is_number = type(actual) in (int, float) and abs(actual) < LARGEST
         if not is_number or not math.isclose(actual, value, rel_tol=1e-3):
             problems.append(f"{name} is {actual!r}, expected {value:g}")
     return problems

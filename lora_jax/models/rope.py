@@ -37,6 +37,8 @@ NEUTRAL_AT_ONE = (
     "mscale_all_dim",
 )
 DEFAULT_BASE = 10_000.0
+# Whole numbers in JSON have no bound, those that can be computed with have.
+LARGEST = 1e30
 
 
 def read_scaling(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _number_problems(values: Mapping[str, Any]) -> list[str]:
         if value is None:
             continue
         is_number = type(value) in (int, float)
-        if not is_number or not 0 < value < math.inf:
+        if not is_number or not 0 < value < LARGEST:
             problems.append(f"{name} is {value!r}, expected a number above 0")
     return problems
 

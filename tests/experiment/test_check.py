@@ -23,7 +23,7 @@ class TestSettings:
             ("rows", -1, "0 or more (0 is all)"),
             ("validation_rows", -1, "0 or more (0 is all)"),
             ("test_sources", -1, "0 or more (0 is all)"),
-            ("max_length", 0, "1 or more"),
+            ("max_length", -1, "0 or more (0 is all)"),
             ("seed", -1, "0 or more"),
         ],
     )
@@ -116,6 +116,13 @@ class TestFolders:
     )
     def test_a_folder_goes_with_a_task_that_has_files(self, changes, text):
         assert message_of(BASE.changed(**changes)) == text
+
+    def test_names_of_columns_go_with_a_file_of_somebodys_own(self, tmp_path):
+        run = BASE.changed(text_column="review", label_kind="scores")
+        assert message_of(run) == (
+            "text_column, label_kind: for a file of your own, but data is 'tiny'"
+        )
+        check.check_settings([run.changed(data=str(tmp_path))])
 
     @pytest.mark.parametrize(
         "changes",

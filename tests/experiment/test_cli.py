@@ -114,6 +114,12 @@ class TestFlags:
         [
             (["--model", "tiny-llama"], {"model": "tiny-llama"}),
             (["--max-length", "9"], {"max_length": 9}),
+            (["--max-length", "auto"], {"max_length": "auto"}),
+            (["--text-column", "review"], {"text_column": "review"}),
+            (["--label-kind", "scores"], {"label_kind": "scores"}),
+            # Whatever an experiment calls its data.
+            (["--tasks", "rte"], {"data": "rte"}),
+            (["--task", "rte"], {"data": "rte"}),
             (["--weight-decay", "0.25"], {"weight_decay": 0.25}),
             (["--offload"], {"offload": True}),
             (["--compute", "float32"], {"compute": "float32"}),

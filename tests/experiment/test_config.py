@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_jax.experiment import NO_METHOD, RunConfig, config
-from lora_jax.experiment.config import DEFAULT, from_row, key, part_of
+from lora_jax.experiment.config import DEFAULT, from_row, identity, key, part_of
 
 # A field of the run, of each of its parts, and options of two methods.
 CHANGES = st.fixed_dictionaries(
@@ -104,6 +104,23 @@ class TestFlat:
         assert from_row({"rows": 7}) == DEFAULT.changed(rows=7)
 
 
+class TestData:
+    @pytest.mark.parametrize(
+        ("task", "length"), [("e2e", 160), ("wikisql", 320), ("webnlg", 0), ("dart", 0)]
+    )
+    def test_auto_is_the_length_of_the_task(self, task, length):
+        run = DEFAULT.changed(data=task, max_length="auto")
+        assert run.data.longest == length
+        assert run.flat()["max_length"] == length
+        same = DEFAULT.changed(data=task, max_length=length)
+        assert key(run.flat()) == key(same.flat())
+
+    def test_names_of_columns_are_part_of_a_row_where_they_are_set(self):
+        run = DEFAULT.changed(data="a.csv", label_column="stars")
+        assert run.data.columns == {"label": "stars"}
+        assert identity(run.flat()) == {"data": "a.csv", "label_column": "stars"}
+
+
 class TestKey:
     def test_it_is_the_hash_of_what_differs_from_the_defaults(self):
         flat = DEFAULT.changed(rank=4, batch=16).flat()
@@ -143,6 +160,7 @@ class TestKey:
             # How nothing is trained.
             ({"method": NO_METHOD}, {"method": NO_METHOD, "batch": 2, "epochs": 9}),
             ({"method": NO_METHOD}, {"method": NO_METHOD, "learning_rate": 0.5}),
+            ({"method": NO_METHOD}, {"method": NO_METHOD, "seed": 3}),
             # A run inside a comparison.
             (
                 {"left": {"method": "lora", "rank": 8}},

@@ -236,6 +236,16 @@ class TestWriter:
         # Here an epoch is a step.
         assert writer.row["curve"] == [[1, round(first, 4)], [2, round(second, 4)]]
 
+    def test_it_is_reported_how_many_there_are(self, writer):
+        counts = []
+
+        def written(done, total):
+            counts.append((done, total))
+
+        scoring.generate(writer.bench, writer.model, "test", written)
+        # Before the batch, which compiles, and after it.
+        assert counts == [(0, 7), (7, 7)]
+
     def test_texts_score_as_when_they_were_written(self, writer):
         scores = score(writer.bench, writer.model, "test")
         assert scores == {"bleu": writer.row["metrics"]["test/bleu"]}
@@ -275,6 +285,11 @@ def test_of_a_language_model_that_diverged_validation_has_the_losses(writer):
 
 def test_final_scores_are_not_those_of_validation():
     row = {"metrics": {"validation/accuracy": 0.9, "test/accuracy": 0.8}}
+    assert scoring.final_scores(row) == {"test/accuracy": 0.8}
+
+
+def test_the_largest_class_is_no_score():
+    row = {"metrics": {"test/accuracy": 0.8, "test/majority": 0.5}}
     assert scoring.final_scores(row) == {"test/accuracy": 0.8}
 
 

@@ -1,5 +1,6 @@
 """Model, data and lengths that do not go together, and which tokens have a loss."""
 
+import numpy as np
 import pytest
 
 from lora_jax import models
@@ -52,6 +53,32 @@ def test_a_model_needs_an_end_token_of_its_own(ids, text, monkeypatch):
     )
     with pytest.raises(ValueError, match=message):
         Workbenches().bench(RUN)
+
+
+@pytest.mark.parametrize("length", [0, "auto"])
+def test_rows_are_as_long_as_the_longest(benches, length):
+    bench = benches.bench(RUN.changed(max_length=length))
+    lengths = [int(split.lengths.max()) for split in bench.encoded.values()]
+    assert bench.widths[-1] == max(lengths)
+    # Nothing else is another.
+    bounded = benches.bench(RUN).encoded["train"]
+    np.testing.assert_equal(bench.encoded["train"].tokens, bounded.tokens)
+
+
+def test_columns_of_a_file_and_what_is_told_of_it(tmp_path, capsys):
+    lines = ["Review;stars"]
+    for number in range(60):
+        lines.append(f"film {number};{number % 2}.0")
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(lines))
+    changes = {"data": str(path), "text_column": "review", "label_column": "stars"}
+    task = Workbenches().task(presets.SMOKE.changed(**changes))
+    assert task.labels == ("0", "1")
+    assert capsys.readouterr().err.splitlines() == [
+        "a.csv: the fields are separated by a semicolon",
+        "a.csv: labels with a decimal point are whole numbers, and are taken for 2 "
+        "classes; --label-kind scores makes them scores",
+    ]
 
 
 def test_the_loss_can_be_on_the_source_too(benches):

@@ -1,5 +1,6 @@
 """What holds of every experiment: its reference rows, its page, its help, a smoke run."""
 
+import itertools
 import shutil
 from dataclasses import fields
 from importlib import import_module
@@ -8,8 +9,8 @@ from pathlib import Path
 import nlg
 import pytest
 
-from lora_jax import data
-from lora_jax.experiment import Measurement, RunConfig, schedule
+from lora_jax import data, methods
+from lora_jax.experiment import Measurement, RunConfig, flags, schedule
 from lora_jax.experiment.config import key
 from lora_jax.experiment.experiment import reference_folder
 from lora_jax.experiment.workbench import Workbenches
@@ -167,3 +168,16 @@ def test_a_smoke_run_makes_rows_and_a_page_and_a_second_one_nothing(
 
 def fail(*_, **__):
     pytest.fail("a run was trained or loaded though no row is missing")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_flag_has_a_text(name):
+    for options, base in experiment(name).presets.values():
+        listed = flags.option_flags(options)
+        # An option without a text would be no flag, and could never be set.
+        assert [flag.name for flag in listed] == list(vars(options))
+        if base is not None:
+            groups = flags.run_flags(base, [*methods.METHODS], set())
+            listed += itertools.chain.from_iterable(groups.values())
+        listed += flags.command_flags("quick", {}) + flags.process_flags(keep=True)
+        assert [flag.name for flag in listed if not flag.help.strip()] == []

@@ -60,10 +60,17 @@ def test_a_task_that_was_asked_for_must_be_there(tmp_path):
         runs(options, base)
 
 
-def test_tasks_are_no_data(capsys):
-    with pytest.raises(SystemExit):
-        EXPERIMENT.main(["--preset", "smoke", "--data", "dart"])
-    assert "--data" in capsys.readouterr().err
+@pytest.mark.parametrize("flag", ["--tasks", "--data", "--task"])
+def test_tasks_have_the_names_of_data_too(flag, tmp_path):
+    words = ["--preset", "smoke", flag, "dart", "--out", str(tmp_path)]
+    with pytest.raises(ValueError, match="dart is read from its official files"):
+        EXPERIMENT.main(words)
+
+
+def test_the_length_is_that_of_each_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", lambda task, *, data_dir=None: None)
+    lengths = {run.data.data: run.flat()["max_length"] for run in runs()}
+    assert lengths == {"wikisql": 320, "mnli-text": 0, "samsum": 0}
 
 
 def test_published_columns():

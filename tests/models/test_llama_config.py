@@ -198,6 +198,15 @@ class TestErrors:
                 "attention_multiplier is 0.25, expected 0.5; "
                 "query_pre_attn_scalar is 256, expected 4",
             ),
+            (
+                {"num_attention_heads": 32},
+                "hidden_size 16 is no multiple of num_attention_heads 32",
+            ),
+            (
+                {"softmax_scale": 10**400, "head_dim": 4},
+                f"softmax_scale is {10**400}, expected 0.5",
+            ),
+            ({"head_dim": 0}, "head_dim is 0, expected a whole number above 0"),
             ({"sliding_window": 0}, "sliding_window is 0, expected a number above 0"),
             (
                 {"layer_types": ["full_attention", "linear_attention"]},

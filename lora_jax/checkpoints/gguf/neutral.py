@@ -86,10 +86,13 @@ def head_problems(architecture: str, facts: Facts, head_dim: Any) -> list[str]:
             f"got {value_length!r}"
         )
     scale = facts.get("attention.scale")
-    if not scale:
+    # Of broken sizes, which are told elsewhere, nothing follows.
+    is_size = type(head_dim) is int and 0 < head_dim < 2**31
+    if not scale or not is_size:
         return problems
     usual = head_dim**-0.5
-    is_number = type(scale) in (int, float)
+    # Numbers of the format have 64 bits.
+    is_number = type(scale) in (int, float) and abs(scale) < 2**64
     if not is_number or not math.isclose(scale, usual, rel_tol=1e-3):
         problems.append(
             f"{architecture}.attention.scale: expected {usual:g}, got {scale!r}"

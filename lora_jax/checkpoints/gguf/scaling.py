@@ -4,7 +4,6 @@ llama.cpp divides each frequency by its number in `rope_freqs.weight`, and all o
 the factor of a linear scaling.
 """
 
-import math
 from typing import Any
 
 from lora_jax.checkpoints.gguf.neutral import Facts
@@ -18,7 +17,7 @@ def factor_problems(architecture: str, facts: Facts) -> list[str]:
         if factor is None:
             continue
         is_number = type(factor) in (int, float)
-        if not is_number or not 0 <= factor < math.inf:
+        if not is_number or not 0 <= factor < 2**64:
             problems.append(
                 f"{architecture}.{name}: expected a number, 0 for none, got {factor!r}"
             )

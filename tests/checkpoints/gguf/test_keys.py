@@ -53,6 +53,7 @@ def test_keys_that_change_nothing(facts):
         ("rope.scaling.attn_factor", 1.2, "expected 1, got 1.2"),
         ("rope.dimension_sections", [16, 24, 24, 0], "expected 0, got [16, 24, 24, 0]"),
         ("rope.scaling.factor", [2.0], "expected a number, 0 for none, got [2.0]"),
+        ("rope.scaling.factor", 2**64, f"expected a number, 0 for none, got {2**64}"),
         ("rope.scale_linear", -2.0, "expected a number, 0 for none, got -2.0"),
         ("pooling_type", 3, "expected -1, got 3"),
         ("nextn_predict_layers", 1, "expected 0, got 1"),
