@@ -82,7 +82,7 @@ def check_options(run: RunConfig, options: Any) -> None:
     runs = [run]
     for option, values in vars(options).items():
         # `ranks` are values of `rank`; what is single is the run's already.
-        name = SWEPT_NAMES.get(option, option.removesuffix("s"))
+        name = SWEPT_NAMES.get(option) or option.removesuffix("s")
         if not isinstance(values, tuple) or not _is_setting(run, name):
             continue
         for value in values:

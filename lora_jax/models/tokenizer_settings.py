@@ -210,7 +210,7 @@ def _set_bert_flags(tokenizer: Tokenizer, settings: Settings) -> None:
     normalizer = tokenizer.normalizer
     if not isinstance(normalizer, BertNormalizer):
         return
-    flags = {"clean_text": normalizer.clean_text}
+    flags: dict[str, Any] = {"clean_text": normalizer.clean_text}
     for name, attribute in BERT_FLAGS.items():
         value = settings.get(name, getattr(normalizer, attribute))
         # Null are accents that follow the case; a case that is null is absent.

@@ -33,7 +33,7 @@ def rope_scaling(facts: Facts, factors: list[float]) -> dict[str, Any]:
     is_scaled = kind != "none" and factor not in (None, 0, 1)
     # Llama 3.1's rule, worked out for each frequency; a linear one goes on top.
     if factors and (kind == "linear" or not is_scaled):
-        scale = factor if is_scaled else 1.0
+        scale: Any = factor if is_scaled else 1.0
         return {"rope_factors": [scale * number for number in factors]}
     if not is_scaled:
         return {}

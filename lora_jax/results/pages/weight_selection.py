@@ -41,7 +41,7 @@ def score_table(table: pd.DataFrame) -> pd.DataFrame:
 
     ± is a standard error of ours, and a standard deviation of the paper's.
     """
-    columns = {
+    columns: dict[str, Any] = {
         "targets": table["targets"],
         "r": table["rank"],
         "parameters": table["parameters"],
