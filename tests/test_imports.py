@@ -19,7 +19,16 @@ EXPERIMENTS = ROOT / "experiments"
 # From the ground up. A room may import the rooms of lower floors, and its neighbors on
 # the same floor as long as they do not import it back.
 FLOORS = (
-    ("tree", "devices", "download", "bounded_json", "interrupts", "paper", "results"),
+    (
+        "tree",
+        "devices",
+        "download",
+        "bounded_json",
+        "interrupts",
+        "plural",
+        "paper",
+        "results",
+    ),
     ("quant", "data", "metrics"),
     ("nn", "checkpoints"),
     ("methods", "models"),

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 
 from lora_jax import bounded_json
 from lora_jax.checkpoints.tensor import Tensor, list_lines
+from lora_jax.plural import counted
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -157,7 +158,7 @@ def _tensors_of_shards(folder: Path) -> dict[str, Tensor]:
     absent = [file for file in files if not (folder / file).is_file()]
     if absent:
         raise FileNotFoundError(
-            f"{folder / INDEX} names {len(files)} files, of which these are missing:"
+            f"{folder / INDEX} names {counted(len(files), 'file')}, of which these are missing:"
             f"{list_lines(absent)}"
         )
 

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Literal, NoReturn
 
 from lora_jax.data.table import Table, raise_problems
+from lora_jax.plural import counted
 
 LabelKind = Literal["auto", "classes", "scores"]
 
@@ -189,7 +190,7 @@ def _class_notes(
     if is_number(names[0]) and any("." in text for text in _all(spellings)):
         notes.append(
             f"{table.file}: labels with a decimal point are whole numbers, and are "
-            f"taken for {len(names)} classes; --label-kind scores makes them scores"
+            f"taken for {counted(len(names), 'class', 'classes')}; --label-kind scores makes them scores"
         )
     for name, key in zip(names, map(label_key, names), strict=True):
         others = [text for text in spellings[key] if text != name]

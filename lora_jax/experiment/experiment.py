@@ -29,6 +29,7 @@ from lora_jax.experiment.config import (
 from lora_jax.experiment.measurement import Measurement
 from lora_jax.experiment.redraw import Redraw
 from lora_jax.experiment.workbench import Workbenches
+from lora_jax.plural import counted
 from lora_jax.results import report as reports
 from lora_jax.results import row_fields
 from lora_jax.results.report import Report, clock
@@ -87,7 +88,7 @@ class Experiment(NamedTuple):
         )
         pending = plan.pending(items)
         done = len(items) - len(pending)
-        print(f"{len(items)} rows, {done} of them there already", flush=True)
+        print(f"{counted(len(items), 'row')}, {done} of them there already", flush=True)
         if command.dry_run:
             print("\n".join(forecast.plan_lines(items, pending, by_key)))
         if time_text := self._time_text(pending, plan.to_train(pending), by_key):
@@ -202,7 +203,7 @@ class Experiment(NamedTuple):
         reference = self._reference_seconds()
         if reference and command.preset == cli.DEFAULT_PRESET:
             seconds = clock(sum(reference.values()))
-            rows_text = f"{len(reference)} reference rows"
+            rows_text = counted(len(reference), "reference row")
             print(f"The {rows_text} took {seconds} on two cores.")
         print("Ctrl-C stops at any time; the same command continues.")
         print(f"Downloads are kept in {download.cache_folder()}.", flush=True)

@@ -23,6 +23,7 @@ from lora_jax.experiment.run import (
     train_run,
 )
 from lora_jax.experiment.workbench import Workbenches
+from lora_jax.plural import counted
 from lora_jax.results.report import clock
 from lora_jax.results.rows import Row, RowFile
 
@@ -223,7 +224,7 @@ def report_diverged(diverged: Sequence[str]) -> None:
     """Exit with 1 and the names of the runs that diverged, if any did."""
     if diverged:
         names = "; ".join(diverged)
-        sys.exit(f"{len(diverged)} runs diverged and have no row: {names}")
+        sys.exit(f"{counted(len(diverged), 'run')} diverged, without a row: {names}")
 
 
 def _batches(measurements: Sequence[Measurement]) -> list[list[Measurement]]:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from lora_jax.plural import counted
+
 FOLDER = Path(__file__).resolve().parents[2] / "paper_tables"
 
 # The kinds of cells that `schema.toml` names, but for "text", which is not checked.
@@ -194,7 +196,7 @@ def _id_problems(name: str, cells: Sequence[Sequence[str]]) -> list[str]:
 def _row_problems(columns: Columns, row: Sequence[str]) -> list[str]:
     # Cells cannot be told apart in a row of another length.
     if len(row) != len(columns):
-        return [f"expected {len(columns)} cells, got {len(row)}"]
+        return [f"expected {counted(len(columns), 'cell')}, got {len(row)}"]
     problems = []
     for column, cell in zip(columns, row, strict=True):
         kind = columns[column]

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from lora_jax.plural import counted
+
 ERRORS_ALLOWED = 2.0  # standard errors of a difference
 ROUNDING = 1e-9  # a difference that is equal to what is allowed still agrees
 SIDES = ("reference", "yours")
@@ -66,7 +68,8 @@ def verdict(both: pd.DataFrame, comparison: Comparison) -> str:
     count = int((both["agrees"] == "yes").sum())
     agree = "agree" if count == len(both) else "do not all agree"
     text = (
-        f"**Your rows and the reference rows {agree}**: {count} of {len(both)} lines. "
+        f"**Your rows and the reference rows {agree}**: {count} of "
+        f"{counted(len(both), 'line')}. "
         "A line agrees if it differs by at most two standard errors of the difference"
     )
     if comparison.tolerance:

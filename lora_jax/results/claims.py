@@ -17,9 +17,11 @@ Item = TypeVar("Item")
 
 # Verdicts on an effect.
 REPRODUCED = "reproduced"
+DIRECTION = "in direction"
 NOT_REPRODUCED = "not reproduced"
 WITHIN_ERROR = "within one standard error"
 UNKNOWN_ERROR = "one seed: no standard error"
+FACTOR = 1.5  # a claim about how much holds within so many times more or less
 # Verdicts on a value.
 EQUAL = "equal"
 TRUNCATED = "truncated"
@@ -37,6 +39,7 @@ VALUES = {
 }
 EFFECTS = {
     REPRODUCED: "as in the paper",
+    DIRECTION: "the same way, but not by as much: beyond 1.5 times more or less",
     WITHIN_ERROR: "no difference larger than its standard error",
     UNKNOWN_ERROR: "no standard error to compare the difference with",
     NOT_REPRODUCED: "the other way round, or absent",
@@ -154,6 +157,19 @@ def verdict_on(difference: float, error: float = 0.0) -> str:
     if abs(difference) <= error:
         return WITHIN_ERROR
     return REPRODUCED if difference > 0 else NOT_REPRODUCED
+
+
+def factor(value: float, published: float, nothing: float) -> str:
+    """Return the verdict on a factor or a share beside a published one.
+
+    At `nothing` there is no effect at all. A value on the paper's side of it is
+    reproduced if it is within `FACTOR` times the published one, in either direction.
+    """
+    direction = verdict_on(value - nothing)
+    if direction != REPRODUCED:
+        return direction
+    is_near = published / FACTOR <= value <= published * FACTOR
+    return REPRODUCED if is_near else DIRECTION
 
 
 def printed_value(value: float, printed: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lora_jax.results import files
 from lora_jax.results.claims import EFFECTS, VALUES, Claim
-from lora_jax.results.report import Report, clock, picture_parts, table
+from lora_jax.results.report import Report, clock, machine_text, picture_parts, table
 from lora_jax.results.rows import Row
 
 # Around the table in the README; what is between them is replaced.
@@ -172,7 +172,7 @@ def provenance_table(entries: Sequence[Entry]) -> pd.DataFrame:
             "time": _time(entry.rows),
             "commit": ", ".join(_distinct(_commit, origins)),
             "jax": ", ".join(_distinct(_jax_version, origins)),
-            "machine": "; ".join(_distinct(_machine, origins)),
+            "machine": "; ".join(_distinct(machine_text, origins)),
         }
         lines.append(line)
     return pd.DataFrame(lines)
@@ -230,8 +230,3 @@ def _commit(origin: Row) -> str:
     # As `DIRTY` explains on the page.
     mark = "+" if origin["dirty"] else ""
     return origin["commit"][:7] + mark
-
-
-def _machine(origin: Row) -> str:
-    machine = origin["machine"]
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['backend']}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from lora_jax.plural import counted
 from lora_jax.results import claims, generated_texts, pictures, plots
 from lora_jax.results.claims import Claim, Score
 from lora_jax.results.method_summary import (
@@ -33,6 +34,7 @@ from lora_jax.results.report import (
     Report,
     Section,
     clock,
+    seeds_text,
     settings,
     warning,
 )
@@ -119,12 +121,12 @@ def sizes(group: Group) -> str:
     for split, size in examples.items():
         # Train and validation have no texts, only a loss.
         if split in group.first["written"]:
-            splits.append(f"{size:,} sources of {split}")
+            splits.append(f"{counted(size, 'source')} of {split}")
     epochs = group.settings["epochs"]
-    seeds = ", ".join(map(str, group.seeds))
     return (
-        f"Trained on {examples['train']:,} rows, epochs: {epochs}; scored on "
-        f"{', '.join(splits)}, each with all its references; seeds {seeds}."
+        f"Trained on {counted(examples['train'], 'row')}, epochs: {epochs}; scored on "
+        f"{', '.join(splits)}, each with all its references; "
+        f"{seeds_text(group)}."
     )
 
 

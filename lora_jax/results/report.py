@@ -8,11 +8,12 @@ says whether the two agree. What several experiments say in the same words is he
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lora_jax.plural import counted
 from lora_jax.results import files, pictures
 from lora_jax.results.agreement import Comparison, agreement, verdict
 from lora_jax.results.claims import Claim
@@ -175,13 +176,28 @@ def group_section(
     return Section(title or group.name, complete)
 
 
+def machine_text(provenance: Mapping[str, Any]) -> str:
+    """Return `EPYC, 2 cores, cpu`: processor, cores where they are known, and backend."""
+    machine = provenance["machine"]
+    parts = [machine["cpu"]]
+    if machine["cores"] is not None:
+        parts.append(counted(machine["cores"], "core"))
+    parts.append(machine["backend"])
+    return ", ".join(parts)
+
+
+def seeds_text(group: Group) -> str:
+    """Return `seed 0`, or `seeds 0, 1`."""
+    word = "seed" if len(group.seeds) == 1 else "seeds"
+    return f"{word} {', '.join(map(str, group.seeds))}"
+
+
 def measured_on(group: Group, error_kind: str = "none", metric: str = "") -> str:
     """Return a sentence on the metric, the examples, the seeds and what ± means."""
     metric = metric or primary_metric(group.first)
     split = metric.partition("/")[0]
     examples = group.first["examples"][split]
-    seeds = ", ".join(map(str, group.seeds))
-    sentence = f"{metric} in %, {examples:,} examples, seeds {seeds}"
+    sentence = f"{metric} in %, {counted(examples, 'example')}, {seeds_text(group)}"
     # Without an error there is no ± to explain.
     if ERRORS[error_kind]:
         sentence += f"; {ERRORS[error_kind]}"

@@ -169,14 +169,15 @@ FIELDS: Needs = {
     "written.{}.examples.[].output": TEXT,
     "written.{}.examples.[].references.[]": TEXT,
 }
-# Without these nobody knows what a row was made with.
+# Without these nobody knows what a row was made with. Outside of a checkout there is no
+# commit that the code could differ from.
 PROVENANCE: Needs = {
     "provenance.date": DATE,
     "provenance.commit": TEXT,
-    "provenance.dirty": SWITCH,
+    "provenance.dirty": optional(SWITCH),
     "provenance.versions.jax": TEXT,
     "provenance.machine.cpu": TEXT,
-    "provenance.machine.cores": COUNT,
+    "provenance.machine.cores": optional(COUNT),
     "provenance.machine.backend": TEXT,
 }
 

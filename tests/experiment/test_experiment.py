@@ -15,6 +15,7 @@ from lora_jax.experiment import (
     RunConfig,
     experiment,
     process,
+    provenance,
     schedule,
 )
 from lora_jax.experiment.config import DEFAULT, key
@@ -103,7 +104,7 @@ class TestMain:
 
     def test_a_run_that_diverges_has_no_row_and_the_page_the_others(self, out, capsys):
         words = ["--out", str(out), "--ranks", "4", "--lr", "1e30"]
-        with pytest.raises(SystemExit, match="1 runs diverged and have no row"):
+        with pytest.raises(SystemExit, match="1 run diverged, without a row"):
             RANKS.main(words)
         assert "learning rate" in capsys.readouterr().out
         assert len(RANKS.rows(out)) == 2
@@ -157,7 +158,7 @@ class TestDryRun:
     def test_rows_that_are_one_are_counted_once(self, tmp_path, capsys):
         RANKS.main(["--out", str(tmp_path), "--ranks", "1", "1", "--dry-run"])
         text = capsys.readouterr().out
-        assert "1 rows, 0 of them there already" in text
+        assert "1 row, 0 of them there already" in text
         assert text.endswith(" for 1 training\n")
 
     def test_a_run_that_several_rows_need_is_trained_once(self, tmp_path, capsys):
@@ -181,7 +182,7 @@ class TestDryRun:
         preset = (RankOptions(), BASE.changed(epochs=0))
         filled = RANKS._replace(presets={"quick": preset}, measurements=two_epochs)
         filled.main(["--out", str(tmp_path), "--dry-run"])
-        assert "1 rows, 0 of them there already" in capsys.readouterr().out
+        assert "1 row, 0 of them there already" in capsys.readouterr().out
         unfilled = filled._replace(measurements=RANKS.measurements)
         with pytest.raises(ValueError, match="epochs: expected >= 1, got 0"):
             unfilled.main(["--out", str(tmp_path), "--dry-run"])
@@ -297,7 +298,7 @@ class TestReference:
         # Timed steps have a list, which is no duration of the row.
         for rank, seconds in enumerate((150.0, 50, [1.0, 2.0]), start=1):
             row = {"config": {"rank": rank}, "metrics": {}, "seconds": seconds}
-            results.record(path, row)
+            results.record(path, {**row, "provenance": provenance.provenance()})
         monkeypatch.setattr(experiment, "reference_folder", lambda: tmp_path)
         sentence = "The 2 reference rows took 3 min 20 s on two cores."
         for preset, expected in (("quick", True), ("smoke", False)):
@@ -310,7 +311,8 @@ class TestRows:
     def test_settings_that_came_later_are_at_their_defaults(self, tmp_path):
         path = tmp_path / "ranks.jsonl"
         old = {"method": "lora", "data": "tiny", "rank": 4}
-        results.record(path, {"config": old, "metrics": {}})
+        origin = provenance.provenance()
+        results.record(path, {"config": old, "metrics": {}, "provenance": origin})
         (row,) = RANKS.rows(tmp_path)
         assert row["config"] == DEFAULT.changed(data="tiny", rank=4).flat()
         assert key(row["config"]) == key(old)

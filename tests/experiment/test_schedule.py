@@ -108,7 +108,7 @@ class TestTrainings:
         (row,) = plan.file.read()
         assert row["config"]["learning_rate"] == 1e-3
         assert "[1/2] learning_rate=1e+30: " in capsys.readouterr().out
-        message = "1 runs diverged and have no row: learning_rate=1e\\+30"
+        message = "1 run diverged, without a row: learning_rate=1e\\+30"
         with pytest.raises(SystemExit, match=message):
             schedule.report_diverged(diverged)
 

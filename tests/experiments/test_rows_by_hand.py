@@ -79,3 +79,10 @@ def test_a_wrong_row_stops_the_script_before_anything_else(name, row, tmp_path, 
     with pytest.raises(ValueError, match="line 2 is not a row of this experiment"):
         experiment(name).main(["--out", str(tmp_path)])
     assert capsys.readouterr().out == ""
+
+
+def test_a_row_from_outside_of_a_checkout_is_sound(name, row, tmp_path):
+    origin = {**row["provenance"], "commit": "unknown", "dirty": None}
+    path = tmp_path / f"{name}.jsonl"
+    path.write_text(json.dumps({**row, "provenance": origin}))
+    assert len(experiment(name).rows(tmp_path)) == 1

@@ -106,3 +106,18 @@ def test_counts_are_values_and_trends_effects():
         assert Claim("Table 5", "", "", verdict).kind == "value"
     for verdict in EFFECTS:
         assert Claim("Table 5", "", "", verdict).kind == "effect"
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [
+        (3.0, claims.REPRODUCED),
+        (2.0, claims.REPRODUCED),
+        (4.5, claims.REPRODUCED),
+        (1.87, claims.DIRECTION),
+        (305.0, claims.DIRECTION),
+        (0.9, claims.NOT_REPRODUCED),
+    ],
+)
+def test_a_factor_holds_within_a_bound_or_in_direction_alone(value, verdict):
+    assert claims.factor(value, published=3.0, nothing=1.0) == verdict

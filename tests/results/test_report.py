@@ -250,8 +250,8 @@ def test_a_page_has_prose_tables_and_claims():
 @pytest.mark.parametrize(
     ("yours", "verdict", "sentence"),
     [
-        (82.8, "yes", "Your rows and the reference rows agree**: 1 of 1 lines"),
-        (82.9, "no", "do not all agree**: 0 of 1 lines"),
+        (82.8, "yes", "Your rows and the reference rows agree**: 1 of 1 line"),
+        (82.9, "no", "do not all agree**: 0 of 1 line"),
     ],
 )
 def test_yours_agree_with_the_reference_within_two_errors(yours, verdict, sentence):

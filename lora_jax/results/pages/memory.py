@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lora_jax.plural import counted
 from lora_jax.results import pictures
 from lora_jax.results.agreement import Comparison
 from lora_jax.results.grouping import Group, short_name
@@ -86,9 +87,15 @@ def by_shape(rows: Iterable[Row]) -> dict[str, list[Row]]:
     parts: dict[str, list[Row]] = {}
     for row in sorted(rows, key=_place):
         config = row["config"]
-        title = f"{config['batch']} rows of {config['length']} tokens"
+        title = shape_text(config)
         parts.setdefault(title, []).append(row)
     return parts
+
+
+def shape_text(config: Mapping[str, Any]) -> str:
+    """Return `32 rows of 64 tokens`."""
+    rows = counted(config["batch"], "row")
+    return f"{rows} of {counted(config['length'], 'token')}"
 
 
 def step_table(rows: Iterable[Row]) -> pd.DataFrame:
@@ -177,7 +184,7 @@ def figure(rows: Sequence[Row], parts: Sequence[Mapping[str, float]]) -> Figure:
     if any(names != first for names in others):
         grid = [list(chain(*grid))]
     config = rows[0]["config"]
-    xlabel = f"MB for {config['batch']} rows of {config['length']} tokens"
+    xlabel = f"MB for {shape_text(config)}"
     return stacked(grid, xlabel=xlabel, total_label="compiled")
 
 

@@ -56,13 +56,22 @@ def test_savings_are_held_against_the_papers_claims():
     saved = page.savings(table())
     assert list(saved.ours) == [25.0, 1.33, 1000.0]
     assert [text.partition(" ")[2] for text in saved.paper] == ["(L9)", "(L2)", "(L7)"]
-    assert set(saved.verdict) == {claims.REPRODUCED}
+    # 25 % are the paper's; 1.33 is not near 3, nor 1,000 near 10,000.
+    assert list(saved.verdict) == [claims.REPRODUCED, *[claims.DIRECTION] * 2]
 
 
 def test_a_lora_that_is_slower_saves_nothing():
     saved = page.savings(table(saving=1.5))
     assert saved.ours.iloc[0] == -50
     assert list(saved.verdict)[:2] == [claims.NOT_REPRODUCED] * 2
+
+
+def test_a_claim_stands_once_and_is_as_good_as_its_worst_dtype():
+    half = table(saving=0.99).assign(compute="bfloat16")
+    saved = page.savings(pd.concat([table(), half]))
+    time, memory, checkpoint = page.saving_claims(saved)
+    assert time.evidence == "25 in float32, 1 in bfloat16"
+    assert {time.verdict, memory.verdict, checkpoint.verdict} == {claims.DIRECTION}
 
 
 def test_one_method_alone_has_nothing_to_compare():
