@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lora_jax import quant, tree
+from lora_jax import bounded_json, quant, tree
 
 # The leaves that are stored in few bits, unless a Spec says otherwise.
 LORA_MATRICES = r"(^|/)lora_[ab]$"
@@ -122,8 +122,10 @@ def _read(path: str | Path) -> tuple[_Leaves, dict[str, Any], _Facts]:
 
     # Metadata are texts by name. A file without any has None.
     try:
-        row = json.loads(metadata["row"])
-        facts = dict(json.loads(metadata.get("quantized", "{}")))
+        row = bounded_json.parse(metadata["row"])
+        facts = bounded_json.parse(metadata.get("quantized", "{}"))
+        if not isinstance(row, dict) or not isinstance(facts, dict):
+            raise TypeError
     except (KeyError, TypeError, ValueError):
         raise ValueError(
             f"{path}: expected trained leaves and the training's row, got another "
@@ -154,10 +156,11 @@ def _dequantize(
                 parts[part] = leaves.pop(name)
         try:
             value = quant.from_arrays(parts, leaf_facts)
-        except ValueError as error:
-            problems += f"\n  {leaf_path}: {error}"
-        else:
             leaves[leaf_path] = value.dequantize()
+        # Facts that somebody changed fail anywhere: a size of 10^30 within jax.
+        except Exception as error:
+            first_line = str(error).partition("\n")[0][:300]
+            problems += f"\n  {leaf_path}: {first_line}"
     # All leaves first: one error names each that is damaged.
     if problems:
         raise ValueError(

@@ -43,7 +43,8 @@ def load(out: Path, bench: Workbench) -> Trained:
         return Trained(model, {"config": bench.run.flat()}, bench)
     model, row = adapter.load(path, model, mask)
     # Somebody may have copied or renamed files.
-    if key(row["config"]) != key(bench.run.flat()):
+    config = row.get("config")
+    if not isinstance(config, dict) or key(config) != key(bench.run.flat()):
         raise ValueError(
             f"{path}: expected what this run learned, got another run's; delete the "
             "file to train it again"

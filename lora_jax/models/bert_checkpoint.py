@@ -24,6 +24,8 @@ SIZES = (
     Size("type_vocab_size", TABLE.format("token_type"), axis=0),
     Size("intermediate_size", LAYER + r"intermediate\.dense\.weight", axis=0),
     Size("num_attention_heads"),
+    # A token of the vocabulary, and in RoBERTa the position before the first.
+    Size("pad_token_id"),
 )
 # The checkpoint's name of each table of embeddings -> ours.
 TABLES = {"word": "tokens", "position": "positions", "token_type": "segments"}

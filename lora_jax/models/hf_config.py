@@ -114,7 +114,8 @@ def read_eos_ids(config: Fields) -> tuple[int, ...]:
     if value is None:
         return ()
     eos_ids = tuple(value) if isinstance(value, list) else (value,)
-    if not all(_is_whole(token) for token in eos_ids):
+    # Tokens are kept in 32 bits.
+    if not all(_is_whole(token) and abs(token) < 2**31 for token in eos_ids):
         raise ValueError(
             f"eos_token_id: expected a token id or a list of them, got {value!r}"
         )

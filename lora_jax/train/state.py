@@ -122,8 +122,8 @@ class Saver:
         if saved is None:
             return start
         saved_leaves, facts = saved
-        identity = facts.pop(IDENTITY, None)
-        if identity is None:
+        identity = facts.pop(IDENTITY, None) if isinstance(facts, dict) else None
+        if not isinstance(identity, dict):
             raise ValueError(
                 f"{self.folder}: does not say which training it is of, as saves of "
                 "earlier versions; delete it to start this training anew"
@@ -135,4 +135,22 @@ class Saver:
                 "delete it to start this training anew"
             )
         trainable, moments, best = jax.tree.unflatten(structure, saved_leaves)
-        return TrainState(trainable, moments, best, History(**facts))
+        return TrainState(trainable, moments, best, self._history(facts))
+
+    def _history(self, facts: dict[str, Any]) -> History:
+        """Return the history among the facts that were saved."""
+        try:
+            history = History(**facts)
+            # A number in another form fails here, not in the middle of the training.
+            history.losses = [float(loss) for loss in history.losses]
+            score = history.best_score
+            history.best_score = None if score is None else float(score)
+            is_whole = type(history.tokens) is type(history.best_epoch) is int
+            if not is_whole or not isinstance(history.validation, list):
+                raise TypeError("expected numbers of tokens and epochs, and a list")
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.folder}: expected the losses and scores of a training, got "
+                f"others ({error}); delete it to start this training anew"
+            ) from None
+        return history

@@ -123,7 +123,15 @@ class TestFloats:
 
     @pytest.mark.parametrize(
         "metadata",
-        [None, {"format": "pt"}, {"row": "{"}, {"row": "{}", "quantized": "[1]"}],
+        [
+            None,
+            {"format": "pt"},
+            {"row": "{"},
+            {"row": "[1]"},
+            {"row": "[" * 5000 + "]" * 5000},
+            {"row": "{}", "quantized": "[1]"},
+            {"row": "{}", "quantized": '[["a", 1]]'},
+        ],
     )
     def test_another_safetensors_file_is_refused(self, metadata, trained, path):
         path.write_bytes(safetensors.numpy.save({"a": np.zeros(2)}, metadata=metadata))
@@ -280,6 +288,22 @@ class TestFewBits:
             (
                 lambda arrays, facts: facts[PATH].update(block=10**9),
                 "expected kind, block, stored, transposed and dtype of a",
+            ),
+            (
+                lambda arrays, facts: facts[PATH].update(stored=[10**30, 64]),
+                f"\n  {PATH}: ",
+            ),
+            (
+                lambda arrays, facts: facts[PATH].update(stored=[2**62, 2**62]),
+                f"\n  {PATH}: ",
+            ),
+            (
+                lambda arrays, facts: facts[PATH].update(transposed="yes"),
+                "expected kind, block, stored, transposed and dtype of a",
+            ),
+            (
+                lambda arrays, facts: facts[PATH].update(kind=["nf4"]),
+                f"\n  {PATH}: ",
             ),
             (
                 lambda arrays, facts: facts[PATH].update(kind="int8"),

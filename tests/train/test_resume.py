@@ -119,6 +119,26 @@ class TestResume:
         with pytest.raises(ValueError, match=text):
             fit(resume=folder)
 
+    @pytest.mark.parametrize(
+        "facts",
+        [
+            {"losses": ["a"]},
+            {"losses": 3},
+            {"tokens": "many"},
+            {"validation": None},
+            {"best_epoch": 1.5},
+            {"best_score": []},
+            {"another": 1},
+        ],
+    )
+    def test_a_history_of_another_kind_is_refused(self, facts, tmp_path):
+        saver = state.Saver(tmp_path / "run", dict)
+        text = "run: expected the losses and scores of a training, got others .*; del"
+        with pytest.raises(ValueError, match=text):
+            saver._history(facts)
+        whole = saver._history({"losses": [1, 0.5], "tokens": 7, "best_score": 1})
+        assert whole == state.History([1.0, 0.5], 7, best_score=1.0)
+
     def test_another_seed_rate_or_rows_are_another_training(
         self, fit, other_fit, examples, tmp_path
     ):
