@@ -60,6 +60,13 @@ def attend(query, key, value, mask, *, heads, **options):
     )
 
 
+def test_a_token_that_attends_to_nothing_is_finite():
+    rows = np.random.default_rng(0).normal(size=(1, 3, 8))
+    nothing = np.zeros((1, 3, 3), bool)
+    output = attend(rows, rows, rows, nothing, heads=2)
+    assert np.isfinite(output).all()
+
+
 class TestAttention:
     def test_equal_scores_give_the_mean_of_the_visible_values(self):
         query = jnp.zeros((1, 1, 2))
