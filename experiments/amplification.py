@@ -27,8 +27,9 @@ import pandas as pd
 from lora_jax import analysis, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, grid, presets
 from lora_jax.experiment.matrices import stacked_matrices
-from lora_jax.results import Comparison, Report, Section
+from lora_jax.results import Report, Section, claims, pictures
 from lora_jax.results.pages import amplification as page
+from lora_jax.results.pages.needs import amplification as needs
 
 
 @dataclass(frozen=True)
@@ -92,28 +93,23 @@ def show(rows: list) -> Report:
         table = page.table7(group)
         sections.append(Section(group.name, page.blocks(group, table)))
         tables.append(table)
-    # One figure and one list of claims, of the largest group alone.
-    rows_of_largest = groups[0].rows
+    # Figure 8 is of the rows, and the claims are of both.
+    rows_by_group = [group.rows for group in groups]
+    pairs = list(zip(tables, rows_by_group, strict=True))
     return Report(
         title="Amplification",
         intro=__doc__,
         sections=sections,
-        claims=page.table7_claims(tables[0], rows_of_largest),
+        claims=claims.of_groups(groups, pairs, lambda pair: page.table7_claims(*pair)),
         headline="at the lowest r",
         data=pd.concat([*tables, page.published()]),
-        figures={"": page.figure8(rows_of_largest)},
-        # Another machine rounds otherwise while it trains.
-        comparison=Comparison(
-            by=("model", "data", "matrix", "r", "layer"),
-            value="factor",
-            error="",  # one seed has none
-            relative=0.05,
-        ),
+        **pictures.of_groups(groups, rows_by_group, page.figure8),
+        comparison=page.COMPARISON,
     )
 
 
 EXPERIMENT = Experiment(
-    "amplification", PRESETS, measurements, show, description=__doc__, keep=True
+    "amplification", PRESETS, measurements, show, __doc__, keep=True, needs=needs
 )
 
 if __name__ == "__main__":

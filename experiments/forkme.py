@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lora_jax import results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, grid, presets
 from lora_jax.results import Comparison, Report, Section, report
+from lora_jax.results.pages.needs import scored as needs
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def show(rows: list) -> Report:
     )
 
 
-EXPERIMENT = Experiment("forkme", PRESETS, measurements, show, description=__doc__)
+EXPERIMENT = Experiment("forkme", PRESETS, measurements, show, __doc__, needs=needs)
 
 if __name__ == "__main__":
     EXPERIMENT.script()

@@ -22,6 +22,7 @@ from lora_jax.accounting.optimizer_states import (
 from lora_jax.experiment import Experiment, Measurement
 from lora_jax.results import Comparison, Report, Section
 from lora_jax.results.pages import gpt3_memory as page
+from lora_jax.results.pages.needs import gpt3_memory as needs
 
 GPT3 = "gpt3-175b"
 ADAPTER = {"targets": "query,value", "rank": 4}  # section 4.2's example
@@ -58,6 +59,7 @@ def show(rows: list) -> Report:
     by_precision = page.stored_bytes(rows, "precision", architecture=GPT3)
     by_architecture = page.stored_bytes(rows, "architecture", precision=MIXED.name)
     bytes_each = {name: item.trainable for name, item in PRECISIONS.items()}
+    # GPT-3 in each precision, and each architecture in the usual one.
     precisions = page.precision_table(by_precision, bytes_each)
     sizes = page.size_table(by_architecture, list(accounting.ARCHITECTURES))
     verdicts = page.verdict_table(by_precision, usual=HALF.name)
@@ -79,7 +81,9 @@ def show(rows: list) -> Report:
     )
 
 
-EXPERIMENT = Experiment("gpt3_memory", PRESETS, measurements, show, description=__doc__)
+EXPERIMENT = Experiment(
+    "gpt3_memory", PRESETS, measurements, show, __doc__, needs=needs
+)
 
 if __name__ == "__main__":
     EXPERIMENT.script()

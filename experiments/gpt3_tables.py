@@ -30,6 +30,8 @@ from lora_jax.experiment import (
 )
 from lora_jax.metrics import text as text_metrics
 from lora_jax.results import Report, method_tables
+from lora_jax.results.pages import text_scores
+from lora_jax.results.pages.needs import generated as needs
 
 TASKS = ("wikisql", "mnli-text", "samsum")
 # And bitfit, for a model that has biases.
@@ -91,6 +93,7 @@ def show(rows: list) -> Report:
         published=published,
         note=text_metrics.note,
         claims=claims,
+        values=text_scores.gpt3,
     )
 
 
@@ -109,8 +112,8 @@ EXPERIMENT = Experiment(
     show,
     description=__doc__,
     hidden=("data",),  # --tasks says it
-    # A device for each core slows a language model down, see `process.prepare`.
-    cores_as_devices=False,
+    cores_as_devices=False,  # slow for a language model, see `process.prepare`
+    needs=needs,
 )
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from lora_jax.accounting.encoder_step import EncoderStep
 from lora_jax.experiment import Experiment, Measurement
 from lora_jax.results import Report, Section
 from lora_jax.results.pages import memory as page
+from lora_jax.results.pages.needs import memory as needs
 
 QUERY_VALUE = "query,value"  # the paper's choice
 ATTENTION = "query,key,value,output"
@@ -101,20 +102,17 @@ def show(rows: list) -> Report:
         table = page.step_table(part)
         sections.append(Section(title, [page.step_text(table), page.agreement(table)]))
     sections.append(Section("What XLA does that the layers do not ask for", [page.XLA]))
-    # The figure has the shortest rows alone, at the fullest moment of their steps.
-    first = next(iter(by_shape.values()))
-    parts = [encoder_step.fullest_parts(row["metrics"]) for row in first]
     return Report(
         title="Memory of a training step",
         intro=__doc__,
         sections=sections,
         data=page.step_table(chain(*by_shape.values())),
-        figures={"": page.figure(first, parts)},
+        **page.pictures_of(by_shape, encoder_step.fullest_parts),
         comparison=page.COMPARISON,
     )
 
 
-EXPERIMENT = Experiment("memory", PRESETS, measurements, show, description=__doc__)
+EXPERIMENT = Experiment("memory", PRESETS, measurements, show, __doc__, needs=needs)
 
 if __name__ == "__main__":
     EXPERIMENT.script()

@@ -31,6 +31,7 @@ from lora_jax.experiment import Experiment, Measurement
 from lora_jax.paper.qlora import MB, figure6
 from lora_jax.results import Comparison, Report, Section
 from lora_jax.results.pages import qlora_memory as page
+from lora_jax.results.pages.needs import qlora_memory as needs
 
 # The settings of the figure; adapters are on every matrix of the blocks.
 FIGURE6 = {"rank": 64, "block": 64, "tokens": 512}
@@ -102,7 +103,7 @@ def growth(mb: int) -> float:
 
 
 EXPERIMENT = Experiment(
-    "qlora_memory", PRESETS, measurements, show, description=__doc__
+    "qlora_memory", PRESETS, measurements, show, __doc__, needs=needs
 )
 
 if __name__ == "__main__":

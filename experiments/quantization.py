@@ -24,9 +24,10 @@ from lora_jax import results
 from lora_jax.accounting.storage import FORMATS, store_base
 from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
 from lora_jax.experiment.scoring import final_scores, prefixed, score
-from lora_jax.results import Comparison, Report, Section, report
+from lora_jax.results import Comparison, Report, Section, claims, pictures, report
 from lora_jax.results.pages import quantization as page
 from lora_jax.results.pages.format_names import format_name, row_name
+from lora_jax.results.pages.needs import quantization as needs
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class Options:
     """Seeds; every run is repeated with each of them."""
 
 
-# The extremes: a float32 base, and the fewest bits.
-SMOKE = Options(formats=("fp32", "nf4_double"), seeds=(0,))
+SMOKE = Options(formats=("fp32", "nf4_double"), seeds=(0,))  # the extremes
 PRESETS = {
     "smoke": (SMOKE, presets.SMOKE.changed(batch=8, rank=2)),
     "quick": (Options(), presets.QUICK),
@@ -87,22 +87,21 @@ def row_of(row, scores) -> dict:
 
 def show(rows: list) -> Report:
     sections, tables = [], []
-    for (model, data), part in results.split_by(rows, ["model", "data"]).items():
-        table = page.score_table(part, tuple(FORMATS)).assign(model=model)
+    groups = results.groups(rows, page.AXES)
+    for group in groups:
+        table = page.score_table(group, tuple(FORMATS))
         tables.append(table)
-        group = results.groups(part, page.AXES)[0]
-        title = f"{model}, {data}"
-        sections.append(report.group_section(group, [page.text_table(table)], title))
+        sections.append(report.group_section(group, [page.text_table(table)]))
     # The paper's scores are of other models and tasks: no column beside ours.
     sections.append(Section("The paper's values", page.published_blocks()))
     return Report(
         title="Formats of a frozen base",
         intro=__doc__,
         sections=sections,
-        claims=page.format_claims(tables[0]),
+        claims=claims.of_groups(groups, tables, page.format_claims),
         data=pd.concat(tables),
-        figures={"": page.score_figure(tables[0])},
-        comparison=Comparison(by=("model", "type"), value="LoRA", error="LoRA error"),
+        **pictures.of_groups(groups, tables, page.score_figure),
+        comparison=Comparison(by=page.LINE, value="LoRA", error="LoRA error"),
     )
 
 
@@ -114,6 +113,7 @@ EXPERIMENT = Experiment(
     description=__doc__,
     keep=True,  # for quantized_merge and quantized_adapters
     hidden=("quantize", "method", "compute"),  # the formats decide
+    needs=needs,
 )
 
 if __name__ == "__main__":

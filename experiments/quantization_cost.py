@@ -22,8 +22,10 @@ from lora_jax.accounting.storage import FORMATS, storage_metrics
 from lora_jax.accounting.stored_step import step_costs
 from lora_jax.experiment import Experiment, Measurement, check
 from lora_jax.results import Comparison, Report, Section
+from lora_jax.results.grouping import short_name
 from lora_jax.results.pages import quantization_cost as page
 from lora_jax.results.pages.format_names import format_name, row_name
+from lora_jax.results.pages.needs import quantization_cost as needs
 
 # The options that a timed step depends on.
 SHAPE = ("batch", "length", "targets", "rank", "steps")
@@ -49,14 +51,9 @@ class Options:
     """Timed steps of each format, interleaved; the median counts."""
 
 
-SMOKE = Options(  # the extremes: float32, and the fewest bits
-    model="tiny",
-    formats=("fp32", "nf4_double"),
-    blocks=(32,),
-    rank=2,
-    batch=8,
-    length=16,
-    steps=2,
+# The extremes: float32, and the fewest bits.
+SMOKE = Options(
+    "tiny", ("fp32", "nf4_double"), blocks=(32,), rank=2, batch=8, length=16, steps=2
 )
 QUICK = Options()  # measures everything: the full preset has nothing to add
 PRESETS = {"smoke": (SMOKE, None), "quick": (QUICK, None), "full": (QUICK, None)}
@@ -103,7 +100,7 @@ def show(rows: list) -> Report:
     sections, tables = [], []
     for (model,), part in results.split_by(rows, ["model"]).items():
         table = page.format_table(part, tuple(FORMATS))
-        sections.append(Section(model, page.blocks(part, table)))
+        sections.append(Section(short_name(model), page.blocks(part, table)))
         tables.append(table.assign(model=model))
     return Report(
         title="What a format of the base costs",
@@ -114,7 +111,9 @@ def show(rows: list) -> Report:
     )
 
 
-EXPERIMENT = Experiment("quantization_cost", PRESETS, measurements, show, __doc__)
+EXPERIMENT = Experiment(
+    "quantization_cost", PRESETS, measurements, show, __doc__, needs=needs
+)
 
 if __name__ == "__main__":
     EXPERIMENT.script()

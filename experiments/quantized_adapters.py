@@ -28,8 +28,9 @@ from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid,
 from lora_jax.experiment.adapters import through_file
 from lora_jax.experiment.predictions import predict
 from lora_jax.experiment.scoring import prefixed
-from lora_jax.results import Comparison, Report, report
+from lora_jax.results import Comparison, Report, pictures, report
 from lora_jax.results.pages import quantized_adapters as page
+from lora_jax.results.pages.needs import quantized_adapters as needs
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,9 @@ class Options:
     """Seeds; every run is repeated with each of them."""
 
 
+SMOKE = presets.SMOKE.changed(quantize="nf4_double", rank=2)
 PRESETS = {
-    "smoke": (
-        Options(seeds=(0,)),
-        presets.SMOKE.changed(quantize="nf4_double", rank=2),
-    ),
+    "smoke": (Options(seeds=(0,)), SMOKE),
     "quick": (Options(), presets.QUICK.changed(quantize="nf4_double")),
     "full": (Options(), presets.FULL.changed(quantize="nf4_double")),  # all rows
 }
@@ -70,9 +69,8 @@ def measure(trained, settings):
         file, rounded = through_file(trained[0], quantize)
         after = predict(bench, rounded)
         # Of the same adapter: seeds do not add to its error.
-        change = {}
-        for name, value in after.scores.items():
-            change[name] = value - before.scores[name]
+        scores = after.scores.items()
+        change = {name: value - before.scores[name] for name, value in scores}
         yield {
             "metrics": {
                 **prefixed(split, after.scores),
@@ -91,7 +89,8 @@ def measure(trained, settings):
 
 def show(rows: list) -> Report:
     sections, tables = [], []
-    for group in results.groups(rows, axes=("stored", "seed")):
+    groups = results.groups(rows, axes=("stored", "seed"))
+    for group in groups:
         table = page.storage_table(group, tuple(quant.FORMATS))
         tables.append(table)
         blocks = [page.storage_text(table), page.advice(table)]
@@ -101,8 +100,8 @@ def show(rows: list) -> Report:
         intro=__doc__,
         sections=sections,
         data=pd.concat(tables),
-        figures=page.error_figures(tables[0]),
-        comparison=Comparison(by=("stored",), error="score error"),
+        **pictures.of_groups(groups, tables, page.error_figures),
+        comparison=Comparison(by=page.LINE, error="score error"),
     )
 
 
@@ -114,6 +113,7 @@ EXPERIMENT = Experiment(
     description=__doc__,
     keep=True,  # and take the adapters that are there
     hidden=("method",),  # only LoRA has A and B
+    needs=needs,
 )
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ from lora_jax import analysis, methods, quant, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, check, grid, presets
 from lora_jax.experiment.predictions import predict
 from lora_jax.experiment.scoring import prefixed
-from lora_jax.results import Comparison, Report, report
+from lora_jax.results import Comparison, Report, pictures, report
 from lora_jax.results.pages import quantized_merge as page
+from lora_jax.results.pages.needs import quantized_merge as needs
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def measure(trained, settings):
 def show(rows: list) -> Report:
     sections, tables = [], []
     formats = tuple(quant.FORMATS)  # the order of lines
-    for group in results.groups(rows, axes=(*page.AXES, "seed")):
+    groups = results.groups(rows, axes=(*page.AXES, "seed"))
+    for group in groups:
         table = page.merge_table(group, formats)
         tables.append(table)
         blocks = [
@@ -98,8 +100,8 @@ def show(rows: list) -> Report:
         intro=__doc__,
         sections=sections,
         data=pd.concat(tables),
-        figures={"": page.logits_figure(tables[0])},
-        comparison=Comparison(by=page.AXES, value="merged, %", error="", tolerance=2.0),
+        **pictures.of_groups(groups, tables, page.logits_figure),
+        comparison=Comparison(by=page.LINE, value="merged, %", error="", tolerance=2.0),
     )
 
 
@@ -111,6 +113,7 @@ EXPERIMENT = Experiment(
     description=__doc__,
     keep=True,  # and take the adapters that are there
     hidden=("quantize", "method"),  # --formats and LoRA
+    needs=needs,
 )
 
 if __name__ == "__main__":

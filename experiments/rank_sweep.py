@@ -21,8 +21,9 @@ import pandas as pd
 
 from lora_jax import paper, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, grid, presets, sweep
-from lora_jax.results import Comparison, Report, Section, plots
+from lora_jax.results import Comparison, Report, Section, claims, pictures
 from lora_jax.results.pages import rank_sweep as page
+from lora_jax.results.pages.needs import rank_sweep as needs
 from lora_jax.results.sweeps import sweep_groups
 
 TARGETS = ("query", "query,value", "query,key,value,output")  # the table's order
@@ -88,19 +89,17 @@ def show(rows: list) -> Report:
         sections.append(Section(group.name, page.blocks(group, table)))
         tables.append(table)
     sections += page.paper_sections(published)
-    # One figure and one list of claims, of the first group alone.
-    largest = tables[0]
-    figure = plots.lines_beside_paper(
-        largest, published, by="targets", x="rank", xlabel="rank r"
-    )
+    pairs = [
+        (table, group.claim_suffix) for table, group in zip(tables, groups, strict=True)
+    ]
     return Report(
         title="Rank sweep",
         intro=__doc__,
         sections=sections,
-        claims=page.table6_claims(largest, groups[0].claim_suffix),
+        claims=claims.of_groups(groups, pairs, lambda pair: page.table6_claims(*pair)),
         headline="with {query,value}",
         data=pd.concat(tables),
-        figures={"": figure},
+        **pictures.of_groups(groups, tables, page.figure),
         # A reader's accuracies are held against the reference line by line.
         comparison=Comparison(by=("data", "model", "settings", "targets", "rank")),
     )
@@ -114,6 +113,7 @@ EXPERIMENT = Experiment(
     description=__doc__,
     hidden=("data",),  # --tasks says it
     keep=True,  # the experiments that analyze adapters take these
+    needs=needs,
 )
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from lora_jax.experiment import (
     presets,
 )
 from lora_jax.metrics import text as text_metrics
-from lora_jax.results import Comparison, Report, Section, method_tables
+from lora_jax.results import Comparison, Report, Section, method_tables, pictures
 from lora_jax.results.pages import rank_sweep_nlg as page
+from lora_jax.results.pages.needs import rank_sweep_nlg as needs
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,18 @@ def show(rows: list) -> Report:
     sections = []
     tables = []
     # Groups differ in other settings than these; the largest comes first.
-    for group in results.groups(rows, axes=("targets", "rank", "seed")):
+    groups = results.groups(rows, axes=("targets", "rank", "seed"))
+    for group in groups:
         table = page.sweep_table(group, published)
         blocks = page.blocks(group, table, text_metrics.note)
         sections.append(Section(group.name, blocks))
         tables.append(table)
-    # One figure, of the largest group alone.
-    figure = page.figure(tables[0], published)
     return Report(
         title="Rank sweep of a language model",
         intro=__doc__,
         sections=sections,
         data=pd.concat(tables),
-        figures={"": figure},
+        **pictures.of_groups(groups, tables, page.figure),
         # Texts differ between machines: scores within some points agree.
         comparison=Comparison(
             by=("data", "model", "settings", "targets", "rank"),
@@ -100,6 +100,7 @@ EXPERIMENT = Experiment(
     keep=True,  # some hundred kB a run, for the analyses
     # A device for each core slows a language model down, see `process.prepare`.
     cores_as_devices=False,
+    needs=needs,
 )
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from lora_jax.experiment import Experiment, process
 from lora_jax.experiment.experiment import REFERENCE, REPOSITORY
 from lora_jax.results import files, index
 
-# Experiments whose first figure stands in the index.
-PICTURES = ("rank_sweep", "weight_selection", "subspace_similarity", "nlg")
 RESULTS = REPOSITORY / "results"
 
 
@@ -77,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     path = RESULTS / "README.md" if is_reference else folder / "index.md"
     pages = REFERENCE if is_reference else "."
     intro = index.INTRO if is_reference else index.INTRO_OF_YOURS
-    text = index.markdown(drawn, PICTURES, pages, intro=intro)
+    text = index.markdown(drawn, pages, intro=intro)
     files.write_if_changed(path, text.encode())
     # The README shows the reference alone.
     if is_reference:

@@ -26,6 +26,7 @@ from lora_jax.experiment.matrices import stacked_matrices
 from lora_jax.results import Comparison, Report
 from lora_jax.results.pages import similarity_maps
 from lora_jax.results.pages import subspace_similarity as page
+from lora_jax.results.pages.needs import subspace_similarity as needs
 
 
 @dataclass(frozen=True)
@@ -94,26 +95,25 @@ def measure(trained, settings):
 
 def show(rows: list) -> Report:
     """A section for each comparison, of two ranks and then of two seeds."""
-    sections, claims, figures = [], [], {}
-    for kind, groups in page.comparisons(rows):
+    sections, claims = [], []
+    comparisons = page.comparisons(rows)
+    for kind, groups in comparisons:
         sections += page.sections(kind, groups)
-        # The pictures and the claims are those of the first group.
-        claims += page.group_claims(kind, groups[0])
-        figures |= page.figures(kind, groups[0])
+        claims += page.kind_claims(kind, groups)
     return Report(
         title="Subspace similarity",
         intro=__doc__,
         sections=[*sections, page.REMARKS],
         claims=claims,
         data=similarity_maps.cells(rows),
-        figures=figures,
+        **page.pictures_of(comparisons),
         # A reader's φ(i, 1) is held against ours: "1" is the column of j = 1.
         comparison=Comparison(by=page.CELL, value="1", error="", tolerance=0.05),
     )
 
 
 EXPERIMENT = Experiment(
-    "subspace_similarity", PRESETS, measurements, show, description=__doc__, keep=True
+    "subspace_similarity", PRESETS, measurements, show, __doc__, keep=True, needs=needs
 )
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ import pandas as pd
 from lora_jax import analysis, methods, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, presets
 from lora_jax.experiment.scoring import prefixed, score
-from lora_jax.results import Comparison, Report, Section
+from lora_jax.results import Comparison, Report, Section, claims, pictures
 from lora_jax.results.pages import svd_truncation as page
+from lora_jax.results.pages.needs import svd_truncation as needs
 
 
 @dataclass(frozen=True)
@@ -87,21 +88,19 @@ def measure(trained, settings):
 
 def show(rows: list) -> Report:
     """A section for each model and data, with a table for each of its trainings."""
-    sections = []
-    tables = []
-    for group in results.groups(rows, axes=page.AXES):
+    sections, tables = [], []
+    groups = results.groups(rows, axes=page.AXES)
+    for group in groups:
         table = page.truncation_table(group)
         sections.append(Section(group.name, page.blocks(group, table)))
         tables.append(table)
-    # One figure and one list of claims, of the largest group alone.
-    largest = tables[0]
     return Report(
         title="Truncating ΔW",
         intro=__doc__,
         sections=sections,
-        claims=page.truncation_claims(largest),
+        claims=claims.of_groups(groups, tables, page.truncation_claims),
         data=pd.concat(tables),
-        figures=page.figures(largest),
+        **pictures.of_groups(groups, tables, page.figures),
         comparison=Comparison(by=("data", "model", "series", "k")),  # of scores
     )
 
@@ -114,6 +113,7 @@ EXPERIMENT = Experiment(
     description=__doc__,
     keep=True,
     hidden=("method",),  # both are trained, whatever it says
+    needs=needs,
 )
 
 if __name__ == "__main__":

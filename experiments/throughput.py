@@ -26,7 +26,9 @@ from lora_jax.accounting.named_step import named_step
 from lora_jax.accounting.step_time import step_metrics, time_in_turn
 from lora_jax.experiment import Experiment, Measurement
 from lora_jax.results import Report, Section
+from lora_jax.results.grouping import short_name
 from lora_jax.results.pages import throughput as page
+from lora_jax.results.pages.needs import throughput as needs
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,7 @@ def measure(_trained, settings):
 
 
 def show(rows: list) -> Report:
-    sections = []
-    tables = []
-    claims = []
+    sections, tables, claims = [], [], []
     # Steps that were timed in turn are alike but for the axes.
     for group in results.groups(rows, page.AXES):
         table = page.step_table(group)
@@ -97,7 +97,8 @@ def show(rows: list) -> Report:
             saved,
             page.against_peer(table),
         ]
-        title = ", ".join(f"{name} {group.settings[name]}" for name in SHAPE)
+        named = {**group.settings, "model": short_name(group.settings["model"])}
+        title = ", ".join(f"{name} {named[name]}" for name in SHAPE)
         sections.append(Section(title, blocks))
         tables.append(table)  # with the model, which the heading has
         claims += page.saving_claims(saved)
@@ -111,7 +112,7 @@ def show(rows: list) -> Report:
     )
 
 
-EXPERIMENT = Experiment("throughput", PRESETS, measurements, show, description=__doc__)
+EXPERIMENT = Experiment("throughput", PRESETS, measurements, show, __doc__, needs=needs)
 
 if __name__ == "__main__":
     EXPERIMENT.script()

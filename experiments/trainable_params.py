@@ -22,6 +22,7 @@ from lora_jax.experiment import Experiment, Measurement
 from lora_jax.paper.parameter_counts import TABLES
 from lora_jax.results import Comparison, Report, Section, claims
 from lora_jax.results.pages import trainable_params as page
+from lora_jax.results.pages.needs import trainable_params as needs
 
 # Our name of each model that the paper counts.
 ARCHITECTURES = {
@@ -110,7 +111,7 @@ def rank_text(parameters: int, model: str, targets: str) -> str:
 
 
 EXPERIMENT = Experiment(
-    "trainable_params", PRESETS, measurements, show, description=__doc__
+    "trainable_params", PRESETS, measurements, show, __doc__, needs=needs
 )
 
 if __name__ == "__main__":

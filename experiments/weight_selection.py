@@ -22,8 +22,9 @@ import pandas as pd
 from lora_jax import paper, results
 from lora_jax.experiment import Experiment, Measurement, RunConfig, presets, sweep
 from lora_jax.experiment.budget import ranks_within
-from lora_jax.results import Comparison, Report, Section
+from lora_jax.results import Comparison, Report, Section, claims, pictures
 from lora_jax.results.pages import weight_selection as page
+from lora_jax.results.pages.needs import weight_selection as needs
 from lora_jax.results.sweeps import sweep_groups
 
 # In the order of the paper's table.
@@ -94,21 +95,23 @@ def show(rows: list) -> Report:
         title = f"{group.name}, {budget:,} parameters"
         sections.append(Section(title, page.blocks(group, table)))
         tables.append(table)
-    # One figure and one list of claims, of the first group alone.
-    largest = tables[0]
+    # Claims say at which learning rates they hold.
+    pairs = [
+        (table, group.claim_suffix) for table, group in zip(tables, groups, strict=True)
+    ]
     return Report(
         title="Which matrices to adapt, given a budget",
         intro=__doc__,
         sections=sections,
-        claims=page.table5_claims(largest, groups[0].claim_suffix),
+        claims=claims.of_groups(groups, pairs, lambda pair: page.table5_claims(*pair)),
         data=pd.concat(tables),
-        figures={"": page.figure(largest)},
+        **pictures.of_groups(groups, tables, page.figure),
         comparison=Comparison(by=("data", "model", "budget", "targets", "rank")),
     )
 
 
 EXPERIMENT = Experiment(
-    "weight_selection", PRESETS, measurements, show, description=__doc__
+    "weight_selection", PRESETS, measurements, show, __doc__, needs=needs
 )
 
 if __name__ == "__main__":

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_jax import download
-from lora_jax.experiment import check, cli, forecast, process, provenance, schedule
+from lora_jax.experiment import (
+    check,
+    cli,
+    forecast,
+    process,
+    provenance,
+    row_settings,
+    schedule,
+)
 from lora_jax.experiment.config import (
     RunConfig,
     all_options,
@@ -22,7 +30,9 @@ from lora_jax.experiment.measurement import Measurement
 from lora_jax.experiment.redraw import Redraw
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.results import report as reports
+from lora_jax.results import row_fields
 from lora_jax.results.report import Report, clock
+from lora_jax.results.row_fields import Needs
 from lora_jax.results.rows import Row, RowFile
 
 REFERENCE = "reference"  # the folder of the committed rows, in results/
@@ -42,6 +52,7 @@ class Experiment(NamedTuple):
     keep: bool = False  # keep what runs learn, unless --no-keep
     hidden: tuple[str, ...] = ()  # settings of a run that it chooses itself
     cores_as_devices: bool = True  # not for language models, see `process.prepare`
+    needs: Callable[[Row], Needs] = row_fields.no_needs  # what the page reads of a row
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Do what the command line says.
@@ -57,6 +68,8 @@ class Experiment(NamedTuple):
         # which pass their arguments.
         if command.huge_pages and arguments is None:
             process.use_huge_pages()
+        # A line that is no row is an error before anything is loaded.
+        self.rows(command.out)
         self._announce(command)
 
         # All that can be wrong is wrong before the first training.
@@ -101,7 +114,16 @@ class Experiment(NamedTuple):
 
     def file(self, out: Path) -> RowFile:
         """Return the experiment's rows in a folder."""
-        return RowFile(out / f"{self.name}.jsonl", key)
+        return RowFile(out / f"{self.name}.jsonl", key, self.problems)
+
+    def problems(self, row: Row) -> list[str]:
+        """Return a sentence on each field of a row that the page could not read."""
+        needs = {**row_fields.PROVENANCE, **self.needs(row)}
+        # Options that its method does not take are not missing.
+        needs = row_settings.applicable(needs, row["config"])
+        # In a config of no run the page's needs alone say what a setting may be.
+        sentences = row_fields.problems(row, needs) + row_settings.problems(row)
+        return list(dict.fromkeys(sentences))
 
     def rows(self, out: Path) -> list[Row]:
         """Return the rows in a folder, with settings that came later at their defaults."""
@@ -114,8 +136,14 @@ class Experiment(NamedTuple):
         # A page of nothing would overwrite one of something.
         if not rows:
             return []
-        report = self.report(rows)
-        return reports.write(report, out / self.name, self._reference(rows, out))
+        try:
+            report = self.report(rows)
+            reference = self._reference(rows, out)
+            return reports.write(report, out / self.name, reference)
+        # Rows may be sound one by one, and yet not fit each other.
+        except ValueError as error:
+            path = self.file(out).path
+            raise ValueError(f"{path}: its rows make no page: {error}") from error
 
     def _command(self, arguments: Sequence[str] | None) -> cli.Command:
         """What the command line says."""

@@ -41,6 +41,9 @@ def agreement(
     columns = [comparison.value]
     if comparison.error:
         columns.append(comparison.error)
+    # Rows of one part of an experiment, as while it runs, may lack the other's scores.
+    if not set(columns) <= set(data) & set(reference):
+        return pd.DataFrame()
     ours = data[[*by, *columns]].drop_duplicates(by)
     # What the paper has does not depend on the rows: one side is enough.
     theirs = reference[[*by, *published, *columns]].drop_duplicates(by)

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from lora_jax.results.figure_style import (
     COLORS,
     HATCHES,
+    color_indices,
     fixed_style,
 )
 from lora_jax.results.panels import (
@@ -17,12 +19,13 @@ from lora_jax.results.panels import (
     Panel,
     Series,
     add_legend,
+    announce_cut,
     checked_labels,
     decorate,
     new_figure,
 )
 
-LABEL_WIDTH = 14  # letters in a line of a category's label
+LABEL_WIDTH = 10  # letters in a line of a category's label
 
 GROUP_WIDTH = 0.8  # of the distance between two groups
 
@@ -52,14 +55,15 @@ def bars_with_errors(
     with fixed_style(TITLE_SIZE):
         figure, (ax,) = new_figure(1, max(WIDTH, width))
         decorate(ax, panel, xlabel)
-        _draw_bars(ax, series, categories)
+        handles = _draw_bars(ax, series, categories)
         texts = [_wrapped(str(category)) for category in categories]
         ax.set_xticks(range(len(categories)), texts)
         # A category is no point of an axis: it has no tick.
         ax.tick_params(axis="x", length=0)
         if ylim is not None:
             ax.set_ylim(*ylim)
-        add_legend(figure, [ax], labels)
+            announce_cut(ax)
+        add_legend(figure, handles)
     return figure
 
 
@@ -72,32 +76,36 @@ def _categories(series: Series) -> list[str]:
     return list(names)
 
 
-def _draw_bars(ax: Axes, series: Series, categories: Sequence[str]) -> None:
+def _draw_bars(ax: Axes, series: Series, categories: Sequence[str]) -> dict[str, Any]:
+    """Draw all bars, and return what stands for each label."""
     # In units of the x axis, where groups are 1 apart.
     width = GROUP_WIDTH / len(series)
+    indices = color_indices(list(series))
+    handles = {}
     for index, (label, (x, y, error)) in enumerate(series.items()):
         # The middle of a group is at its category's index.
         offset = (index - (len(series) - 1) / 2) * width
         positions = [categories.index(str(name)) + offset for name in x]
-        ax.bar(
+        handles[label] = ax.bar(
             positions,
             y,
             width,
             yerr=error,
             label=label,
-            color=COLORS[index % len(COLORS)],
-            hatch=HATCHES[index % len(HATCHES)],
+            color=COLORS[indices[label]],
+            hatch=HATCHES[indices[label]],
             edgecolor="white",
             capsize=4,
             ecolor="#333333",
             zorder=2,
         )
+    return handles
 
 
 def _wrapped(label: str) -> str:
     """A label whose lines end at commas: long ones would run into their neighbors."""
-    # A label without commas has the line breaks that it is to have.
-    if "," not in label:
+    # A label with line breaks is as it is to be.
+    if "\n" in label:
         return label
     words = label.replace(",", ", ")
     lines = textwrap.wrap(words, LABEL_WIDTH, break_long_words=False)

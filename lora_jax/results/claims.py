@@ -7,9 +7,13 @@ effect that does not reproduce is a finding.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from lora_jax.results.grouping import Named
+
+Item = TypeVar("Item")
 
 # Verdicts on an effect.
 REPRODUCED = "reproduced"
@@ -60,6 +64,23 @@ class Score(NamedTuple):
 
     value: float
     error: float
+
+
+def of_groups(
+    groups: Sequence[Named], items: Sequence[Item], make: Callable[[Item], list[Claim]]
+) -> list[Claim]:
+    """Return the claims of every group; where there are several, with their names.
+
+    `items` has what the claims of each group are made from.
+    """
+    result = []
+    for group, item in zip(groups, items, strict=True):
+        for claim in make(item):
+            if len(groups) > 1:
+                statement = f"{claim.statement} ({group.name})"
+                claim = claim._replace(statement=statement)
+            result.append(claim)
+    return result
 
 
 def line_score(line: Any) -> Score:

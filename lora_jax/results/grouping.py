@@ -6,14 +6,38 @@ A group depends on the set of rows alone, not on their order.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
+from pathlib import PurePath
+from typing import Any, NamedTuple, Protocol
 
 from lora_jax.results.rows import Row
 
 # Where files lie on somebody's machine: no setting. `data_source` says which they are.
 PLACES = ("data_dir", "glue_dir")
+# What tells a file from a hub id.
+SUFFIXES = (".gguf", ".csv", ".tsv", ".jsonl", ".json", ".parquet", ".zip", ".xml")
 # What every heading has already, or what is too long for one.
 UNNAMED = ("model", "data", "model_source", "data_source", *PLACES)
+
+
+def short_name(value: str) -> str:
+    """Return a model's or a data set's name; of a path, its last part.
+
+    A hub id, OWNER/NAME, is no path: it stays as it is.
+    """
+    parts = value.replace("\\", "/").rstrip("/").split("/")
+    is_hub_id = len(parts) == 2 and parts[0] not in ("", ".", "..", "~")
+    if is_hub_id and not value.lower().endswith(SUFFIXES):
+        return value
+    return parts[-1]
+
+
+class Named(Protocol):
+    """What has the name of a group: a group, or one of a sweep."""
+
+    @property
+    def name(self) -> str:
+        """The heading of its section."""
+        ...
 
 
 class Group(NamedTuple):
@@ -110,10 +134,14 @@ def _group_name(
     head = []
     for name in ("data", "model"):
         if name in settings:
-            head.append(str(settings[name]))
+            head.append(short_name(str(settings[name])))
     heading = ", ".join(head)
     differing = []
     for name, value in settings.items():
+        # Two files of one name are told apart by their folders.
+        if _is_ambiguous(name, settings, all_settings):
+            folder = PurePath(str(value)).parent.name
+            differing.append(f"{name} in {folder}")
         if name in UNNAMED:
             continue
         # A setting that another group lacks counts as a difference.
@@ -123,3 +151,17 @@ def _group_name(
         return heading
     difference = ", ".join(differing)
     return f"{heading} · {difference}"
+
+
+def _is_ambiguous(
+    name: str, settings: Mapping[str, Any], all_settings: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether another model, or other data, has the same short name."""
+    if name not in ("data", "model"):
+        return False
+    value = str(settings.get(name))
+    for other in all_settings:
+        path = str(other.get(name))
+        if path != value and short_name(path) == short_name(value):
+            return True
+    return False

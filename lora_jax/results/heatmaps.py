@@ -5,6 +5,7 @@ counted from 1, and what is NaN is left white. The colors, viridis, keep their o
 color-blind readers and in gray.
 """
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from lora_jax.results.figure_style import FONT_SIZE, fixed_style
+
+TITLE_WIDTH = 17  # characters in a line of a panel's title
 
 
 class Panel(NamedTuple):
@@ -42,7 +45,8 @@ def grid(rows: Sequence[Sequence[Panel | None]], *, label: str) -> Figure:
     panels = [panel for panel in places if panel]
     highest = _highest(panels)
     with fixed_style(is_boxed=True):
-        size = (1.2 + 3 * columns, 0.4 + 2.5 * len(rows))  # inches
+        # Inches: four columns are as wide as a text's column can show.
+        size = (1.2 + 2.1 * columns, 0.4 + 2.3 * len(rows))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(rows), columns, squeeze=False)
         images = []
@@ -131,12 +135,13 @@ def _draw(ax: Axes, panel: Panel, highest: float) -> AxesImage:
         cmap="viridis",
         aspect="auto",
     )
-    ax.set_title(panel.title, loc="left")
+    title = textwrap.fill(panel.title, TITLE_WIDTH)
+    ax.set_title(title, loc="left")
     ax.set_xlabel("j")
     ax.set_ylabel("i", rotation=0, labelpad=10)
     # Ticks are made when first drawn, in the style of that moment: their size is set
     # here for each.
     ax.tick_params(labelsize=FONT_SIZE)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(8, integer=True))
+        axis.set_major_locator(MaxNLocator(5, integer=True))
     return image

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lora_jax.results import files
 from lora_jax.results.claims import EFFECTS, VALUES, Claim
-from lora_jax.results.report import Report, clock, table
+from lora_jax.results.report import Report, clock, picture_parts, table
 from lora_jax.results.rows import Row
 
 # Around the table in the README; what is between them is replaced.
@@ -43,13 +43,7 @@ class Entry(NamedTuple):
     rows: list[Row]
 
 
-def markdown(
-    entries: Sequence[Entry],
-    pictures: Sequence[str],
-    folder: str,
-    *,
-    intro: str = INTRO,
-) -> str:
+def markdown(entries: Sequence[Entry], folder: str, *, intro: str = INTRO) -> str:
     """Return the index; `folder` is where the experiments' pages lie."""
     parts = [
         intro,
@@ -57,7 +51,8 @@ def markdown(
         table(verdict_table(entries)),
         "## Experiments",
         table(experiment_table(entries, folder)),
-        *_picture_parts(entries, pictures, folder),
+        "## Pictures",
+        *_picture_parts(entries, folder),
         "## What ran",
         table(provenance_table(entries)),
         DIRTY,
@@ -183,19 +178,14 @@ def provenance_table(entries: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _picture_parts(
-    entries: Sequence[Entry], names: Sequence[str], folder: str
-) -> list[str]:
-    """The first figures of some experiments, each under its question."""
+def _picture_parts(entries: Sequence[Entry], folder: str) -> list[str]:
+    """All figures, each experiment's under its question."""
     parts = []
-    by_name = {entry.name: entry for entry in entries}
-    for name in names:
-        entry = by_name.get(name)
-        # A folder of somebody's own rows need not have all experiments.
-        if entry is not None and entry.report.figures:
-            page = f"{folder}/{name}/README.md"
-            parts.append(f"**[{entry.question}]({page})**")
-            parts.append(f"![{name}]({folder}/{name}/figure.png)")
+    for entry in entries:
+        if entry.report.figures:
+            place = f"{folder}/{entry.name}"
+            parts.append(f"**[{entry.question}]({place}/README.md)**")
+            parts += picture_parts(entry.report, f"{place}/")
     return parts
 
 

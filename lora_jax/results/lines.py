@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +13,7 @@ from matplotlib.transforms import ScaledTranslation
 from lora_jax.results.figure_style import (
     COLORS,
     MARKERS,
+    color_indices,
     fixed_style,
 )
 from lora_jax.results.panels import (
@@ -21,6 +23,7 @@ from lora_jax.results.panels import (
     Points,
     Series,
     add_legend,
+    announce_cut,
     checked_labels,
     decorate,
     new_figure,
@@ -57,22 +60,27 @@ def lines_with_errors(
     ticks = _ticks(panels, xscale)
     with fixed_style(TITLE_SIZE):
         figure, axes = new_figure(len(panels), max(WIDTH, 4.4 * len(panels)))
+        handles: dict[str, Any] = dict.fromkeys(labels)
         for ax, panel in zip(axes, panels, strict=True):
             # The scale comes before the data, which are placed by it.
             if xscale == "log2":
                 ax.set_xscale("log", base=2)
             decorate(ax, panel, xlabel)
             for label, points in panel.series.items():
-                _draw_line(ax, points, label, labels)
+                handles[label] = _draw_line(ax, points, label, labels)
             _set_ticks(ax, ticks)
-        add_legend(figure, axes, labels)
+            announce_cut(ax)
+        add_legend(figure, handles)
     return figure
 
 
-def horizontal_line(figure: Figure, value: float, index: int) -> None:
-    """Draw a dotted line in the first panel, in the color of the series `index`."""
-    color = COLORS[index % len(COLORS)]
-    figure.axes[0].axhline(value, color=color, linestyle=":", linewidth=1.5)
+def horizontal_line(
+    figure: Figure, value: float, label: str, labels: list[str]
+) -> None:
+    """Draw a dotted line in the first panel, in the color of one of the labels."""
+    color = COLORS[color_indices(labels)[label]]
+    ax = figure.axes[0]
+    ax.axhline(value, color=color, linestyle=":", linewidth=1.5)
 
 
 def curves(series: Series, *, xlabel: str, ylabel: str, title: str) -> Figure:
@@ -86,19 +94,22 @@ def curves(series: Series, *, xlabel: str, ylabel: str, title: str) -> Figure:
     with fixed_style(TITLE_SIZE):
         figure, (ax,) = new_figure(1, WIDTH)
         decorate(ax, panel, xlabel)
-        for index, (label, (x, y, _)) in enumerate(series.items()):
+        handles = {}
+        indices = color_indices(labels)
+        for position, (label, (x, y, _)) in enumerate(series.items()):
             # The dashes change once all colors are used up.
-            turn = index // len(COLORS)
-            ax.plot(
+            turn = position // len(COLORS)
+            (handles[label],) = ax.plot(
                 x,
                 y,
-                color=COLORS[index % len(COLORS)],
+                color=COLORS[indices[label]],
                 linestyle=LINE_STYLES[turn % len(LINE_STYLES)],
                 linewidth=1.8,
                 label=label,
                 zorder=3,
             )
-        add_legend(figure, [ax], labels)
+        announce_cut(ax)
+        add_legend(figure, handles)
     return figure
 
 
@@ -131,18 +142,20 @@ def _tick_label(value: float, _: int | None) -> str:
     return f"{value:g}"
 
 
-def _draw_line(ax: Axes, points: Points, label: str, labels: Sequence[str]) -> None:
-    index = labels.index(label)
+def _draw_line(ax: Axes, points: Points, label: str, labels: Sequence[str]) -> Any:
+    """Draw the points with their errors, and return what stands for them."""
+    position = labels.index(label)
+    index = color_indices(labels)[label]
     x, y, error = _sorted_by_x(points)
     container = ax.errorbar(
         x,
         y,
         yerr=error,
-        color=COLORS[index % len(COLORS)],
-        marker=MARKERS[index % len(MARKERS)],
+        color=COLORS[index],
+        marker=MARKERS[index],
         label=label,
         # A second turn through the colors is dashed.
-        linestyle="-" if index < len(COLORS) else "--",
+        linestyle="-" if position < len(COLORS) else "--",
         linewidth=1.8,
         markersize=7,
         capsize=4,
@@ -151,11 +164,12 @@ def _draw_line(ax: Axes, points: Points, label: str, labels: Sequence[str]) -> N
     # Series are moved apart on the page, so that error bars at one x do not hide each
     # other. That is done after drawing, because matplotlib finds the limits of an axis
     # only from artists in data coordinates.
-    distance = (index - (len(labels) - 1) / 2) * 5 / 72  # inches: 5 points a series
+    distance = (position - (len(labels) - 1) / 2) * 5 / 72  # inches: 5 points a series
     shift = ScaledTranslation(distance, 0, ax.figure.dpi_scale_trans)
     line, caps, bars = container.lines
     for artist in (line, *caps, *bars):
         artist.set_transform(ax.transData + shift)
+    return container
 
 
 def _sorted_by_x(points: Points) -> list[np.ndarray]:

@@ -27,6 +27,16 @@ NAMES = {
     "prefix": "PreLayer",
     "lora": "LoRA",
 }
+# The paper's spelling of our methods in its tables of scores.
+PUBLISHED_NAMES = {
+    "Fine-Tune": "full",
+    "BitFit": "bitfit",
+    "FTTop2": "top",
+    "AdapterL": "adapter_l",
+    "AdapterH": "adapter_h",
+    "PrefixLayer": "prefix",
+    "LoRA": "lora",
+}
 # What papers call the metrics of generated text, in the order of their tables.
 METRICS = {
     "bleu": "BLEU",
@@ -184,14 +194,18 @@ def summary(group: Group) -> pd.DataFrame:
 def _scores(rows: Sequence[Row]) -> dict[str, Any]:
     """Each metric's mean over rows, and its error."""
     line: dict[str, Any] = {}
-    for name in metric_names(rows[0]):
+    metrics: dict[str, None] = {}
+    for row in rows:
+        metrics |= dict.fromkeys(metric_names(row))
+    for name in metrics:
         values = []
         for row in rows:
-            # METEOR is missing from rows of a machine without Java.
-            if name in row["metrics"]:
-                value = row["metrics"][name]
+            # METEOR is missing from rows of a machine without Java, and what diverged
+            # has no score.
+            value = row["metrics"].get(name)
+            if value is not None:
                 values.append(unit_of(name) * value)
-        line[name] = statistics.fmean(values)
+        line[name] = statistics.fmean(values) if values else math.nan
         line[f"{name} error"] = _standard_error(values)
     # The columns in which rows of another machine are compared with these.
     metric = first_score(rows[0])

@@ -5,19 +5,22 @@ parameters and the scores of its texts. Beside them stand the paper's table, the
 themselves, and the training losses. Everything is drawn from rows alone.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from lora_jax.results import claims, generated_texts, plots
+from lora_jax.results import claims, generated_texts, pictures, plots
 from lora_jax.results.claims import Claim, Score
 from lora_jax.results.method_summary import (
     LOSS,
     NAMES,
     PRETRAINED,
+    PUBLISHED_NAMES,
     UNITLESS,
     axes,
+    axis_label,
     base_name,
     by_setting,
     columns_of_settings,
@@ -45,6 +48,11 @@ Note = Callable[[str], str | None]
 """In what a metric differs from the papers' own; None where it does not."""
 
 
+def no_values(_task: str, _metric: str) -> dict[str, float]:
+    """Return that the paper has no scores."""
+    return {}
+
+
 def report(
     rows: Sequence[Row],
     *,
@@ -53,10 +61,12 @@ def report(
     published: Callable[[str], Blocks],
     note: Note,
     claims: Sequence[Claim],
+    values: Callable[[str, str], Mapping[str, float]] = no_values,
 ) -> Report:
     """Return the report of an experiment on methods: a section for each task.
 
-    `published` returns what the paper has on a task.
+    `published` returns what the paper has on a task, `values` its best score of each
+    method, in our names, of a task's metric.
     """
     sections = []
     tables = []
@@ -67,15 +77,14 @@ def report(
         blocks = section_blocks(group, table, beside, note)
         sections.append(Section(group.name, blocks))
         tables.append(table)
-    # Of the largest group: a figure of all tasks would have too many lines.
-    figure = loss_curves(parts[0])
+    drawn = list(zip(parts, tables, strict=True))
     return Report(
         title=title,
         intro=intro,
         sections=sections,
         claims=claims,
         data=pd.concat(tables),
-        figures={} if figure is None else {"": figure},
+        **pictures.of_groups(parts, drawn, lambda item: figures(*item, values)),
         comparison=Comparison(
             by=("data", "model", "settings", "called"), tolerance=TOLERANCE
         ),
@@ -190,6 +199,32 @@ def lora_claims(
     return result
 
 
+def figures(
+    group: Group,
+    table: pd.DataFrame,
+    values: Callable[[str, str], Mapping[str, float]] = no_values,
+) -> dict[str, plots.Figure | None]:
+    """Draw the first score of each method beside the paper's, and the training losses."""
+    first = table.iloc[0]
+    unknown = [math.nan] * len(table)
+    series: dict[str, Any] = {"ours": (table["called"], table["score"], table["error"])}
+    published = values(first["data"], base_name(first["metric"]))
+    if published:
+        # A method that the paper does not have has no bar.
+        scores = [published.get(method, math.nan) for method in table["method"]]
+        series["paper"] = (table["called"], scores, unknown)
+    # Without a score of any line there is nothing to draw.
+    bars = None
+    if table["score"].notna().any():
+        bars = plots.bars_with_errors(
+            series,
+            title=plots.title_of(table),
+            xlabel="method",
+            ylabel=axis_label(first["metric"]),
+        )
+    return {"": bars, "loss": loss_curves(group)}
+
+
 def loss_curves(group: Group) -> plots.Figure | None:
     """Draw the training loss of each method that trained, label smoothing included.
 
@@ -203,10 +238,40 @@ def loss_curves(group: Group) -> plots.Figure | None:
             series[label] = (steps, losses, None)
     if not series:
         return None
-    title = f"{group.settings['model']}, {group.settings['data']}"
+    title = group.name
     return plots.curves(
         series, title=title, xlabel="step", ylabel="training loss, nats a token"
     )
+
+
+def in_percent(scores: pd.DataFrame, title: str) -> list[str | pd.DataFrame]:
+    """Return the paper's table with METEOR (MET) and TER in %, as ours are.
+
+    Its Table 3 prints METEOR in %; Tables 13 and 14 print both from 0 to 1.
+    """
+    table = scores.copy()
+    scaled = []
+    for column in table.columns:
+        name = str(column).partition(" ")[0]
+        # A share of at least one in a hundred: above 1 it is in % already.
+        if name in ("MET", "TER") and table[column].max() <= 1:
+            table[column] = (100 * table[column]).round(1)
+            scaled.append(name)
+    unit = ""
+    if scaled:
+        names = " and ".join(dict.fromkeys(scaled))
+        unit = f" ({names} in %, as ours; printed there from 0 to 1)"
+    return [f"{title}{unit}:", table]
+
+
+def best_by_method(scores: pd.DataFrame, column: str) -> dict[str, float]:
+    """Return the paper's highest score of each method that we have, in our names."""
+    best: dict[str, float] = {}
+    for _, line in scores.iterrows():
+        method = PUBLISHED_NAMES.get(line["method"])
+        if method is not None:
+            best[method] = max(float(line[column]), best.get(method, 0.0))
+    return best
 
 
 def _best_scores(table: pd.DataFrame, metric: str) -> dict[str, Score]:

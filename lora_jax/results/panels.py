@@ -14,12 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from lora_jax.results.figure_style import GRID_COLOR, legend_handles
+from lora_jax.results.figure_style import GRID_COLOR
 
 TITLE_SIZE = 13  # points
 WIDTH = 6.4  # inches, of a figure with one panel
+MAX_WIDTH = 8.8  # inches: 12 points are 13 pixels in a column of 700
 HEIGHT = 4.6  # inches, with a legend of up to two lines
+ROW_HEIGHT = 3.7  # inches, of a further row of panels
+COLUMNS = 2  # of panels, so that their text stays readable
 LEGEND_COLUMNS = 4
+CHARACTERS = 11  # an inch has of a title
 
 Points = tuple[Sequence[Any], Sequence[float], Sequence[float] | None]
 """x, y, and the error of y or None, of equal length.
@@ -58,28 +62,57 @@ def checked_labels(panels: Sequence[Panel]) -> list[str]:
 
 
 def new_figure(count: int, width: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` panels side by side; `width` is in inches."""
+    """Return a figure with `count` panels, two in a row; `width` is in inches."""
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08)
-    figure = Figure(figsize=(width, HEIGHT), layout=layout)
-    axes = figure.subplots(1, count, squeeze=False)
-    return figure, list(axes[0])
+    columns = min(count, COLUMNS)
+    rows = math.ceil(count / columns)
+    size = (min(width, MAX_WIDTH), HEIGHT + ROW_HEIGHT * (rows - 1))
+    figure = Figure(figsize=size, layout=layout)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    # The last row may be shorter.
+    for ax in axes[count:]:
+        ax.set_visible(False)
+    return figure, list(axes[:count])
 
 
 def decorate(ax: Axes, panel: Panel, xlabel: str) -> None:
     """Draw what surrounds the data: title, axis labels and horizontal grid lines."""
-    ax.set_title(panel.title, loc="left")
+    width = ax.figure.get_figwidth() / ax.get_subplotspec().get_gridspec().ncols
+    title = textwrap.fill(panel.title, int(CHARACTERS * width))
+    ax.set_title(title, loc="left")
     ax.set_xlabel(xlabel)
     ax.set_ylabel(panel.ylabel)
     ax.grid(axis="y", color=GRID_COLOR, zorder=0)
 
 
-def add_legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str]) -> None:
-    """Put one legend under the panels, where it can cover no data."""
+def announce_cut(ax: Axes) -> None:
+    """Say on the y axis that it does not start at 0, once the data are drawn.
+
+    An axis that is cut starts at one of its ticks.
+    """
+    low, high = ax.get_ylim()
+    ticks = ax.yaxis.get_major_locator().tick_values(low, high)
+    below = [tick for tick in ticks if tick <= low]
+    # Values on both sides of 0 show where it is.
+    if low <= 0 or not below:
+        return
+    start = max(below)
+    ax.set_ylim(start, high)
+    if start > 0:
+        ax.set_ylabel(f"{ax.get_ylabel()}\n(axis starts at {start:g})")
+
+
+def add_legend(figure: Figure, handles: Mapping[str, Any]) -> None:
+    """Put one legend under the panels, where it can cover no data.
+
+    `handles` has what was drawn for each label.
+    """
+    labels = list(handles)
     width = figure.get_figwidth()
     # A label and its handle, 8 characters wide, must fit between the figure's edges,
-    # with 14 characters an inch.
+    # with 12 characters an inch.
     longest = max(map(len, labels))
-    fitting = int(14 * width / (longest + 8))
+    fitting = int(12 * width / (longest + 8))
     limit = max(1, min(LEGEND_COLUMNS, fitting))
     lines = math.ceil(len(labels) / limit)
     # Columns of equal length: four labels stand as 2 + 2, not as 3 + 1.
@@ -92,9 +125,8 @@ def add_legend(figure: Figure, axes: Sequence[Axes], labels: Sequence[str]) -> N
     # A longer legend makes the figure higher, and leaves the panels as they are.
     extra_lines = max(0, lines - 2)
     figure.set_figheight(figure.get_figheight() + 0.25 * extra_lines)
-    handles_by_label = legend_handles(axes)
     figure.legend(
-        [handles_by_label[label] for label in labels],
+        list(handles.values()),
         texts,
         loc="outside lower center",
         ncols=columns,

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from lora_jax.results.bars import bars_with_errors
 from lora_jax.results.figure_style import COLORS, HATCHES, MARKERS
+from lora_jax.results.grouping import short_name
 from lora_jax.results.lines import curves, horizontal_line, lines_with_errors
 from lora_jax.results.panels import Panel, Series
 
@@ -32,6 +33,7 @@ __all__ = [
     "horizontal_line",
     "lines_beside_paper",
     "lines_with_errors",
+    "title_of",
 ]
 
 
@@ -43,6 +45,15 @@ def by_label(
     for name, part in table.groupby(label, sort=False):
         series[str(name)] = (part[x], part[y], part[error])
     return series
+
+
+def title_of(table: Any) -> str:
+    """Return the title of a figure of a table of scores: model, data, and what differs."""
+    first = table.iloc[0]
+    names = [short_name(first.get(name, "")) for name in ("model", "data")]
+    title = ", ".join(filter(None, names))
+    difference = first.get("settings", "")
+    return f"{title} · {difference}" if difference else title
 
 
 def lines_beside_paper(
@@ -62,7 +73,7 @@ def lines_beside_paper(
     metric = first["metric"].replace("/", " ")  # `test accuracy`
     return lines_with_errors(
         by_label(scores, by, x=x),
-        title=f"{first['model']}, {first['data']}",
+        title=title_of(scores),
         xlabel=xlabel,
         ylabel=f"{metric}, %",
         beside=panels,
@@ -79,22 +90,21 @@ def bars_beside_paper(
     first = scores.iloc[0]
     # Both have the same categories: the paper's scores are columns of our table.
     categories = list(scores[x])
-    ours = f"{first['model']}, {first['data']}"
+    # As the columns of the page's table are called.
+    ours = f"ours: {title_of(scores)}"
     series: dict[str, Any] = {ours: (categories, scores["score"], scores["error"])}
     for dataset in datasets:
         column = f"paper {dataset}"
         errors = scores[f"{column} std"]
-        label = f"paper: GPT-3 175B, {dataset}"
+        label = f"{column}: GPT-3 175B"
         series[label] = (categories, scores[column], errors)
-    # Bars that start above 0 deceive a reader who is not told of it.
     start = _start_of_bars(series)
-    remark = f" (bars start at {start})" if start else ""
     metric = first["metric"].partition("/")[2]
     return bars_with_errors(
         series,
         title="",
         xlabel=xlabel,
-        ylabel=f"{metric}, %{remark}",
+        ylabel=f"{metric}, %",
         ylim=(start, 100),
     )
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lora_jax.results import files
+from lora_jax.results import files, pictures
 from lora_jax.results.agreement import Comparison, agreement, verdict
 from lora_jax.results.claims import Claim
 from lora_jax.results.summary import Group, means, pivot, plus_minus, primary_metric
@@ -46,6 +46,7 @@ ERRORS = {
 }
 LISTED_CLAIMS = 40  # more than these stand in the page's own tables
 NO_FIGURES: Mapping[str, Figure] = MappingProxyType({})
+NO_CAPTIONS: Mapping[str, str] = MappingProxyType({})
 # Where things come from has lines of its own; where they lie is nobody's concern.
 SOURCES = ("model_source", "data_source")
 HIDDEN = (*SOURCES, "data_dir", "glue_dir")
@@ -72,6 +73,8 @@ class Report(NamedTuple):
     figures: Mapping[str, Figure] = NO_FIGURES  # by suffix; "" is the first
     comparison: Comparison | None = None
     headline: str = ""  # a part of the statement that stands for all in the README
+    captions: Mapping[str, str] = NO_CAPTIONS  # of figures, by suffix: their groups
+    undrawn: Sequence[str] = ()  # the groups that no figure shows
 
 
 def write(report: Report, folder: Path, reference: Report | None = None) -> list[Path]:
@@ -95,10 +98,7 @@ def write(report: Report, folder: Path, reference: Report | None = None) -> list
 def markdown(report: Report, reference: Report | None = None) -> str:
     """Return the page: figures first, then sections, then claims."""
     parts = [f"# {report.title}", report.intro or ""]
-    # Figures have no captions, only the title of the page.
-    for suffix in report.figures:
-        title = f"{report.title} {suffix}".strip()
-        parts.append(f"![{title}]({figure_name(suffix)})")
+    parts += picture_parts(report, "")
     # Whether a reader's rows agree is what a reader looks for first.
     if reference is not None:
         parts.append(_agreement_text(report, reference))
@@ -112,6 +112,30 @@ def markdown(report: Report, reference: Report | None = None) -> str:
         parts.append(table(pd.DataFrame(report.claims)))
     texts = [part.strip() for part in parts]
     return "\n\n".join(filter(None, texts)) + "\n"
+
+
+def picture_parts(report: Report, folder: str) -> list[str]:
+    """Return the links to all figures, and which groups have none.
+
+    `folder` is where they lie, with a slash at its end, or empty.
+    """
+    parts = []
+    has_several = len(set(report.captions.values())) > 1
+    for suffix in report.figures:
+        title = f"{report.title} {suffix}".strip()
+        caption = report.captions.get(suffix, "")
+        # The figures of one group follow each other, under its name.
+        if has_several and f"*{caption}*" not in parts:
+            parts.append(f"*{caption}*")
+        parts.append(f"![{title}]({folder}{figure_name(suffix)})")
+    if report.undrawn:
+        listed = "; ".join(report.undrawn)
+        count = pictures.MAX_GROUPS
+        parts.append(
+            f"Without a picture (of the first {count} groups, where there is something "
+            f"to draw): {listed}."
+        )
+    return parts
 
 
 def figure_name(suffix: str) -> str:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from numbers import Real
 from pathlib import Path
@@ -29,6 +29,8 @@ FIELDS = {"key", "config", "metrics"}  # that no row lacks
 METRIC_NAME = re.compile("[^/]+/[^/]+")  # `<split>/<metric>`
 KEY_DIGITS = 16  # hexadecimal, 64 bits
 QUOTED_BYTES = 60  # of a bad line, in the error's message
+PROBLEMS_LISTED = 5  # of a row: one wrong object can have hundreds
+LARGEST = 2**63  # whole numbers of this size and above have no float of their own
 
 
 def key(config: Config) -> str:
@@ -44,15 +46,21 @@ def key(config: Config) -> str:
     return digest.hexdigest()[:KEY_DIGITS]
 
 
+def no_problems(_row: Row) -> list[str]:
+    """Find nothing wrong with a row."""
+    return []
+
+
 class RowFile(NamedTuple):
     """A file of rows, whose identity is `key` of their configurations.
 
     Keys are computed anew when the file is read, so that a better identity makes no row
-    an orphan.
+    an orphan. `problems` says what is wrong with a row that was read.
     """
 
     path: Path
     key: Callable[[Config], str] = key
+    problems: Callable[[Row], Sequence[str]] = no_problems
 
     def read(self) -> list[Row]:
         """Return all complete rows; none when there is no file.
@@ -144,14 +152,22 @@ class RowFile(NamedTuple):
         for number, line in enumerate(content.split(b"\n"), start=1):
             if not line.strip():
                 continue
+            place = f"{self.path}, line {number}"
             try:
                 row = _parse_row(line)
-                row["key"] = self.key(row["config"])
             except ValueError as error:
                 start = line[:QUOTED_BYTES]
                 raise ValueError(
-                    f"{self.path}, line {number} is not a row: {error}; got {start!r}"
+                    f"{place} is not a row: {error}; got {start!r}"
                 ) from error
+            # Before the key, which takes a sound configuration.
+            if problems := self.problems(row):
+                listed = "; ".join(problems[:PROBLEMS_LISTED])
+                raise ValueError(
+                    f"{place} is not a row of this experiment: {listed}. Mend the line "
+                    "or delete it; the file was not changed"
+                )
+            row["key"] = self.key(row["config"])
             # Of rows with one key the first counts.
             rows.setdefault(row["key"], row)
         return rows
@@ -189,7 +205,9 @@ def _parse_row(line: bytes) -> Row:
         value = row[name]
         if not isinstance(value, dict):
             raise ValueError(f"expected {name} to be an object, got {value!r}")
-    _checked_metrics(row["metrics"])
+    # Half of a pair, as \ud800, is no character: no page could be written with it.
+    json.dumps(row, ensure_ascii=False).encode()
+    row["metrics"] = _checked_metrics(row["metrics"])
     return row
 
 
@@ -218,9 +236,11 @@ def _checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _is_finite(value: Any) -> bool:
     # A bool is a number to Python, but no score.
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, Real):
         return False
-    return isinstance(value, Real) and math.isfinite(value)
+    # Beyond the largest float a whole number cannot be asked whether it is finite.
+    is_too_large = isinstance(value, int) and abs(value) >= LARGEST
+    return not is_too_large and math.isfinite(value)
 
 
 def _without_torn_line(content: bytes) -> bytes:

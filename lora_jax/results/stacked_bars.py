@@ -11,13 +11,12 @@ from lora_jax.results.figure_style import (
     COLORS,
     GRID_COLOR,
     HATCHES,
+    color_indices,
     fixed_style,
     legend_handles,
 )
 
-# The last color, black, is that of the totals.
-PART_COLORS = COLORS[:-1]
-TOTAL_COLOR = COLORS[-1]
+TOTAL_COLOR = "#000000"
 
 
 class Bar(NamedTuple):
@@ -110,7 +109,8 @@ def _part_names(rows: Rows) -> list[str]:
 def _size(rows: Rows) -> tuple[float, float]:
     """Width and height in inches, with room for the panel that has the most bars."""
     bars = max(len(panel.bars) for panel in _panels(rows))
-    width = 2.4 + 3.4 * len(rows[0])
+    # Three panels are as wide as a text's column can show.
+    width = 2.4 + min(3.4, 6.6 / len(rows[0])) * len(rows[0])
     height = 1.1 + len(rows) * (0.9 + 0.42 * bars)
     return width, height
 
@@ -136,7 +136,8 @@ def _draw_parts(ax: Axes, panel: Panel, parts: Sequence[str]) -> None:
     positions = np.arange(len(panel.bars)) - 0.12
     # Where the next part of each bar starts.
     left = np.zeros(len(panel.bars))
-    for index, name in enumerate(parts):
+    indices = color_indices(parts)
+    for name in parts:
         # A bar without this part has a piece of no width.
         widths = np.array([bar.parts.get(name, 0.0) for bar in panel.bars])
         ax.barh(
@@ -145,8 +146,8 @@ def _draw_parts(ax: Axes, panel: Panel, parts: Sequence[str]) -> None:
             0.5,
             left=left,
             label=name,
-            color=PART_COLORS[index % len(PART_COLORS)],
-            hatch=HATCHES[index % len(HATCHES)],
+            color=COLORS[indices[name]],
+            hatch=HATCHES[indices[name]],
             edgecolor="white",
             zorder=2,
         )
@@ -170,7 +171,7 @@ def _decorate(ax: Axes, panel: Panel) -> None:
     ax.set_yticks(range(len(panel.bars)), _labels(panel))
     # The first bar on top.
     ax.invert_yaxis()
-    ax.locator_params(axis="x", nbins=5)
+    ax.locator_params(axis="x", nbins=4)
     ax.grid(axis="x", color=GRID_COLOR, zorder=0)
 
 
@@ -180,7 +181,7 @@ def _add_legend(figure: Figure, axes: np.ndarray, columns: int) -> None:
         list(handles_by_label.values()),
         list(handles_by_label),
         loc="outside lower center",
-        ncols=min(len(handles_by_label), 3 * columns),
+        ncols=min(len(handles_by_label), 2 + columns),
         frameon=False,
     )
     # Ticks are made when first drawn, and must be made in our style.

@@ -40,6 +40,7 @@ __all__ = [
     "scores",
     "split_by",
     "summary",
+    "with_names",
 ]
 
 # The first columns of a table of scores, where the group has them.
@@ -142,7 +143,7 @@ def scores(
     result["error of"] = table["error_kind"]
     result["seeds"] = table["count"]
     # Experiments that train nothing have no count.
-    if "parameters" in group.first:
+    if all("parameters" in row for row in rows):
         result["parameters"] = _parameters(rows, table, by)
     result["settings"] = group.difference
     return result
@@ -163,6 +164,15 @@ def metric_table(
             table[f"{column.title} error"] = column.unit * averages["error"]
     assert table is not None
     return table
+
+
+def with_names(table: pd.DataFrame, group: Group) -> pd.DataFrame:
+    """Return the table with the group's data, model and settings as its last columns."""
+    return table.assign(
+        data=group.settings.get("data", ""),
+        model=group.settings.get("model", ""),
+        settings=group.difference,
+    )
 
 
 def _settings(rows: Sequence[Row]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ A row is of one matrix and rank, and has the numbers of all its layers, which co
 1. All norms are Frobenius norms. Similarities φ go from 0 to 1.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lora_jax import paper
 from lora_jax.results import claims, heatmaps, report
+from lora_jax.results.agreement import Comparison
 from lora_jax.results.claims import Claim
 from lora_jax.results.grouping import Group
 from lora_jax.results.report import Block
@@ -34,6 +35,14 @@ COLUMNS = {
 }
 BARE = "factor without α/r"
 LOW = 0.25  # φ of directions whose cosine is 1/2
+
+# Another machine rounds otherwise while it trains; one seed has no error.
+COMPARISON = Comparison(
+    by=("model", "data", "settings", "matrix", "r", "layer"),
+    value="factor",
+    error="",
+    relative=0.05,
+)
 
 Tests = dict[str, Iterable[bool]]
 """Statements, and whether each holds in each of our lines."""
@@ -183,11 +192,17 @@ def _lowest_and_highest(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame
 def figure8(rows: Sequence[Row]) -> Figure:
     """Draw Figure 8: W's top directions against A's for each rank, and random ones.
 
-    Ours are of the first matrix and the middle layer, above the paper's.
+    Ours are of the middle layer, a line for each matrix, above the paper's of Wq.
     """
-    ordered = sorted(rows, key=_matrix_and_rank)
-    matrix = ordered[0]["config"]["matrix"]
-    drawn = [row for row in ordered if row["config"]["matrix"] == matrix]
+    by_matrix: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=_matrix_and_rank):
+        by_matrix.setdefault(row["config"]["matrix"], []).append(row)
+    lines = [_our_panels(matrix, drawn) for matrix, drawn in by_matrix.items()]
+    return heatmaps.grid([*lines, _paper_panels()], label="φ(W, A, i, j)")
+
+
+def _our_panels(matrix: str, drawn: Sequence[Row]) -> list[heatmaps.Panel]:
+    """The maps of one matrix, in order of the rank, and of random directions."""
     maps = {}
     for row in drawn:
         rank = row["config"]["rank"]
@@ -195,13 +210,7 @@ def figure8(rows: Sequence[Row]) -> Figure:
     # As many random directions as the highest rank has.
     highest = drawn[-1]
     maps["random"] = highest["phi_random"]
-    ours = _our_panels(maps, highest["dimension"])
-    label = f"φ({_short(matrix)}, A, i, j)"
-    return heatmaps.grid([ours, _paper_panels()], label=label)
-
-
-def _our_panels(maps: Mapping[str, Sequence], width: int) -> list[heatmaps.Panel]:
-    first, last = paper.lora.figure8_range(width)
+    first, last = paper.lora.figure8_range(highest["dimension"])
     panels = []
     for name, phi in maps.items():
         layers = len(phi)
@@ -209,7 +218,7 @@ def _our_panels(maps: Mapping[str, Sequence], width: int) -> list[heatmaps.Panel
         # The directions before the first are in the row, but not in the figure.
         values = np.array(phi[middle - 1])
         values = values[first - 1 :]
-        title = f"ours: {name}, layer {middle}/{layers}"
+        title = f"ours: {_short(matrix)}, {name}, layer {middle}/{layers}"
         panels.append(heatmaps.Panel(title, values, first, last))
     return panels
 
@@ -219,7 +228,7 @@ def _paper_panels() -> list[heatmaps.Panel]:
     layer = f"layer {paper.lora.MIDDLE_LAYER}/{paper.lora.LAYERS}"
     panels = []
     for name, phi in paper.lora.figure8().items():
-        title = f"paper: {name}, {layer}"
+        title = f"paper: Wq, {name}, {layer}"
         panels.append(heatmaps.Panel(title, phi, first, last))
     return panels
 

@@ -4,6 +4,10 @@ The first rows were written so, and a row keeps its settings for good. Two exper
 have such rows, and translate the names on their way in and out.
 """
 
+from collections.abc import Iterable, Sequence
+
+from lora_jax.results.rows import Row
+
 IN_CODE = "_"
 IN_ROWS = "-"
 
@@ -17,3 +21,17 @@ def row_name(name: str) -> str:
 def format_name(name: str) -> str:
     """Return a format's name from the one that a row has."""
     return name.replace(IN_ROWS, IN_CODE)
+
+
+def check(rows: Iterable[Row], formats: Sequence[str]) -> None:
+    """Check that the rows have no other formats than these.
+
+    Raises:
+        ValueError: names the formats that no table would have a line of.
+    """
+    unknown = {row["config"]["type"] for row in rows} - set(map(row_name, formats))
+    if unknown:
+        listed = ", ".join(map(row_name, formats))
+        raise ValueError(
+            f"config.type: expected one of {listed}, got {', '.join(sorted(unknown))}"
+        )

@@ -4,14 +4,16 @@ Rows have the settings of `accounting.encoder_step.EncoderStep` and its memory i
 predicted and compiled. All that is shown is in MB of 10^6 bytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lora_jax.results import pictures
 from lora_jax.results.agreement import Comparison
+from lora_jax.results.grouping import Group, short_name
 from lora_jax.results.rows import Row
 from lora_jax.results.stacked_bars import Bar, Panel, stacked
 from lora_jax.results.tables import table
@@ -140,6 +142,22 @@ def agreement(steps: pd.DataFrame) -> str:
     )
 
 
+def pictures_of(
+    by_shape: Mapping[str, Sequence[Row]],
+    fullest: Callable[[Mapping[str, float]], Mapping[str, float]],
+) -> dict[str, Any]:
+    """Return a picture of the rows of each shape, as fields of a report.
+
+    `fullest` returns the parts at the fullest moment of a step from its metrics.
+    """
+    groups = [Group(title, {}, list(rows)) for title, rows in by_shape.items()]
+    items = []
+    for rows in by_shape.values():
+        parts = [fullest(row["metrics"]) for row in rows]
+        items.append((rows, parts))
+    return pictures.of_groups(groups, items, lambda item: figure(*item))
+
+
 def figure(rows: Sequence[Row], parts: Sequence[Mapping[str, float]]) -> Figure:
     """Draw the parts of each step above its compiled total, in MB.
 
@@ -152,7 +170,7 @@ def figure(rows: Sequence[Row], parts: Sequence[Mapping[str, float]]) -> Figure:
     for compute, by_model in by_dtype.items():
         panels = []
         for model, bars in by_model.items():
-            panels.append(Panel(f"{model}, {compute}", bars))
+            panels.append(Panel(f"{short_name(model)}, {compute}", bars))
         grid.append(panels)
     # A column is a model, on one scale: that needs the same models in each dtype.
     first, *others = [list(by_model) for by_model in by_dtype.values()]

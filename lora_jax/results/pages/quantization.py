@@ -13,16 +13,28 @@ import pandas as pd
 from lora_jax import paper
 from lora_jax.results import claims, plots
 from lora_jax.results.claims import Claim, Score
+from lora_jax.results.pages import format_names
 from lora_jax.results.pages.format_names import row_name
-from lora_jax.results.rows import Row
-from lora_jax.results.summary import groups, plus_minus, scores, split_by
+from lora_jax.results.summary import (
+    Group,
+    groups,
+    plus_minus,
+    scores,
+    split_by,
+    with_names,
+)
 
 ALONE = "alone"
 LORA = "lora"
 # The columns of the two parts.
 TITLES = {ALONE: "alone", LORA: "LoRA"}
 # What the two parts are called in the figure's legend.
-LABELS = {"alone": "fine-tuned, then quantized", "LoRA": "LoRA on the quantized base"}
+LABELS = {
+    "alone": "alone: fine-tuned, then quantized",
+    "LoRA": "LoRA: on the quantized base",
+}
+# What names a line, on this page and on that of somebody else's rows.
+LINE = ("data", "model", "settings", "type")
 # In what rows of one page differ. Full fine-tuning has none of LoRA's options.
 AXES = (
     *("part", "type", "seed", "quantize", "compute", "method", "learning_rate"),
@@ -96,34 +108,38 @@ CLAIMS = (
 """What the paper says about formats, in the order of its tables."""
 
 
-def score_table(rows: Sequence[Row], formats: Sequence[str]) -> pd.DataFrame:
+def score_table(group: Group, formats: Sequence[str]) -> pd.DataFrame:
     """Return a line for each of these formats that has rows, in their order.
 
     The columns are `type`, and for each part that has rows the score and its error in
-    %, of the part's largest group.
+    %. Trainings of one part that differ in more, as in their rank, have columns of
+    their own, the largest set first.
     """
+    rows = group.rows
+    format_names.check(rows, formats)
     table = pd.DataFrame({"type": map(row_name, formats)})
     rows_by_part = split_by(rows, ["part"])
     for part, title in TITLES.items():
         if (part,) not in rows_by_part:
             continue
         axes = ("type", "seed", "quantize", "compute")
-        group = groups(rows_by_part[(part,)], axes)[0]
-        columns = scores(group, ["type"])[["type", "score", "error"]]
-        columns.columns = pd.Index(["type", title, f"{title} error"])
-        table = table.merge(columns, on="type", how="left")
+        for index, alike in enumerate(groups(rows_by_part[(part,)], axes)):
+            # The first has the title alone: claims are about it.
+            name = f"{title}, {alike.difference}" if index else title
+            columns = scores(alike, ["type"])[["type", "score", "error"]]
+            columns.columns = pd.Index(["type", name, f"{name} error"])
+            table = table.merge(columns, on="type", how="left")
     # Formats without a row in either part have no line.
     is_measured = table.drop(columns="type").notna().any(axis=1)
     table["type"] = list(formats)
-    return table[is_measured].reset_index(drop=True)
+    return with_names(table[is_measured].reset_index(drop=True), group)
 
 
 def text_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return scores with their errors as text, and LoRA's difference from fp32."""
     text = table[["type"]].copy()
-    for title in TITLES.values():
-        if title in table:
-            text[title] = plus_minus(table[title], table[f"{title} error"])
+    for title in _titles(table):
+        text[title] = plus_minus(table[title], table[f"{title} error"])
     score_by_type = table.set_index("type")
     if "LoRA" in table and "fp32" in score_by_type.index:
         difference = table["LoRA"] - score_by_type["LoRA"]["fp32"]
@@ -157,22 +173,27 @@ def score_figure(table: pd.DataFrame) -> plots.Figure:
     """Draw the scores of both parts, in %, as bars for each format."""
     series = {}
     values: list[float] = []
-    for part, label in LABELS.items():
-        if part in table:
-            series[label] = (table["type"], table[part], table[f"{part} error"])
-            values += list(table[part])
+    for title in _titles(table):
+        # The column's name, then what it stands for.
+        label = LABELS.get(title, title)
+        series[label] = (table["type"], table[title], table[f"{title} error"])
+        values += list(table[title])
     # Scores differ little: bars start at a multiple of 5, some % below the lowest.
     start = 5 * np.floor((np.nanmin(values) - 3) / 5)
     start = max(0.0, float(start))
-    remark = f" (bars start at {start:.0f})" if start else ""
     end = float(np.nanmax(values) + 2)
     return plots.bars_with_errors(
         series,
-        title=table["model"].iloc[0],
+        title=plots.title_of(table),
         xlabel="format of the blocks' matrices",
-        ylabel=f"score, %{remark}",
+        ylabel="score, %",
         ylim=(start, end),
     )
+
+
+def _titles(table: pd.DataFrame) -> list[str]:
+    """The columns of scores: those that have an error beside them."""
+    return [name for name in table.columns if f"{name} error" in table]
 
 
 def _score(line: dict, part: str) -> Score:

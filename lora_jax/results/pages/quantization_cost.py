@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from lora_jax.results.pages import format_names
 from lora_jax.results.pages.format_names import format_name
 from lora_jax.results.report import SMOKE, Block
 from lora_jax.results.rows import Row
@@ -52,6 +53,7 @@ def format_table(rows: Sequence[Row], formats: Sequence[str]) -> pd.DataFrame:
     `bits` are those stored for each number of the blocks' matrices, `weight error` is
     ‖W - W'‖ / ‖W‖. Times are in ms, sizes in MB.
     """
+    format_names.check(rows, formats)
     sizes = _metrics_by_format(rows, SIZES)
     steps = _metrics_by_format(rows, STEP)
     lines = []

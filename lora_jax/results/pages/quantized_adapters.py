@@ -17,12 +17,15 @@ from lora_jax.results.summary import (
     metric_table,
     plus_minus,
     primary_metric,
+    with_names,
 )
 from lora_jax.results.tables import table as table_text
 
 FLOAT = "none"  # leaves A and B as they are
 # The columns in % of the page's table: decimals, and the sign of positive numbers.
 PERCENTS = {"ΔW": (2, ""), "logits": (2, ""), "score": (1, ""), "Δ": (2, "+")}
+# What names a line, on this page and on that of somebody else's rows.
+LINE = ("data", "model", "settings", "stored")
 DIGITS = {"file, kB": 1, "of float32, %": 1, "bits": 3}
 
 
@@ -46,7 +49,8 @@ def storage_table(group: Group, formats: Sequence[str]) -> pd.DataFrame:
     table = in_order(table, "stored", [FLOAT, *formats])
     # A stable sort keeps that order.
     table = table.sort_values("bits", ascending=False, kind="stable", ignore_index=True)
-    return table.replace({"stored": {FLOAT: "float32"}})
+    table = table.replace({"stored": {FLOAT: "float32"}})
+    return with_names(table, group)
 
 
 def storage_text(table: pd.DataFrame) -> str:
@@ -105,12 +109,12 @@ def error_figures(table: pd.DataFrame) -> dict[str, plots.Figure]:
     score = f"{base['score']:.1f} %"
     # Both are relative, so they share an axis.
     series: dict[str, Any] = {
-        "of ΔW": (names, rounded["ΔW"], rounded["ΔW error"]),
-        "of the logits": (names, rounded["logits"], rounded["logits error"]),
+        "ΔW": (names, rounded["ΔW"], rounded["ΔW error"]),
+        "logits": (names, rounded["logits"], rounded["logits error"]),
     }
     figure = plots.bars_with_errors(
         series,
-        title=f"Rounding A and B (float32: {size}, {score})",
+        title=f"{plots.title_of(table)} (float32: {size}, {score})",
         xlabel="format of A and B, file, score",
         ylabel="relative error, %",
     )

@@ -17,6 +17,7 @@ from lora_jax.results.summary import (
     in_order,
     metric_table,
     primary_metric,
+    with_names,
 )
 from lora_jax.results.tables import table as table_text
 
@@ -28,6 +29,8 @@ PLACES = {
     "requantized": "quantized again",
 }
 AXES = ("quantize", "into")
+# What names a line, on this page and on that of somebody else's rows.
+LINE = ("data", "model", "settings", *AXES)
 # Decimals of the page's columns.
 DIGITS = {
     "distance": 3,
@@ -60,12 +63,14 @@ def merge_table(group: Group, formats: Sequence[str]) -> pd.DataFrame:
         Column(metric, "merged, %", 100),
         Column("size/bits", "bits"),
     ]
-    return _ordered(metric_table(group, AXES, columns), formats)
+    table = _ordered(metric_table(group, AXES, columns), formats)
+    return with_names(table, group)
 
 
 def merge_text(table: pd.DataFrame) -> str:
-    """Return the table of the page; the error of the logits is the figure's alone."""
-    return table_text(table.drop(columns="logits error"), digits=DIGITS)
+    """Return the table of the page; what stands in its heading or figure is left out."""
+    columns = table.drop(columns=["logits error", "data", "model", "settings"])
+    return table_text(columns, digits=DIGITS)
 
 
 def advice(table: pd.DataFrame) -> str:
@@ -107,15 +112,14 @@ def layer_table(group: Group, formats: Sequence[str]) -> pd.DataFrame:
 
 def logits_figure(table: pd.DataFrame) -> plots.Figure:
     """Draw how far each way to merge moves the logits, as bars for each format."""
-    named = table.assign(place=table["into"].map(PLACES))
     series = plots.by_label(
-        named, "place", x="quantize", y="logits", error="logits error"
+        table, "into", x="quantize", y="logits", error="logits error"
     )
     return plots.bars_with_errors(
         series,
-        title="Merging moves the logits",
+        title=plots.title_of(table),
         xlabel="format of the base",
-        ylabel="‖after - before‖ / ‖before - mean‖",
+        ylabel="logits, ‖after - before‖ / ‖before - mean‖",
     )
 
 

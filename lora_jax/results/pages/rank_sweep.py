@@ -6,7 +6,8 @@ order of the rank within a set.
 
 import pandas as pd
 
-from lora_jax.results import claims, report
+from lora_jax import paper
+from lora_jax.results import claims, plots, report
 from lora_jax.results.arranging import pivot
 from lora_jax.results.claims import Claim
 from lora_jax.results.report import Block, Section
@@ -72,6 +73,14 @@ def _rank_claim(targets: str, part: pd.DataFrame, suffix: str) -> Claim:
     ours = claims.line_score(low)
     other = claims.line_score(high)
     return claims.no_worse(SOURCE, statement, ours, other)
+
+
+def figure(table: pd.DataFrame) -> plots.Figure:
+    """Draw a line for each set of matrices, and the paper's in panels beside."""
+    published = paper.lora.table6()
+    return plots.lines_beside_paper(
+        table, published, by="targets", x="rank", xlabel="rank r"
+    )
 
 
 def paper_sections(published: pd.DataFrame) -> list[Section]:

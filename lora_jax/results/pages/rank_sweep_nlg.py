@@ -8,6 +8,7 @@ import math
 
 import pandas as pd
 
+from lora_jax import paper
 from lora_jax.results import method_summary, method_tables, plots, report
 from lora_jax.results.arranging import plus_minus
 from lora_jax.results.grouping import Group
@@ -72,17 +73,18 @@ def score_table(group: Group, table: pd.DataFrame) -> pd.DataFrame:
     return text
 
 
-def figure(table: pd.DataFrame, published: pd.DataFrame) -> plots.Figure:
+def figure(table: pd.DataFrame) -> plots.Figure:
     """Draw the first score against the rank, and the paper's on E2E in a panel beside.
 
-    A score that Table 18 does not have is drawn alone.
+    A score that Table 18 does not have, or of other data, is drawn alone.
     """
+    published = paper.lora.table18()
     # All lines have one model, one data set and one first score.
     first = table.iloc[0]
     metric = first["metric"]
     label = method_summary.axis_label(metric)
     panels = []
-    if metric in published:
+    if metric in published and first["data"] == PAPER_DATA:
         # Table 18 has no standard deviations.
         without_errors = published.assign(error=math.nan)
         series = plots.by_label(without_errors, "targets", x="rank", y=metric)
@@ -90,7 +92,7 @@ def figure(table: pd.DataFrame, published: pd.DataFrame) -> plots.Figure:
     ours = plots.by_label(table, "targets", x="rank")
     return plots.lines_with_errors(
         ours,
-        title=f"{first['model']}, {first['data']}",
+        title=plots.title_of(table),
         xlabel="rank r",
         ylabel=label,
         beside=panels,

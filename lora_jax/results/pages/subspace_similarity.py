@@ -7,13 +7,15 @@ to the seeds. The maps are those of `similarity_maps`; they are drawn in
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lora_jax.results import report
+from lora_jax.results import claims, pictures, report
 from lora_jax.results.claims import Claim
-from lora_jax.results.grouping import Group, groups
+from lora_jax.results.grouping import Group, groups, short_name
 from lora_jax.results.pages import similarity_claims, similarity_figures
 from lora_jax.results.pages import similarity_maps as maps
 from lora_jax.results.report import Block, Section
@@ -98,6 +100,29 @@ def group_claims(kind: str, group: Group) -> list[Claim]:
     return similarity_claims.claims(SOURCES[kind], kind, ours)
 
 
+def kind_claims(kind: str, groups_of_kind: Sequence[Group]) -> list[Claim]:
+    """Return the claims of every group of one kind."""
+    named = _named(kind, groups_of_kind)
+    return claims.of_groups(named, named, partial(group_claims, kind))
+
+
+def pictures_of(comparisons: Sequence[tuple[str, list[Group]]]) -> dict[str, Any]:
+    """Return the pictures of every group, as fields of a report."""
+    fields: dict[str, Any] = {"figures": {}, "captions": {}, "undrawn": []}
+    for kind, groups_of_kind in comparisons:
+        named = _named(kind, groups_of_kind)
+        drawn = pictures.of_groups(named, named, partial(figures, kind))
+        fields["figures"] |= drawn["figures"]
+        fields["captions"] |= drawn["captions"]
+        fields["undrawn"] += drawn["undrawn"]
+    return fields
+
+
+def _named(kind: str, groups_of_kind: Sequence[Group]) -> list[Group]:
+    """The groups by the headings of their sections."""
+    return [group._replace(name=_heading(kind, group)) for group in groups_of_kind]
+
+
 def figures(kind: str, group: Group) -> dict[str, Figure]:
     """Draw the middle layer and all layers, ours and the paper's."""
     sources = [maps.ours(group.rows), maps.published(kind)]
@@ -136,7 +161,7 @@ def _blocks(kind: str, group: Group) -> list[Block]:
     table["n"] = n
     return [
         *report.warning(run_group),
-        f"{left['model']}, {left['data']}. {MEANING_OF_N}",
+        f"{short_name(left['model'])}, {short_name(left['data'])}. {MEANING_OF_N}",
         text_table(table, digits=4),
         report.settings(run_group),
     ]

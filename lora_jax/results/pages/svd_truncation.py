@@ -172,13 +172,13 @@ def figures(table: pd.DataFrame) -> dict[str, plots.Figure]:
     # Relative errors are computed, not estimated.
     exact = kept.assign(exact=np.nan)
     errors = plots.by_label(exact, "series", x="k", y="relative_error", error="exact")
-    panel = plots.Panel(errors, "What is missing", "‖ΔW - ΔW_k‖ / ‖ΔW‖")
+    panel = plots.Panel(errors, "What is missing", "relative error, ‖ΔW - ΔW_k‖ / ‖ΔW‖")
     first = table.iloc[0]
     metric = first["metric"].replace("/", " ")  # `test accuracy`
     series = plots.by_label(kept, "series", x="k")
     figure = plots.lines_with_errors(
         series,
-        title=f"{first['model']}, {first['data']} (dotted: k = 0)",
+        title=f"{plots.title_of(table)} (dotted: k = 0)",
         xlabel="singular directions kept, k",
         ylabel=f"{metric}, %",
         beside=[panel],
@@ -197,5 +197,4 @@ def _draw_scores_at_0(
         score = line["score"]
         # A series without a k above 0 is not in the figure.
         if name in names:
-            index = names.index(name)
-            plots.horizontal_line(figure, score, index)
+            plots.horizontal_line(figure, score, name, list(names))

@@ -4,6 +4,7 @@ A row is one kind of step, which was timed in turn with the others of its group.
 claims are of LoRA, section 4.2 (Hu et al. 2021, arXiv 2106.09685v2).
 """
 
+import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -74,8 +75,9 @@ def step_table(group: Group) -> pd.DataFrame:
         line = {"model": group.settings["model"]}
         line |= {name: row["config"][name] for name in AXES}
         for column in COLUMNS:
-            value = row["metrics"].get(column.metric, float("nan"))
-            line[column.title] = column.unit * value
+            value = row["metrics"].get(column.metric)
+            is_known = value is not None
+            line[column.title] = column.unit * value if is_known else math.nan
         lines.append(line)
     steps = pd.DataFrame(lines)
     # Sorting is stable: the first of the axes is sorted by last.

@@ -62,15 +62,17 @@ def test_the_figure_has_a_map_for_each_rank_and_a_random_one():
     titles = []
     for axes in page.figure8(rows).axes:
         if axes.images:
-            titles.append(axes.get_title(loc="left"))
+            titles.append(axes.get_title(loc="left").replace("\n", " "))
     assert titles == [
-        "ours: r = 4, layer 1/2",
-        "ours: r = 8, layer 1/2",
-        "ours: random, layer 1/2",
-        "paper: r = 4, layer 48/96",
-        "paper: r = 8, layer 48/96",
-        "paper: r = 64, layer 48/96",
-        "paper: random, layer 48/96",
+        "ours: Wq, r = 4, layer 1/2",
+        "ours: Wq, r = 8, layer 1/2",
+        "ours: Wq, random, layer 1/2",
+        "ours: Wv, r = 4, layer 1/2",
+        "ours: Wv, random, layer 1/2",
+        "paper: Wq, r = 4, layer 48/96",
+        "paper: Wq, r = 8, layer 48/96",
+        "paper: Wq, r = 64, layer 48/96",
+        "paper: Wq, random, layer 48/96",
     ]
 
 

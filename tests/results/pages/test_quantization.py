@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lora_jax.results import claims
+from lora_jax.results import claims, groups
 from lora_jax.results.pages import quantization as page
 
 FORMATS = ("fp32", "bf16", "fp4", "nf4_double")
@@ -32,8 +32,13 @@ def rows():
     return result
 
 
+def group_of(rows):
+    (group,) = groups(rows, page.AXES)
+    return group
+
+
 def test_the_table_has_the_formats_with_rows_in_their_order(rows):
-    table = page.score_table(rows, (*FORMATS, "nf4"))
+    table = page.score_table(group_of(rows), (*FORMATS, "nf4"))
     assert list(table["type"]) == list(FORMATS)
     nan = np.nan
     assert list(table["alone"]) == pytest.approx([nan, nan, 70.5, 80.5], nan_ok=True)
@@ -44,21 +49,22 @@ def test_the_table_has_the_formats_with_rows_in_their_order(rows):
 
 def test_a_part_without_rows_has_no_column(rows):
     lora = [one for one in rows if one["config"]["part"] == "lora"]
-    table = page.score_table(lora, FORMATS)
-    assert list(table) == ["type", "LoRA", "LoRA error"]
+    table = page.score_table(group_of(lora), FORMATS)
+    assert list(table)[:3] == ["type", "LoRA", "LoRA error"]
+    assert "alone" not in table
     assert list(page.text_table(table)) == ["type", "LoRA", "Δ"]
     assert page.format_claims(table)[0].statement.startswith("LoRA on NF4 + DQ")
 
 
 def test_the_difference_is_that_from_fp32(rows):
-    text = page.text_table(page.score_table(rows, FORMATS))
+    text = page.text_table(page.score_table(group_of(rows), FORMATS))
     assert list(text["LoRA"]) == ["80.5 ± 0.5", "80.5 ± 0.5", "", "70.5 ± 0.5"]
     assert list(text["Δ"]) == ["+0.0", "+0.0", "", "-10.0"]
 
 
 def test_claims_hold_a_difference_against_its_error(rows):
     verdicts = {}
-    for claim in page.format_claims(page.score_table(rows, FORMATS)):
+    for claim in page.format_claims(page.score_table(group_of(rows), FORMATS)):
         verdicts[claim.statement] = claim.verdict
     assert verdicts == {
         "without training NF4 + DQ is better than FP4": claims.REPRODUCED,
@@ -78,5 +84,5 @@ def test_bars_start_at_a_multiple_of_five_below_the_lowest(lowest, start):
     )
     (ax,) = page.score_figure(table).axes
     assert ax.get_ylim() == (start, 82)
-    remark = f" (bars start at {start})" if start else ""
+    remark = f"\n(axis starts at {start})" if start else ""
     assert ax.get_ylabel() == f"score, %{remark}"

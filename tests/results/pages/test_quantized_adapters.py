@@ -17,7 +17,7 @@ def rows(scores):
             difference = score - scores["none"][seed]
             row = {
                 "key": f"{stored} {seed}",
-                "config": {"stored": stored, "seed": seed},
+                "config": {"stored": stored, "seed": seed, "model": "m", "data": "d"},
                 "metrics": stored_metrics(stored, score, difference),
                 "examples": {"test": 100},
             }
@@ -82,7 +82,7 @@ def test_one_seed_of_a_metric_without_an_error():
 def test_the_figure_has_both_errors_of_each_format_but_float32():
     (figure,) = page.error_figures(table_of(rows(SCORES))).values()
     (ax,) = figure.axes
-    assert ax.get_title(loc="left") == "Rounding A and B (float32: 300.0 kB, 82.0 %)"
+    assert ax.get_title(loc="left") == "m, d (float32: 300.0 kB, 82.0 %)"
     labels = [text.get_text() for text in ax.get_xticklabels()]
     assert labels[1] == "nf4\n50.0 kB\n80.5 %"
     heights = [bar.get_height() for bar in ax.patches]

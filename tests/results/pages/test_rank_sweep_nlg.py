@@ -72,6 +72,6 @@ def test_the_first_paragraph_has_sizes_units_and_notes(group):
 
 def test_a_score_that_table_18_lacks_has_one_panel(group):
     table = page.sweep_table(group, PUBLISHED)
-    assert len(page.figure(table, PUBLISHED).axes) == 2
+    assert len(page.figure(table).axes) == 2
     other = table.assign(metric="test/exact_match")
-    assert len(page.figure(other, PUBLISHED).axes) == 1
+    assert len(page.figure(other).axes) == 1

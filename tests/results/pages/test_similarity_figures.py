@@ -31,7 +31,7 @@ def test_all_layers_stand_below_each_other(wide):
     titles = []
     for axes in figure.axes:
         if axes.images:
-            titles.append(axes.get_title(loc="left"))
+            titles.append(axes.get_title(loc="left").replace("\n", " "))
     assert titles == [
         *("ours: ΔWq, layer 1/2", "ours: ΔWv, layer 1/2"),
         *("ours: ΔWq, layer 2/2", "ours: ΔWv, layer 2/2"),
