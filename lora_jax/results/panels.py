@@ -23,7 +23,7 @@ HEIGHT = 4.6  # inches, with a legend of up to two lines
 ROW_HEIGHT = 3.7  # inches, of a further row of panels
 COLUMNS = 2  # of panels, so that their text stays readable
 LEGEND_COLUMNS = 4
-CHARACTERS = 11  # an inch has of a title
+CHARACTERS = 9  # an inch has of a title, with a gap to the next one
 
 Points = tuple[Sequence[Any], Sequence[float], Sequence[float] | None]
 """x, y, and the error of y or None, of equal length.

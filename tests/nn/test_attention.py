@@ -60,6 +60,13 @@ def attend(query, key, value, mask, *, heads, **options):
     )
 
 
+def test_a_token_that_attends_to_nothing_is_finite():
+    rows = np.random.default_rng(0).normal(size=(1, 3, 8))
+    nothing = np.zeros((1, 3, 3), bool)
+    output = attend(rows, rows, rows, nothing, heads=2)
+    assert np.isfinite(output).all()
+
+
 class TestAttention:
     def test_equal_scores_give_the_mean_of_the_visible_values(self):
         query = jnp.zeros((1, 1, 2))
@@ -189,3 +196,22 @@ class TestRotate:
             score = jnp.sum(query * key)
             scores.append(float(score))
         np.testing.assert_allclose(scores, scores[0], rtol=1e-5)
+
+
+def test_each_part_draws_its_dropout_from_a_key_of_its_own(monkeypatch):
+    keys = []
+
+    def record_layer(x, key):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return x
+
+    def record_dropout(key, rate, x):
+        return record_layer(x, key)
+
+    monkeypatch.setattr("lora_jax.nn.attention.dropout", record_dropout)
+    layer = Attention(record_layer, record_layer, record_layer, record_layer, heads=2)
+    x = jnp.ones((1, 3, 8))
+    context = AttentionContext(jnp.ones((1, 1, 3), bool))
+    layer(x, x, context, rate=0.5, key=KEY)
+    # Query, key, value, the weights and the output.
+    assert len(set(keys)) == len(keys) == 5

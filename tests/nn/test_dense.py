@@ -33,6 +33,13 @@ class TestMixedDtypes:
     WEIGHTS = normal(1, 2, 5, 4)
     KERNEL = normal(2, 8, 4).astype(jnp.bfloat16)
 
+    def test_the_factors_are_rounded_and_the_sum_is_not(self):
+        product = dense(self.X, self.KERNEL)
+        rounded = np.asarray(self.X.astype(jnp.bfloat16), np.float64)
+        exact = rounded @ np.asarray(self.KERNEL, np.float64)
+        # A sum in bfloat16 would be off by up to 4e-3.
+        np.testing.assert_allclose(product, exact, rtol=1e-5, atol=1e-6)
+
     # Of a frozen kernel the gradient is not even asked for.
     @pytest.mark.parametrize("arguments", [0, 1, (0, 1)])
     def test_gradients_of_a_bfloat16_kernel_are_those_of_float32_rounded(

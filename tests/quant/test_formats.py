@@ -88,6 +88,14 @@ def test_one_block_by_hand(example):
     assert value.dtype == np.float32
 
 
+def test_a_short_block_has_a_minimum_of_its_own_numbers():
+    # All above 10: what the block is filled up with must not be below.
+    w = 10 + np.abs(normal(1, 40))
+    value = quantize(w, "int4_affine", block=32)
+    expected = [w[0, :32].min(), w[0, 32:].min()]
+    np.testing.assert_array_equal(value.minima, np.float32(expected))
+
+
 class TestPack:
     def test_the_first_of_two_codes_is_in_the_high_bits(self):
         assert pack(jnp.uint8([1, 2, 15, 0])).tolist() == [0x12, 0xF0]

@@ -4,13 +4,12 @@ Its format is that of `QuantState.as_dict(packed=True)` in bitsandbytes 0.50. QL
 double quantization is called "nested" there.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lora_jax import quant
+from lora_jax import bounded_json, quant
 from lora_jax.checkpoints.bitsandbytes.parts import Group
 from lora_jax.quant.formats import FP4, NF4
 
@@ -78,9 +77,8 @@ def _find_state(weight: str, group: Group) -> tuple[str, str]:
 
 def _parse(name: str, text: bytes) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
-    # RecursionError: thousands of nested brackets.
-    except (ValueError, TypeError, RecursionError) as error:
+        return dict(bounded_json.parse(text))
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{name}: expected a JSON object, got {text[:60]!r} ({error})"
         ) from None
