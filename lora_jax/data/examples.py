@@ -60,10 +60,10 @@ def make_examples(
     problems = []
     for name, table in splits.items():
         if not table.rows:
-            problems.append(
-                f"{table.file}: no row is in the {name} split; "
-                "a column 'split' can say which are"
-            )
+            # Of a file that has none, another column may be meant.
+            hint = "; its column 'split' names none" if "split" in table.columns else ""
+            problem = f"{table.file}: no row is in the {name} split{hint}"
+            problems.append("; ".join((problem, *table.notes)))
     for table in splits.values():
         problems += _row_problems(table, columns, classes, blank)
     raise_problems(problems)
@@ -99,10 +99,13 @@ def named_columns(table: Table, names: Collection[str]) -> Table:
     return table.renamed(renames) if renames else table
 
 
-def require_columns(tables: Collection[Table], names: Collection[str]) -> None:
+def require_columns(
+    tables: Collection[Table], names: Collection[str], *, has_flags: bool = False
+) -> None:
     """Raise one ValueError for all the columns that tables lack.
 
-    It says what columns there are, and which of them looks close.
+    It says what columns there are, and which of them looks close. `has_flags` says that
+    a flag such as --text-column can name another.
     """
     problems = []
     for table in tables:
@@ -112,6 +115,8 @@ def require_columns(tables: Collection[Table], names: Collection[str]) -> None:
                 continue
             close = difflib.get_close_matches(name, columns, 1)
             hint = f" (is {close[0]!r} meant?)" if close else ""
+            if has_flags:
+                hint += f"; --{name}-column names the one that is meant"
             problems.append(
                 f"{table.file}: expected a column {name!r}, "
                 f"got {', '.join(columns)}{hint}"

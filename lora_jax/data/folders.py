@@ -19,9 +19,20 @@ STEMS = {
 }
 
 
+def children(folder: Path) -> list[Path]:
+    """Return what is in a folder by its name, without what macOS adds to it."""
+    files = []
+    for file in folder.iterdir():
+        # Attributes of a file, which have its suffix but not its content.
+        is_added = file.name.startswith("._") or file.name == "__MACOSX"
+        if not is_added:
+            files.append(file)
+    return sorted(files, key=lambda file: file.name)
+
+
 def list_folder(folder: Path) -> str:
     """Return the first names in a folder, for an error, or `nothing`."""
-    names = sorted(file.name for file in folder.iterdir())
+    names = [file.name for file in children(folder)]
     listed = ", ".join(names[:LISTED]) or "nothing"
     if len(names) > LISTED:
         listed += f", ... ({len(names):,} in all)"
@@ -41,7 +52,7 @@ def child(folder: Path, name: str) -> Path | None:
         if not place.is_dir():
             return None
         alike = []
-        for file in sorted(place.iterdir(), key=lambda file: file.name):
+        for file in children(place):
             if file.name.casefold() == part.casefold():
                 alike.append(file)
         if not alike:
@@ -59,7 +70,7 @@ def find_table_file(folder: Path, stems: Collection[str]) -> Path | None:
         ValueError: there are two or more.
     """
     files = []
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+    for file in children(folder):
         stem = Path(file.name).stem.casefold()
         if stem in stems and Path(file.name).suffix.lower() in FORMATS:
             files.append(file)
@@ -99,7 +110,7 @@ def find_folder(root: Path, names: Collection[str]) -> list[Path]:
         for folder in level:
             if all(child(folder, name) for name in names):
                 matches.append(folder)
-            for place in sorted(folder.iterdir(), key=lambda file: file.name):
+            for place in children(folder):
                 looked += 1
                 if place.is_dir() and looked < MAX_FILES:
                     deeper.append(place)
@@ -113,7 +124,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
     # A folder that links to itself has no end.
     if depth == 0:
         return
-    for file in sorted(folder.iterdir(), key=lambda file: file.name):
+    for file in children(folder):
         if file.is_dir():
             yield from _walk(file, depth - 1)
         else:

@@ -80,9 +80,11 @@ def class_names(
     3.0 that are whole; other numbers are scores. `kind` decides otherwise.
 
     Raises:
-        ValueError: words and numbers mix (it names the rows of the rarer kind), numbers
-            have a decimal comma, or there is 1 class, or too many.
+        ValueError: labels are too long, words and numbers mix (it names the rows of
+            either), numbers have a decimal comma, or there is 1 class, or too many.
     """
+    expected = f"a word or a number of at most {MAX_LABEL} characters (this is longer)"
+    raise_problems(table.misfits(column, _is_short, expected))
     if kind == "scores":
         return (), ()
     texts = []
@@ -101,6 +103,13 @@ def class_names(
     _check_count(table, column, spellings, are_numbers=numbers > 0)
     names = _names(spellings)
     return names, _class_notes(table, spellings, names)
+
+
+def _is_short(label: object) -> bool:
+    # What is no label at all is told with the rows of all splits.
+    if not isinstance(label, (str, int, float, Decimal)):
+        return True
+    return len(str(label).strip()) <= MAX_LABEL
 
 
 def _raise_no_labels(table: Table, column: str) -> NoReturn:

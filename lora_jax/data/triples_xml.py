@@ -1,5 +1,7 @@
 """Entries of triples and texts in XML, as WebNLG and DART have them."""
 
+import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -10,15 +12,24 @@ from lora_jax.data.table import raise_problems
 # The official files have six levels, and some 300,000 elements.
 MAX_DEPTH = 50
 MAX_ELEMENTS = 500_000
+# Triples of one entry. The official ones have seven, some of DART a few more.
+MAX_TRIPLES = 1_000
 # Between the parts of a triple. Only the first two separate: an object may hold others.
 BAR = " | "
+# Elements beside a text from WebNLG's release 1.4 on: they hold words, but no text.
+ANNOTATIONS = ("sortedtripleset", "references", "template", "lexicalization")
+LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 
 
 class Text(NamedTuple):
-    """One person's text of an entry, and how the corpus marks it; maybe not at all."""
+    """One person's text of an entry.
+
+    `mark` and `language` are as the corpus has them, and empty where it has none.
+    """
 
     text: str
     mark: str
+    language: str
 
 
 class Entry(NamedTuple):
@@ -33,20 +44,16 @@ def read_entries(path: Path) -> list[Entry]:
     """Return the entries of a file.
 
     Raises:
-        ValueError: the file is no XML, has no entries, or triples that are none; it
-            names the entries.
+        ValueError: the file is no XML, has no entries, or entries of triples or texts
+            that are none; it names the entries.
         OSError: the file cannot be read.
     """
     entries = []
     problems = []
     for element in _entry_elements(path):
-        # A subject, a relation and an object each, one triple or more.
         triples = _triples(element)
-        if not triples or any(len(triple) != 3 for triple in triples):
-            problems.append(
-                f"{path.name}, entry {element.get('eid')}: expected triples such as "
-                f"'Aarhus | leader | Bo', got {triples}"
-            )
+        for problem in _entry_problems(element, triples):
+            problems.append(f"{path.name}, entry {element.get('eid')}: {problem}")
         texts = [_text(lex) for lex in element.iterfind("lex")]
         entries.append(Entry(element.get("category"), triples, texts))
     raise_problems(problems)
@@ -102,11 +109,30 @@ def _entry_elements(path: Path) -> list[ElementTree.Element]:
     return entries
 
 
+def _entry_problems(entry: ElementTree.Element, triples: list[list[str]]) -> list[str]:
+    problems = []
+    if len(triples) > MAX_TRIPLES:
+        problems.append(
+            f"expected at most {MAX_TRIPLES:,} triples, got {len(triples):,}"
+        )
+    # A subject, a relation and an object each, one triple or more.
+    if not triples or any(len(triple) != 3 for triple in triples):
+        problems.append(
+            "expected triples such as 'Aarhus | leader | Bo', "
+            f"got {reprlib.repr(triples)}"
+        )
+    for lex in entry.iterfind("lex"):
+        # Two may be two texts, or two parts of one.
+        if (count := len(_text_elements(lex))) > 1:
+            problems.append(f"expected one <text> in a <lex>, got {count:,}")
+    return problems
+
+
 def _triples(entry: ElementTree.Element) -> list[list[str]]:
     triples = []
     for element in entry.iterfind("modifiedtripleset/mtriple"):
         # An object may be empty: the last bar then ends the text.
-        text = f"{element.text or ''} "
+        text = f"{_words(element)} "
         parts = text.split(BAR, 2)
         triples.append([part.strip() for part in parts])
     return triples
@@ -114,7 +140,28 @@ def _triples(entry: ElementTree.Element) -> list[list[str]]:
 
 def _text(lex: ElementTree.Element) -> Text:
     # From WebNLG's release 1.4 on the text has an element of its own, among others.
-    inner = lex.find("text")
-    text = lex.text if inner is None else inner.text
+    inner = _text_elements(lex)
+    text = _words(inner[0] if inner else lex)
     # Marks are empty in WebNLG's release 3.
-    return Text((text or "").strip(), (lex.get("comment") or "").strip())
+    mark = lex.get("comment", "").strip()
+    language = lex.get("lang") or lex.get(LANGUAGE, "")
+    return Text(text.strip(), mark, language.strip())
+
+
+def _text_elements(lex: ElementTree.Element) -> list[ElementTree.Element]:
+    return [element for element in lex if element.tag.lower() == "text"]
+
+
+def _words(element: ElementTree.Element) -> str:
+    """The text of an element and of those in it, such as <b>."""
+    text = "".join(_pieces(element))
+    # Text alone stays as it is; beside elements, lines and indentation are markup.
+    return " ".join(text.split()) if len(element) else text
+
+
+def _pieces(element: ElementTree.Element) -> Iterator[str]:
+    yield element.text or ""
+    for inner in element:
+        if inner.tag not in ANNOTATIONS:
+            yield from _pieces(inner)
+        yield inner.tail or ""

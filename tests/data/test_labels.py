@@ -63,6 +63,10 @@ def test_the_kind_can_be_asked_for():
         (["3,5", "2,0"], "expected numbers with a decimal point, got 3,5; write 3.5"),
         (["1", "2", "x"], "line 3: label: expected a number like most others, got 'x'"),
         (["1" * 130_000], "expected a word or a number of at most 200 characters"),
+        (
+            ["1", "x" * 300, "2"],
+            "line 2: label: expected a word or a number of at most 200 characters (this",
+        ),
         ([["a"], {"b": 1}], "line 2: label: expected a word or a number"),
         ([], "expected 2 classes or more in the training split, got none"),
         (["a", "A"], "expected 2 classes or more in the training split, got only 'a'"),

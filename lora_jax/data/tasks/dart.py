@@ -10,10 +10,10 @@ from typing import Any
 from lora_jax.data.folders import child, list_folder
 from lora_jax.data.official_files import Field, read_json_objects, task_folder
 from lora_jax.data.read_bytes import describe_files
-from lora_jax.data.table import Table
+from lora_jax.data.table import Table, raise_problems
 from lora_jax.data.task import Task
 from lora_jax.data.text_pairs import generation_task, join_triples, rows_of_targets
-from lora_jax.data.triples_xml import read_entries
+from lora_jax.data.triples_xml import MAX_TRIPLES, read_entries
 
 # Those of the full set, with the parts from WebNLG, E2E and Wikipedia tables; the same
 # entries are in files of either suffix.
@@ -86,6 +86,9 @@ def _read_json(path: Path) -> Table:
         "annotations": Field("a list of {'text': ...}", _are_texts),
     }
     table = read_json_objects(path, fields)
+    # Before they become one text, which would take a tokenizer minutes.
+    expected = f"at most {MAX_TRIPLES:,} triples"
+    raise_problems(table.misfits("tripleset", _are_few, expected))
     sources = []
     for triples in table.columns["tripleset"]:
         sources.append(_source(triples))
@@ -108,6 +111,10 @@ def _are_triples(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
     return all(_is_triple(triple) for triple in value)
+
+
+def _are_few(triples: list[Any]) -> bool:
+    return len(triples) <= MAX_TRIPLES
 
 
 def _is_triple(value: Any) -> bool:

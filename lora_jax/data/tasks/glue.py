@@ -5,6 +5,7 @@ hidden, so its test split is left out. The validation split of MNLI is the match
 the other is `validation_mismatched`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from lora_jax.data.folders import STEMS, find_table_file, list_folder
 from lora_jax.data.official_files import task_folder
 from lora_jax.data.read_bytes import describe_files
 from lora_jax.data.read_table import FORMATS, read
-from lora_jax.data.table import Table
+from lora_jax.data.table import Table, raise_problems
 from lora_jax.data.task import Examples, Task
 from lora_jax.data.text_pairs import left_out, notes_of
 
@@ -104,6 +105,8 @@ COLA_PARTS = {
 }
 STSB_PARTS = {"train": ("sts-train",), "validation": ("sts-dev",)}
 
+# Of the scores of STS-B; the least is 0.
+MAX_SIMILARITY = 5
 # Lines of QQP that break off: some two dozen in the official file.
 MAX_BROKEN = 100
 
@@ -134,11 +137,26 @@ def load(name: str, *, data_dir: str | Path | None = None) -> Task:
         _label_indices(spec.labels) or None,
         blank=spec.pair is not None,
     )
+    if name == "stsb":
+        _check_similarities(tables)
     # CoLA's second part of validation is none of its own in GLUE.
     if (other := splits.pop("validation_out_of_domain", None)) is not None:
         splits["validation"] = _joined(splits["validation"], other)
     notes = notes_of(tables.values())
     return Task(name, spec.labels, spec.metrics, splits, origin, notes=notes)
+
+
+def _check_similarities(tables: Mapping[str, Table]) -> None:
+    """Check the scores of STS-B, which are numbers by now."""
+    expected = f"a score from 0 to {MAX_SIMILARITY}"
+    problems = []
+    for table in tables.values():
+        problems += table.misfits("label", _is_similarity, expected)
+    raise_problems(problems)
+
+
+def _is_similarity(score: str | float) -> bool:
+    return 0 <= float(score) <= MAX_SIMILARITY
 
 
 def _joined(first: Examples, second: Examples) -> Examples:

@@ -103,7 +103,7 @@ def _required_columns(
     begun = []
     for kind in (LABELED, GENERATED):
         if not chosen.keys().isdisjoint(kind):
-            require_columns(tables, kind)
+            require_columns(tables, kind, has_flags=True)
             return kind
         if columns.issuperset(kind):
             complete.append(kind)
@@ -120,7 +120,7 @@ def _required_columns(
         )
     # One kind has all its columns, or else the kind that has one is meant.
     required = complete[0] if complete else begun[0]
-    require_columns(tables, required)
+    require_columns(tables, required, has_flags=True)
     return required
 
 

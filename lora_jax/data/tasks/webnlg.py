@@ -8,7 +8,9 @@ are read too.
 
 import hashlib
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 from lora_jax.data.folders import all_files, child, find_folder, list_folder
 from lora_jax.data.official_files import task_folder
@@ -16,7 +18,8 @@ from lora_jax.data.read_bytes import read_bytes
 from lora_jax.data.table import Table
 from lora_jax.data.task import Task
 from lora_jax.data.text_pairs import generation_task, join_triples, left_out
-from lora_jax.data.triples_xml import read_entries
+from lora_jax.data.triples_xml import Entry, Text, read_entries
+from lora_jax.plural import counted
 
 # The file or folder of each split; the first that is there.
 PLACES = {
@@ -34,6 +37,8 @@ EXPECTED = "train/, dev/ and test/testdata_with_lex.xml (WebNLG Challenge 2017)"
 OTHER_FILES = ("unseen", "no_lex", "without", "semantic-parsing")
 # Releases have a folder for each language.
 LANGUAGE = "en"
+# Marks and languages that an error lists at most.
+LISTED = 5
 # Categories of the training split; the others are in the test split alone.
 SEEN = (
     "Airport",
@@ -142,14 +147,14 @@ def _read(split: str, files: Sequence[Path]) -> Table:
     empty = 0
     for entry in entries:
         source = join_triples(entry.triples)
-        # The corpus marks texts as good or to be fixed; one without a mark is good.
-        good = [text.text for text in entry.texts if text.mark in ("good", "")]
-        good = [text for text in good if text]
+        good = [text.text for text in entry.texts if _is_good(text)]
         empty += not good
         for target in good:
             sources.append(source)
             targets.append(target)
             categories.append(entry.category)
+    if not sources:
+        _raise_no_texts(split, entries)
     # Rows are numbered over all files of the split.
     table = Table(
         file=f"webnlg {split}",
@@ -157,11 +162,48 @@ def _read(split: str, files: Sequence[Path]) -> Table:
         rows=range(1, len(sources) + 1),
         columns={"source": sources, "target": targets, "category": categories},
     )
+    return table._replace(notes=_notes(table.file, entries, empty))
+
+
+def _is_good(text: Text) -> bool:
+    # The corpus marks texts as good or to be fixed; one without a mark is good.
+    is_marked = text.mark.lower() in ("good", "")
+    return bool(text.text) and is_marked and _is_english(text)
+
+
+def _is_english(text: Text) -> bool:
+    # Release 3 has Russian beside it. Texts without a language are English.
+    return text.language.lower()[:2] in ("", LANGUAGE)
+
+
+def _notes(file: str, entries: Sequence[Entry], empty: int) -> tuple[str, ...]:
+    notes = []
     if empty:
-        reason = "which have no text that is marked good"
-        note = left_out(table.file, empty, len(entries), reason)
-        table = table._replace(notes=(note,))
-    return table
+        reason = "which have no English text that is marked good"
+        notes.append(left_out(file, empty, len(entries), reason))
+    texts = list(chain.from_iterable(entry.texts for entry in entries))
+    if others := sum(not _is_english(text) for text in texts):
+        notes.append(
+            f"{file}: {others:,} of {len(texts):,} texts are left out, which are in "
+            "another language than English"
+        )
+    return tuple(notes)
+
+
+def _raise_no_texts(split: str, entries: Sequence[Entry]) -> NoReturn:
+    texts = list(chain.from_iterable(entry.texts for entry in entries))
+    marks = sorted({repr(text.mark) for text in texts})[:LISTED]
+    languages = sorted({repr(text.language) for text in texts})[:LISTED]
+    blank = sum(not text.text for text in texts)
+    summary = f"{counted(len(entries), 'entry', 'entries')} with no <lex>"
+    if texts:
+        summary = (
+            f"{counted(len(texts), '<lex>')}, {blank:,} of them blank, with the "
+            f"comment {' or '.join(marks)} and the lang {' or '.join(languages)}"
+        )
+    raise ValueError(
+        f'webnlg {split}: expected <lex comment="good"> with an English text, got {summary}'
+    )
 
 
 def _describe(split: str, files: Sequence[Path]) -> str:

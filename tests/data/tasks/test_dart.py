@@ -76,6 +76,12 @@ def test_misfits_are_told_by_entry(tmp_path):
     assert "expected a column 'tripleset', got triples (is 'triples' meant?)" in text
 
 
+def test_an_entry_of_many_triples(tmp_path):
+    many = {"tripleset": [["A", "B", "C"]] * 1001, "annotations": []}
+    text = message(data.load, "dart", data_dir=dart_files(tmp_path, many))
+    assert "full-train.json, entry 1: tripleset: expected at most 1,000 tr" in text
+
+
 def test_what_is_no_list_of_objects_is_told_by_file(tmp_path):
     dart_files(tmp_path)
     write(tmp_path / "dart-v1.1.1-full-train.json", {"a": 1})

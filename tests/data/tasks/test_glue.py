@@ -121,6 +121,14 @@ def test_stsb_is_regression(tmp_path):
     assert labels(task, "train") == [np.float32(3.8)]
 
 
+def test_scores_of_stsb_are_from_0_to_5(tmp_path):
+    head = "sentence1\tsentence2\tscore\n"
+    dev = head + "x\ty\t0\nx\ty\t-0.1\n"
+    text = message(glue_folder, tmp_path, "stsb", head + "x\ty\t7.5\n", dev)
+    assert "train.tsv, line 2: label: expected a score from 0 to 5, got '7.5'" in text
+    assert "dev.tsv, line 3: label: expected a score from 0 to 5, got '-0.1'" in text
+
+
 def test_mnli_has_both_validation_splits_in_either_layout(tmp_path):
     head = "index\tsentence1\tsentence2\tlabel1\tgold_label\n"
     label_of_file = {

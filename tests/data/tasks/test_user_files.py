@@ -173,6 +173,14 @@ def test_two_columns_that_differ_in_case_alone(tmp_path):
     assert "a.csv: expected one column 'text', got Text, TEXT" in text
 
 
+def test_a_missing_column_can_be_named_by_a_flag(tmp_path):
+    path = write(tmp_path / "a.csv", "sentence,label\nx,1\n")
+    assert message(data.load, path).endswith(
+        "expected a column 'text', got sentence, label; --text-column names the one "
+        "that is meant"
+    )
+
+
 def test_columns_by_other_names(tmp_path):
     path = write(tmp_path / "a.csv", "Review,text,stars\n" + rows("x,1", "x,2"))
     columns = {"text": "review", "label": "stars"}

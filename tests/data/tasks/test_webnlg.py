@@ -110,9 +110,76 @@ def test_release_3_marks_its_texts_with_nothing(tmp_path):
     task = data.load("webnlg", data_dir=tmp_path)
     assert pairs(task.splits["test"]) == [(AIRPORT, "It is long.")]
     assert task.notes[0] == (
-        "webnlg train: 1 of 2 entries are left out, which have no text that is marked "
-        "good"
+        "webnlg train: 1 of 2 entries are left out, which have no English text that is "
+        "marked good"
     )
+
+
+def test_texts_with_elements_in_them_are_whole(tmp_path):
+    train = (
+        enriched("The city <b>A<i>20</i></b> is\n  led.<template>T</template>"),
+        enriched("<references/><text>It is <b>long</b>, <i/>too.</text>"),
+        enriched("<Text>Two  spaces.</Text><template>x</template>"),
+        entry("Airport", ("Good", "x"), triples=("A | b | <i>c</i> d",)),
+    )
+    webnlg_files(tmp_path, *train)
+    assert pairs(data.load("webnlg", data_dir=tmp_path).splits["train"])[:4] == [
+        (AIRPORT, "The city A20 is led."),
+        (AIRPORT, "It is long, too."),
+        (AIRPORT, "Two  spaces."),
+        ("A : b : c d", "x"),
+    ]
+
+
+def test_other_languages_are_left_out_and_counted(tmp_path):
+    train = (
+        enriched("Город.", mark=' lang="ru"'),
+        enriched("Город.", mark=' xml:lang="ru"'),
+        enriched("A town.", mark=' lang="en-GB"'),
+        enriched("A city."),
+    )
+    task = data.load("webnlg", data_dir=webnlg_files(tmp_path, *train))
+    assert task.splits["train"].pair == ["A town.", "A city.", "Rice."]
+    assert task.notes == (
+        "webnlg train: 2 of 5 entries are left out, which have no English text that is "
+        "marked good",
+        "webnlg train: 2 of 5 texts are left out, which are in another language than "
+        "English",
+    )
+
+
+@pytest.mark.parametrize(
+    ("lex", "got"),
+    [
+        (
+            '<lex comment="Bad">x</lex>',
+            "1 <lex>, 0 of them blank, with the comment 'Bad'",
+        ),
+        ('<lex comment="good"><text/></lex>', "1 <lex>, 1 of them blank"),
+        ('<lex lang="ru">x</lex>', "the comment '' and the lang 'ru'"),
+        ("<Lex>x</Lex>", "got 1 entry with no <lex>"),
+    ],
+)
+def test_a_split_without_texts_says_what_was_expected(tmp_path, lex, got):
+    bad = entry("Food").replace("</entry>", f"{lex}</entry>")
+    webnlg_files(tmp_path, bad)
+    write(tmp_path / "dev/1triples/Food.xml", benchmark(bad))
+    text = message(data.load, "webnlg", data_dir=tmp_path)
+    assert 'webnlg validation: expected <lex comment="good"> with' in text
+    assert got in text
+
+
+def test_what_macos_adds_is_no_data(tmp_path):
+    folder = webnlg_files(tmp_path / "webnlg", entry("Airport", ("good", "x")))
+    expected = data.load("webnlg", data_dir=folder)
+    write(folder / "train/1triples/._Airport.xml", "\0")
+    for split in ("train", "dev"):
+        write(tmp_path / f"__MACOSX/{split}/._a.xml", "\0")
+    np.testing.assert_equal(data.load("webnlg", data_dir=tmp_path), expected)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for file in sorted(tmp_path.rglob("*.xml")):
+            archive.write(file, file.relative_to(tmp_path))
+    np.testing.assert_equal(data.load("webnlg", data_dir=tmp_path / "a.zip"), expected)
 
 
 def test_an_archive_has_the_same_rows(tmp_path):
@@ -160,6 +227,15 @@ def test_bad_triples_are_told_by_entry(tmp_path):
         "Airport.xml, entry Id7: expected triples such as 'Aarhus | leader | Bo', "
         "got [['A - b - c']]"
     ) in text
+
+
+def test_two_texts_or_many_triples_are_told_by_entry(tmp_path):
+    two = enriched("<text>x</text><text>y</text>")
+    many = entry("Airport", triples=(RUNWAY,) * 1001, eid="Id8")
+    webnlg_files(tmp_path, two, many)
+    text = message(data.load, "webnlg", data_dir=tmp_path)
+    assert "Airport.xml, entry 1: expected one <text> in a <lex>, got 2" in text
+    assert "Airport.xml, entry Id8: expected at most 1,000 triples, got 1,001" in text
 
 
 def test_what_is_no_xml_is_told_by_file(tmp_path):
