@@ -97,7 +97,7 @@ class TestOptions:
         run = BASE.changed(data_dir="here")
         check.check_options(run, self.Options(tasks=("sst2", "rte")))
         with pytest.raises(
-            ValueError, match="data_dir: goes with .*, but data is 'tiny'"
+            ValueError, match=r"data_dir: goes with .*, but data is 'tiny'"
         ):
             check.check_options(run, self.Options(tasks=("sst2", "tiny")))
 
