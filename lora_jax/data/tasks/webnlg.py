@@ -198,7 +198,7 @@ def _raise_no_texts(split: str, entries: Sequence[Entry]) -> NoReturn:
     summary = f"{counted(len(entries), 'entry', 'entries')} with no <lex>"
     if texts:
         summary = (
-            f"{counted(len(texts), '<lex>')}, {blank:,} of them blank, with the "
+            f"{counted(len(texts), '<lex>', '<lex>')}, {blank:,} of them blank, with the "
             f"comment {' or '.join(marks)} and the lang {' or '.join(languages)}"
         )
     raise ValueError(
