@@ -46,4 +46,11 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path):
 
 
 def test_a_process_that_imports_it_stops_as_before():
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    # In a process of its own: that of the tests may have been told to ignore the signal.
+    code = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from lora_jax import interrupts\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -26,7 +26,7 @@ LOWEST = {
     "seed": 0,
 }
 # The settings of options whose names are other words.
-SWEPT_NAMES = {"tasks": "data", "targets": "targets"}
+SWEPT_NAMES = {"targets": "targets"}
 ZERO_IS_ALL = ("rows", "validation_rows", "test_sources", "max_length")
 
 
@@ -79,14 +79,18 @@ def check_options(run: RunConfig, options: Any) -> None:
     Raises:
         ValueError: everything that is wrong, in one message.
     """
-    runs = [run]
+    # Tasks stand in the place of the run's own data, which then nobody reads.
+    tasks = getattr(options, "tasks", ())
+    runs = [run.changed(data=task) for task in tasks] or [run]
+    first = runs[0]
     for option, values in vars(options).items():
         # `ranks` are values of `rank`; what is single is the run's already.
         name = SWEPT_NAMES.get(option) or option.removesuffix("s")
-        if not isinstance(values, tuple) or not _is_setting(run, name):
+        is_list = isinstance(values, tuple) and option != "tasks"
+        if not is_list or not _is_setting(first, name):
             continue
         for value in values:
-            runs.append(run.changed(**{name: value}))
+            runs.append(first.changed(**{name: value}))
     check_settings(runs)
 
 

@@ -172,8 +172,10 @@ class ModelFiles:
             self._read_optional_json("special_tokens_map.json"),
         )
         if not settings.get("tokenizer_class"):
-            model_type = self._read_optional_json("config.json").get("model_type")
-            settings["tokenizer_class"] = TOKENIZER_CLASSES.get(str(model_type))
+            # As transformers decides: what config.json names, or else the family's.
+            config = self._read_optional_json("config.json")
+            family = TOKENIZER_CLASSES.get(str(config.get("model_type")))
+            settings["tokenizer_class"] = config.get("tokenizer_class") or family
         added = self._read_optional_json("added_tokens.json")
         # Newer files list all tokens in tokenizer_config.json.
         if "added_tokens_decoder" in settings:

@@ -77,7 +77,10 @@ def new_figure(count: int, width: float) -> tuple[Figure, list[Axes]]:
 
 def decorate(ax: Axes, panel: Panel, xlabel: str) -> None:
     """Draw what surrounds the data: title, axis labels and horizontal grid lines."""
-    width = ax.figure.get_figwidth() / ax.get_subplotspec().get_gridspec().ncols
+    # In inches. `subplots` has made the axes, in a grid.
+    figure: Any = ax.figure
+    place: Any = ax.get_subplotspec()
+    width = figure.get_figwidth() / place.get_gridspec().ncols
     title = textwrap.fill(panel.title, int(CHARACTERS * width))
     ax.set_title(title, loc="left")
     ax.set_xlabel(xlabel)

@@ -239,8 +239,10 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, Real):
         return False
     # Beyond the largest float a whole number cannot be asked whether it is finite.
-    is_too_large = isinstance(value, int) and abs(value) >= LARGEST
-    return not is_too_large and math.isfinite(value)
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _without_torn_line(content: bytes) -> bytes:

@@ -92,6 +92,15 @@ class TestOptions:
     def test_values_that_can_be(self):
         check.check_options(BASE, self.Options(ranks=(1, 8), tasks=("mnli-text",)))
 
+    def test_folders_go_with_the_tasks(self):
+        # Whatever data the preset has.
+        run = BASE.changed(data_dir="here")
+        check.check_options(run, self.Options(tasks=("sst2", "rte")))
+        with pytest.raises(
+            ValueError, match=r"data_dir: goes with .*, but data is 'tiny'"
+        ):
+            check.check_options(run, self.Options(tasks=("sst2", "tiny")))
+
 
 class TestFolders:
     @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from lora_jax.experiment import Measurement, RunConfig, flags, schedule
 from lora_jax.experiment.config import key
 from lora_jax.experiment.experiment import reference_folder
 from lora_jax.experiment.workbench import Workbenches
+from lora_jax.plural import counted
 from lora_jax.results import files, report
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
@@ -161,7 +162,7 @@ def test_a_smoke_run_makes_rows_and_a_page_and_a_second_one_nothing(
     monkeypatch.setattr(schedule.Schedule, "_load", fail)
     experiment(name).main(words)
     text = capsys.readouterr().out
-    assert f"{len(rows)} rows, {len(rows)} of them there already" in text
+    assert f"{counted(len(rows), 'row')}, {len(rows)} of them there already" in text
     assert experiment(name).rows(tmp_path) == rows
     assert (tmp_path / name / "README.md").read_bytes() == page
 

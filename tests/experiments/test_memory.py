@@ -56,7 +56,7 @@ def test_lengths_stand_in_order_whatever_the_order_of_rows(rows):
             "'qeury' matches no layer; there are: blocks/attention/query",
         ),
         (["--models"], "expected at least one value"),
-        (["--targets"], "targets, ranks: expected at least one value of each"),
+        (["--targets"], "--targets: expected at least one value, got none"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_compiled(flags, text, tmp_path):

@@ -126,7 +126,7 @@ def test_the_trainings_are_those_of_the_rank_sweep():
         ours.update(item.run_keys())
     sweep = rank_sweep.Options(ranks=(2, 4), seeds=(0, 1))
     theirs = set()
-    for item in rank_sweep.measurements(sweep, presets.SMOKE, None):
+    for item in rank_sweep.measurements(sweep, presets.SMOKE, Workbenches()):
         theirs.update(item.run_keys())
     assert len(ours) == 3
     assert ours <= theirs

@@ -165,6 +165,8 @@ def test_a_table_without_counts_is_refused(tmp_path):
     message = "tables: expected some of 15, 4, 5, 2, 3, 13, 14, got 6, 99"
     with pytest.raises(ValueError, match=message):
         main(["--out", str(tmp_path), "--tables", "6", "2", "99"])
-    with pytest.raises(ValueError, match=r"tables: expected some of 15, .*, got none"):
+    with pytest.raises(
+        ValueError, match="--tables: expected at least one value, got none"
+    ):
         main(["--out", str(tmp_path), "--tables"])
     assert not list(tmp_path.iterdir())

@@ -33,7 +33,8 @@ class Cursor:
 
     def __init__(self, data: np.ndarray, start: int):
         # Slices of it are views, which cost less than numpy's.
-        self.data = memoryview(np.asarray(data))
+        numbers: Any = np.asarray(data)
+        self.data = memoryview(numbers)
         self.position = start
 
     def take(self, size: int) -> memoryview:

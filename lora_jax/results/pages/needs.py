@@ -75,7 +75,7 @@ def rank_sweep(row: Row) -> Needs:
 
 def weight_selection(row: Row) -> Needs:
     """Return what the page of LoRA's Table 5 reads."""
-    return rank_sweep(row) | {"config.budget": COUNT}
+    return {**rank_sweep(row), "config.budget": COUNT}
 
 
 def generated(row: Row) -> Needs:
