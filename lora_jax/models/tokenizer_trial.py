@@ -19,6 +19,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from lora_jax import bounded_json
+from lora_jax.models import tokenizer_growth
 
 # Memory goes by the largest id, and the largest vocabularies have some 260,000 tokens.
 MAX_ID = 2**24
@@ -26,6 +27,10 @@ MAX_ID = 2**24
 MAX_LENGTH = 2**20
 # Fields beyond both bounds, in the JSON as it is written.
 _LONG_NUMBER = re.compile(r":\s*\d{7}")
+# Fields of steps that change a text's length. Tokens of these names have numbers.
+_GROWING = re.compile(
+    r'"(?:prepend|pattern|single|pair)"\s*:\s*["\[{]|"dropout"\s*:\s*[^\sn]'
+)
 # "Precompiled" may be spelled "\u0050recompiled".
 _HIDDEN_LETTER = re.compile(r"\\u00(?:[2-6]|7[0-9a-eA-E])")
 # With a letter, a digit, a mark and what few vocabularies have, for unknown tokens.
@@ -63,13 +68,14 @@ def parse(text: str) -> Tokenizer:
     """Return the tokenizer in the text of a tokenizer.json.
 
     Raises:
-        ValueError: the text is no JSON, or asks for more memory than a tokenizer needs.
+        ValueError: the text is no JSON, or asks for more memory than a tokenizer needs,
+            or makes texts far longer, or random.
         Exception: whatever the library makes of the text.
     """
     # To parse a vocabulary of 128,000 tokens here too would take as long again.
     if _may_take_memory(text):
         try:
-            _check_memory(bounded_json.parse(text))
+            _check(bounded_json.parse(text))
         except ValueError as error:
             raise ValueError(f"tokenizer.json: {error}") from None
     return Tokenizer.from_str(text)
@@ -105,15 +111,16 @@ def _try(name: str, tokenizer: Tokenizer) -> None:
 
 
 def _may_take_memory(text: str) -> bool:
-    """Whether the text has a field of seven digits, a character map, or hides either."""
+    """Whether the text has a field that `_check` looks at, or may hide one."""
     return (
         "Precompiled" in text
         or _LONG_NUMBER.search(text) is not None
+        or _GROWING.search(text) is not None
         or _HIDDEN_LETTER.search(text) is not None
     )
 
 
-def _check_memory(fields: Any) -> None:
+def _check(fields: Any) -> None:
     """Raise a ValueError for what the library would allocate until the process ends."""
     # What has another form is told by the library.
     if not isinstance(fields, dict):
@@ -126,9 +133,10 @@ def _check_memory(fields: Any) -> None:
     padding = fields.get("padding")
     if isinstance(padding, dict):
         _check_padding(padding)
-    for component in _components(fields.get("normalizer")):
+    for _, component in tokenizer_growth.components(fields.get("normalizer")):
         if component.get("type") == "Precompiled":
             _check_character_map(component.get("precompiled_charsmap"))
+    tokenizer_growth.check(fields)
 
 
 def _check_padding(padding: dict[str, Any]) -> None:
@@ -142,16 +150,6 @@ def _check_padding(padding: dict[str, Any]) -> None:
             raise ValueError(
                 f"padding: expected {name} up to {MAX_LENGTH}, got {length!r}"
             )
-
-
-def _components(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield a component of a tokenizer and those within, whatever the lists' names."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for part in value:
-            yield from _components(part)
 
 
 def _check_character_map(text: Any) -> None:

@@ -251,6 +251,12 @@ class TestTargets:
 class TestStorage:
     """`rank_multiple` and `idle_targets` change what is stored, not what is computed."""
 
+    def test_idle_adapters_have_the_rank_of_the_widest(self, tiny):
+        ranks = {"query": 2, "value": 4}
+        method = lora("query,value", ranks, idle_targets="up")
+        model = method.adapt(KEY, tiny())
+        assert model.blocks.mlp.up.lora_a.shape[-1] == 4
+
     def test_idle_adapters_make_target_sets_alike_to_a_compiler(self, tiny):
         models = []
         for names in ("query", "query,value"):

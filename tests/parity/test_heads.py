@@ -1,5 +1,6 @@
 """Encoders saved for another task have transformers' hidden states, and a new head."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ def save(folder: Path, task: str, kind: str, **changes: Any) -> Any:
             parameter.normal_(float("LayerNorm.weight" in name), 0.3)
     theirs.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS))
+    # RoBERTa's own tokenizer has no vocab.txt.
+    settings = json.dumps({"tokenizer_class": "BertTokenizer"})
+    (folder / "tokenizer_config.json").write_text(settings)
     return theirs
 
 
