@@ -152,6 +152,7 @@ class Encoder(nnx.Module):
         queries: int | None = None,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
+        remat: str = "none",
     ) -> Float[Array, "B Q D"]:
         """Return the hidden states of the last layer.
 
@@ -166,6 +167,7 @@ class Encoder(nnx.Module):
             rate: the rate of the pretrained model's own dropout.
             key: the random key of all dropout, that of adapters included; without a key
                 nothing is dropped.
+            remat: what the backward pass computes anew, one of `nn.blocks.REMATS`.
 
         Raises:
             ValueError: the rows are longer than the model has positions.
@@ -185,10 +187,11 @@ class Encoder(nnx.Module):
             block_key = fold_key(key, 1 + index)
             return block(x, mask, rate=rate, key=block_key), None
 
-        # The last block is apart, because it may be computed for a few tokens only.
+        # The last block is apart, because it may be computed for a few tokens only. The
+        # backward pass begins in it, so that it keeps its numbers for no time.
         blocks, last_block = without_last(self.blocks)
-        unroll = should_unroll(self.blocks)
-        x, _ = scan_blocks(step, x, blocks, unroll=unroll)
+        unroll = should_unroll(self.blocks, remat)
+        x, _ = scan_blocks(step, x, blocks, unroll=unroll, remat=remat)
         last_key = fold_key(key, self.config.layers)
         return last_block(x, mask, queries=queries, rate=rate, key=last_key)
 
@@ -200,10 +203,13 @@ class Encoder(nnx.Module):
         *,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
+        remat: str = "none",
     ) -> Float[Array, "B C"]:
         """Return the logits in float32. Arguments and errors are those of `hidden`."""
         # The head reads the first token alone: the last block is computed for no other.
-        states = self.hidden(tokens, segments, length, queries=1, rate=rate, key=key)
+        states = self.hidden(
+            tokens, segments, length, queries=1, rate=rate, key=key, remat=remat
+        )
         x = states[:, 0]  # [B, D]
         if self.pooler is not None:  # BERT's; RoBERTa has it in its head
             x = jnp.tanh(self.pooler(x))

@@ -87,6 +87,7 @@ class Decoder(nnx.Module):
         *,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
+        remat: str = "none",
     ) -> Float[Array, "B T D"]:
         """Return the hidden states after the final norm.
 
@@ -99,6 +100,7 @@ class Decoder(nnx.Module):
             rate: the rate of the pretrained model's own dropout.
             key: the random key of all dropout, that of adapters included; without a key
                 nothing is dropped.
+            remat: what the backward pass computes anew, one of `nn.blocks.REMATS`.
 
         Raises:
             ValueError: the rows are longer than the model has positions.
@@ -115,6 +117,7 @@ class Decoder(nnx.Module):
             mask,
             rate=rate,
             key=key,
+            remat=remat,
         )
         return states
 
@@ -198,6 +201,7 @@ class Decoder(nnx.Module):
         *,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
+        remat: str = "none",
     ) -> tuple[Float[Array, "B T D"], Any]:
         rotary = self._rotary(positions)
         context = AttentionContext(mask, rotary, cache_index)
@@ -210,8 +214,8 @@ class Decoder(nnx.Module):
             block_key = fold_key(key, 1 + index)
             return block(x, context, cache, rate=rate, key=block_key)
 
-        unroll = should_unroll(self.blocks)
-        x, cache = scan_blocks(step, x, self.blocks, cache, unroll=unroll)
+        unroll = should_unroll(self.blocks, remat)
+        x, cache = scan_blocks(step, x, self.blocks, cache, unroll=unroll, remat=remat)
         return self.norm(x), cache
 
     def _rotary(self, positions: Int[Array, "#B T"]) -> Any:

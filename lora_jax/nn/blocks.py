@@ -23,6 +23,16 @@ from lora_jax import quant, tree
 # The largest number of layers that is unrolled; the time to compile grows with it.
 UNROLL = 12
 
+# Which numbers of a block are kept for the backward pass; it computes the others anew.
+# Without an entry, as "none", are blocks that keep all of them.
+REMAT_POLICIES = {
+    # The block's input alone.
+    "block": jax.checkpoint_policies.nothing_saveable,
+    # And the results of linear layers, but no attention scores.
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+REMATS = ("none", *REMAT_POLICIES)
+
 
 class Stacks(nnx.Module):
     """The layers of a model in two stacks: the first ones, and the last ones."""
@@ -51,14 +61,16 @@ def layer_count(blocks: Any) -> int:
     return count
 
 
-def should_unroll(blocks: Any) -> bool:
+def should_unroll(blocks: Any, remat: str = "none") -> bool:
     """Return whether a stack is better compiled as straight code than as a loop.
 
     Unrolled, a step takes 0.9 of the time: a loop's residuals are zeroed, written and
     read back as stacks of layers. But unrolled, XLA would keep every matrix that it
     dequantizes for the forward pass until the backward pass; in a loop it keeps those
-    of one layer.
+    of one layer. So it would with what `remat` has computed anew.
     """
+    if remat != "none":
+        return False
     # The time to compile is to stay small.
     if layer_count(blocks) > UNROLL:
         return False
@@ -72,17 +84,28 @@ def scan_blocks(
     caches: Any = None,
     *,
     unroll: bool = False,
+    remat: str = "none",
 ) -> tuple[Any, Any]:
     """Return what `x` is after all layers, and what each layer returns beside it.
 
     One layer is `step(x, index, block, cache) -> (x, output)`. `caches` has a value for
     each layer, if any: along a leading layer axis, or in a tuple like `blocks`. So have
     the outputs. `unroll` compiles a stack as straight code, see `should_unroll`.
+    `remat`, one of `REMATS`, says what the backward pass computes anew.
     """
+    step = _rematerialized(step, remat)
     # Single blocks need not be alike, and cannot be scanned.
     if isinstance(blocks, tuple):
         return _loop_over_tuple(step, x, blocks, caches)
     return _scan_stacks(step, x, blocks, caches, unroll)
+
+
+def _rematerialized(step: Callable, remat: str) -> Callable:
+    """Return the step of which the backward pass keeps what `remat` names."""
+    if remat == "none":
+        return step
+    # No barriers: XLA does not merge the forward and the backward loop.
+    return jax.checkpoint(step, policy=REMAT_POLICIES[remat], prevent_cse=False)
 
 
 def _scan_stacks(step, x, blocks, caches, unroll):

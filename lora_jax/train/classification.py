@@ -28,6 +28,7 @@ def loss(
         batch.length,
         rate=config.hidden_dropout,
         key=key,
+        remat=config.remat,
     )
     by_row = losses(logits, batch.label, config.label_smoothing)
     # Rows of weight 0 only fill the batch up.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from lora_jax import devices
+from lora_jax.nn.blocks import REMATS
 
 
 # The docstring below each field is the help text of its command-line flag.
@@ -35,6 +36,9 @@ class TrainConfig:
     offload: bool = False
     """Keep Adam's moments in host memory between updates, on a GPU or TPU. QLoRA's
     paged optimizer is for the same."""
+    remat: Literal["none", "block", "products"] = "none"
+    """What the backward pass computes anew instead of keeping it: nothing, all of a
+    block but its input, or all but the results of linear layers."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Dtype of matrix products. auto is bfloat16 where the machine has such products,
     else float32."""
@@ -55,6 +59,7 @@ class StepConfig(NamedTuple):
     hidden_dropout: float = 0.0
     compute_dtype: str = "float32"
     offload: bool = False
+    remat: str = "none"
 
 
 def step_config(config: TrainConfig) -> StepConfig:
@@ -67,6 +72,7 @@ def step_config(config: TrainConfig) -> StepConfig:
         hidden_dropout=config.hidden_dropout,
         compute_dtype=config.compute_dtype,
         offload=config.offload,
+        remat=config.remat,
     )
 
 
@@ -100,6 +106,7 @@ def check(config: TrainConfig) -> None:
     # "auto" is for whoever makes the configuration to resolve.
     is_concrete = config.compute_dtype in ("float32", "bfloat16")
     expect(is_concrete, "compute_dtype", "float32 or bfloat16")
+    expect(config.remat in REMATS, "remat", f"one of {', '.join(REMATS)}")
     # Only some backends have memory of the host that a device can read.
     memory_kinds = devices.memory_kinds()
     can_offload = devices.HOST in memory_kinds

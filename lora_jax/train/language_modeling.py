@@ -39,6 +39,7 @@ def loss(
         batch.length,
         rate=config.hidden_dropout,
         key=key,
+        remat=config.remat,
     )
     position = jnp.arange(batch.tokens.shape[1])
     is_text = position < batch.length[:, None]

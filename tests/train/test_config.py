@@ -36,6 +36,7 @@ class TestCheck:
             label_smoothing=1,
             hidden_dropout=1,
             compute_dtype="float16",  # type: ignore[arg-type]
+            remat="some",  # type: ignore[arg-type]
         )
         with pytest.raises(ValueError) as caught:
             train.check(wrong)
@@ -72,6 +73,7 @@ def test_all_that_is_compiled_comes_from_the_configuration():
         hidden_dropout=0.5,
         compute_dtype="bfloat16",
         offload=True,
+        remat="block",
     )
     step = train.step_config(config)
     for name, value in step._asdict().items():
