@@ -40,6 +40,16 @@ class TestMixedDtypes:
         # A sum in bfloat16 would be off by up to 4e-3.
         np.testing.assert_allclose(product, exact, rtol=1e-5, atol=1e-6)
 
+    def test_the_input_of_a_frozen_kernel_is_not_kept(self):
+        def kept_shapes(*arguments):
+            _, pullback = jax.vjp(*arguments)
+            return [leaf.shape for leaf in jax.tree.leaves(pullback)]
+
+        frozen = kept_shapes(lambda x: dense(x, self.KERNEL), self.X)
+        trained = kept_shapes(dense, self.X, self.KERNEL)
+        assert self.X.shape not in frozen
+        assert self.X.shape in trained
+
     # Of a frozen kernel the gradient is not even asked for.
     @pytest.mark.parametrize("arguments", [0, 1, (0, 1)])
     def test_gradients_of_a_bfloat16_kernel_are_those_of_float32_rounded(
