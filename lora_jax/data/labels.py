@@ -75,9 +75,9 @@ def class_names(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the classes among the labels, and notes on how they were understood.
 
-    The classes are sorted, each as it is written most often; none means that the labels are
-    scores. Words and whole numbers are classes, and so are up to ten numbers such as
-    3.0 that are whole; other numbers are scores. `kind` decides otherwise.
+    The classes are sorted, each as it is written most often; none means that the labels
+    are scores. Words and whole numbers are classes, and so are up to ten numbers such
+    as 3.0 that are whole; other numbers are scores. `kind` decides otherwise.
 
     Raises:
         ValueError: labels are too long, words and numbers mix (it names the rows of
@@ -197,9 +197,10 @@ def _class_notes(
 ) -> tuple[str, ...]:
     notes = []
     if is_number(names[0]) and any("." in text for text in _all(spellings)):
+        classes = counted(len(names), "class", "classes")
         notes.append(
             f"{table.file}: labels with a decimal point are whole numbers, and are "
-            f"taken for {counted(len(names), 'class', 'classes')}; --label-kind scores makes them scores"
+            f"taken for {classes}; --label-kind scores makes them scores"
         )
     for name, key in zip(names, map(label_key, names), strict=True):
         others = [text for text in spellings[key] if text != name]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple
 
+from lora_jax.plural import counted
+
 # Bounds of what is read. A table of text to train on has a few columns; a file of
 # thousands was not meant, and would take all memory.
 MAX_COLUMNS = 1_000
@@ -118,9 +120,8 @@ def raise_problems(problems: Sequence[str], *, limit: int = 5) -> None:
     if not problems:
         return
     count = len(problems)
-    plural = "" if count == 1 else "s"
     more = " or more" if count >= MAX_PROBLEMS else ""
-    lines = [f"{count:,} problem{plural}{more} in the data:"]
+    lines = [f"{counted(count, 'problem')}{more} in the data:"]
     lines += problems[:limit]
     if count > limit:
         lines.append(f"... and {count - limit:,} more")

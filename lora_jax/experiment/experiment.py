@@ -238,7 +238,7 @@ class Experiment(NamedTuple):
         # Measurements without a training are not estimated.
         if not seconds:
             return None
-        count = f"{len(runs)} training" + ("s" if len(runs) > 1 else "")
+        count = counted(len(runs), "training")
         return f"about {clock(seconds)} on this machine for {count}"
 
 

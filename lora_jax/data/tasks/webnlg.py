@@ -202,7 +202,8 @@ def _raise_no_texts(split: str, entries: Sequence[Entry]) -> NoReturn:
             f"comment {' or '.join(marks)} and the lang {' or '.join(languages)}"
         )
     raise ValueError(
-        f'webnlg {split}: expected <lex comment="good"> with an English text, got {summary}'
+        f'webnlg {split}: expected <lex comment="good"> with an English text, '
+        f"got {summary}"
     )
 
 

@@ -164,10 +164,7 @@ def quantized_adapters(row: Row) -> Needs:
         "metrics.delta/error": NUMBER,
         "metrics.logits/distance": NUMBER,
     }
-    if row["metrics"]:
-        name = primary_metric(row).partition("/")[2]
-        needs[f"metrics.change/{name}"] = SCORE
-    return needs
+    return {**needs, **_beside_the_score(row, "change")}
 
 
 def quantized_merge(row: Row) -> Needs:
@@ -182,10 +179,7 @@ def quantized_merge(row: Row) -> Needs:
     }
     for name in MERGE_METRICS:
         needs[f"metrics.{name}"] = NUMBER
-    if row["metrics"]:
-        name = primary_metric(row).partition("/")[2]
-        needs[f"metrics.unmerged/{name}"] = SCORE
-    return needs
+    return {**needs, **_beside_the_score(row, "unmerged")}
 
 
 def quantization_cost(row: Row) -> Needs:
@@ -288,6 +282,14 @@ def trainable_params(row: Row) -> Needs:
         "reason": TEXT,
         "verdict": one_of(*counts_page.VERDICTS),
     }
+
+
+def _beside_the_score(row: Row, split: str) -> Needs:
+    """What a page reads beside a row's score: the same metric, under another name."""
+    if not row["metrics"]:
+        return {}
+    name = primary_metric(row).partition("/")[2]
+    return {f"metrics.{split}/{name}": SCORE}
 
 
 def _is_published(config: Row) -> bool:
