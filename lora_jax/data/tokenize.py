@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from lora_jax.data.table import raise_problems
 from lora_jax.data.task import Examples, targets
@@ -69,7 +69,7 @@ def encode(tokenizer: Tokenizer, examples: Examples, *, max_length: int) -> Enco
     segments = []
     lengths = [0]
     for chunk in _chunks(texts):
-        rows = own_tokenizer.encode_batch_fast(chunk)
+        rows = _encode_texts(own_tokenizer, chunk, add_special_tokens=True)
         tokens.append(_join([row.ids for row in rows]))
         segments.append(_join([row.type_ids for row in rows]))
         lengths += [len(row) for row in rows]
@@ -215,10 +215,27 @@ def _ids_by_text(
     ids_by_text: dict[str, list[int]] = {}
     for chunk in _chunks(distinct):
         suffixed = [text + suffix for text in chunk]
-        rows = own_tokenizer.encode_batch_fast(suffixed, add_special_tokens=False)
+        rows = _encode_texts(own_tokenizer, suffixed, add_special_tokens=False)
         for text, row in zip(chunk, rows, strict=True):
             ids_by_text[text] = row.ids
     return ids_by_text
+
+
+def _encode_texts(
+    tokenizer: Tokenizer, texts: list, *, add_special_tokens: bool
+) -> list[Encoding]:
+    """Return the encodings of texts, or of pairs of them."""
+    try:
+        return tokenizer.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # A damaged tokenizer may load, and panic at a rare character: that is no Exception.
+    except BaseException as error:
+        first = reprlib.repr(texts[0])
+        raise ValueError(
+            f"expected a tokenizer for any text, got an error ({error}) in a text from "
+            f"{first} on; fetch its files again"
+        ) from None
 
 
 def _check_lengths(texts: Sequence[str], lengths: np.ndarray, max_length: int) -> None:

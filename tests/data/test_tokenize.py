@@ -227,3 +227,18 @@ def test_a_row_begins_with_the_bos_token_of_the_tokenizer():
     assert (rows.tokens == bos).sum() == 2
     (other,) = data.encode_prompts(tokenizer, examples.text, max_length=64, start=7)
     assert other == [7, *plain]
+
+
+def test_a_tokenizer_that_fails_at_a_text_is_named():
+    # It has no token for unknown words, though it names one.
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    examples = data.Examples(["a", "b"], None, np.zeros(2, np.int32))
+    text = (
+        r"expected a tokenizer for any text, got an error \(WordLevel error: Missing "
+        r"\[UNK\] token .*\) in a text from 'a' on; fetch its files again"
+    )
+    with pytest.raises(ValueError, match=text):
+        data.encode(tokenizer, examples, max_length=8)
+    with pytest.raises(ValueError, match="in a text from 'b"):
+        data.encode_prompts(tokenizer, ["b"], max_length=8)
