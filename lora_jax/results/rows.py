@@ -30,7 +30,6 @@ METRIC_NAME = re.compile("[^/]+/[^/]+")  # `<split>/<metric>`
 KEY_DIGITS = 16  # hexadecimal, 64 bits
 QUOTED_BYTES = 60  # of a bad line, in the error's message
 PROBLEMS_LISTED = 5  # of a row: one wrong object can have hundreds
-LARGEST = 2**63  # whole numbers of this size and above have no float of their own
 
 
 def key(config: Config) -> str:
