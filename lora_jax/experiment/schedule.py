@@ -51,11 +51,7 @@ class Schedule(NamedTuple):
         Raises:
             ValueError: a run that a measurement needs diverged.
         """
-        trainings = []
-        others = []
-        for item in measurements:
-            kind = others if item.measure else trainings
-            kind.append(item)
+        trainings, others = _kinds(measurements)
         diverged: list[str] = []
         # A bar of no runs would only confuse.
         if trainings:
@@ -76,11 +72,7 @@ class Schedule(NamedTuple):
 
     def to_train(self, pending: Sequence[Measurement]) -> list[RunConfig]:
         """Return the runs that pending measurements have to train, each once."""
-        trainings = []
-        others = []
-        for item in pending:
-            kind = others if item.measure else trainings
-            kind.append(item)
+        trainings, others = _kinds(pending)
         # What a measurement needs may have been trained for another one, and kept.
         missing = adapters.missing(self.out, unique_runs(others))
         by_key = {}
@@ -209,6 +201,18 @@ class Schedule(NamedTuple):
 
     def _load(self, run: RunConfig) -> Trained:
         return adapters.load(self.out, self.benches.bench(run))
+
+
+def _kinds(
+    measurements: Iterable[Measurement],
+) -> tuple[list[Measurement], list[Measurement]]:
+    """The measurements that are a training, and those that analyze trained runs."""
+    trainings = []
+    others = []
+    for item in measurements:
+        kind = others if item.measure else trainings
+        kind.append(item)
+    return trainings, others
 
 
 def unique_runs(measurements: Iterable[Measurement]) -> list[RunConfig]:
