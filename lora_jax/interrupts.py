@@ -26,6 +26,8 @@ def _end(_number: int, _frame: Any) -> None:
     An exception would be swallowed where Python is called by jax, and would be a long
     trace elsewhere. Rows and saves are safe whenever a process dies.
     """
+    # A second signal, as when a group of processes is sent one, has no second message.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Written past Python's buffers, which the interrupted code may be writing to.
     if sys.stdout.isatty():
         os.write(sys.stdout.fileno(), SHOW_CURSOR)
