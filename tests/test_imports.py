@@ -25,6 +25,7 @@ FLOORS = (
         "download",
         "bounded_json",
         "interrupts",
+        "metric_order",
         "plural",
         "paper",
         "results",

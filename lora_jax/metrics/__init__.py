@@ -1,5 +1,6 @@
 """Scores of predictions: labels in `classification`, generated texts in `text`."""
 
+from lora_jax.metric_order import LOWER_IS_BETTER, higher_is_better
 from lora_jax.metrics.classification import (
     METRICS,
     accuracy,
@@ -9,7 +10,6 @@ from lora_jax.metrics.classification import (
     score,
     spearman,
 )
-from lora_jax.metrics.names import LOWER_IS_BETTER, higher_is_better
 
 __all__ = [
     "LOWER_IS_BETTER",

@@ -1,15 +1,7 @@
-"""Names of metrics: whether they are known, and which direction of one is better."""
+"""Names of metrics: whether they are known."""
 
 import difflib
 from collections.abc import Collection
-
-# Of all other metrics a larger value is better.
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "ter"})
-
-
-def higher_is_better(metric: str) -> bool:
-    """Return whether a larger value of the metric, such as "accuracy", is better."""
-    return metric not in LOWER_IS_BETTER
 
 
 def check_names(names: Collection[str], known: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from lora_jax.metric_order import higher_is_better
 from lora_jax.results.grouping import Group, groups, primary_metric, split_by
 from lora_jax.results.rows import Row
 from lora_jax.results.summary import scores
@@ -22,8 +23,6 @@ RATE = "learning_rate"
 HEAD = "head"  # the method that trains the task's head alone
 BY = ("targets", "rank")  # what tells the lines of a sweep
 VALIDATION = "validation/"
-# Of which a lower value is the better one.
-LOWER_IS_BETTER = ("validation/loss", "validation/perplexity", "validation/ter")
 
 SHARED_RATE = """All lines have one learning rate here, and sets of matrices want
 different ones: **the lines compare rates as much as matrices**. Measured on MiniLM, the
@@ -137,7 +136,8 @@ def _validation_scores(rows: Sequence[Row]) -> list[float]:
         name = _validation_metric(row)
         value = row["metrics"][name]
         if value is not None:
-            values.append(-value if name in LOWER_IS_BETTER else value)
+            is_higher = higher_is_better(name.partition("/")[2])
+            values.append(value if is_higher else -value)
     return values
 
 

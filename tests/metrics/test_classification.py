@@ -136,9 +136,3 @@ def test_metrics_refuse_other_sizes():
         match=r"expected predictions \[N\] and labels \[N\], got \(2,\) and \(3,\)",
     ):
         metrics.accuracy(np.zeros(2), np.zeros(3))
-
-
-def test_which_direction_of_a_metric_is_better():
-    lower = ["loss", "perplexity", "ter"]
-    assert not any(map(metrics.higher_is_better, lower))
-    assert all(map(metrics.higher_is_better, ["accuracy", "f1", "bleu", "spearman"]))
