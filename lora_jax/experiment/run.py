@@ -10,7 +10,6 @@ import numpy as np
 from lora_jax import train
 from lora_jax.experiment import provenance
 from lora_jax.experiment.scoring import (
-    PREDICTED,
     flat_metrics,
     generate,
     majority,
@@ -19,6 +18,7 @@ from lora_jax.experiment.scoring import (
     validate,
 )
 from lora_jax.experiment.workbench import Workbench
+from lora_jax.results.baselines import PREDICTED
 from lora_jax.results.rows import Row
 
 CURVE_POINTS = 64  # enough for a figure; all losses would make rows long
@@ -92,15 +92,6 @@ def diverged_row(bench: Workbench) -> Row:
         "examples": {split: _size(bench, split) for split in bench.task.splits},
         "parameters": bench.counts()._asdict(),
     }
-
-
-def predicts_one_class(row: Row) -> bool:
-    """Return whether the model that a training kept predicts one class throughout.
-
-    Rows of regressions, of generated texts and of old versions do not say so.
-    """
-    kept = row["validation"][row["best_epoch"] - 1]
-    return kept.get(PREDICTED) == 1
 
 
 class _Tests(NamedTuple):

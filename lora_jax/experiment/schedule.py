@@ -16,14 +16,10 @@ from lora_jax.experiment import adapters
 from lora_jax.experiment.config import NO_METHOD, RunConfig, key
 from lora_jax.experiment.measurement import Measurement, labels
 from lora_jax.experiment.progress import Display, display
-from lora_jax.experiment.run import (
-    Trained,
-    diverged_row,
-    predicts_one_class,
-    train_run,
-)
+from lora_jax.experiment.run import Trained, diverged_row, train_run
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.plural import counted
+from lora_jax.results.baselines import predicts_one_class
 from lora_jax.results.report import clock
 from lora_jax.results.rows import Row, RowFile
 

@@ -9,13 +9,12 @@ import numpy as np
 from lora_jax import data, generation, methods, metrics, quant
 from lora_jax.experiment.workbench import Workbench
 from lora_jax.metrics import text as text_metrics
+from lora_jax.results.baselines import MAJORITY, PREDICTED
 from lora_jax.results.rows import Row
 from lora_jax.train import language_modeling
 
 GENERATED_TOGETHER = 80  # rows that are generated at a time, beams included
 EXAMPLES_KEPT = 6  # generated texts that a row has beside their references
-MAJORITY = "majority"  # what the largest class throughout would score
-PREDICTED = "predicted_classes"  # how many there are among the predictions
 
 
 class Generated(NamedTuple):

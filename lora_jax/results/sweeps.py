@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lora_jax.metric_order import higher_is_better
+from lora_jax.results.baselines import majority_share, predicts_one_class
 from lora_jax.results.grouping import Group, groups, primary_metric, split_by
 from lora_jax.results.rows import Row
 from lora_jax.results.summary import scores
@@ -81,8 +82,7 @@ class SweepGroup(NamedTuple):
         # The numbers of a random model mean nothing, whatever its rate.
         elif self.is_first and not self.group.is_smoke:
             notes.append(" ".join(SHARED_RATE.split()))
-        if baselines := _baselines(self):
-            notes.append(baselines)
+        notes += filter(None, (_baselines(self), _collapsed(self)))
         return notes
 
 
@@ -230,7 +230,7 @@ def _baselines(sweep: SweepGroup) -> str:
     if sweep.heads:
         texts.append(f"the head alone, without an adapter, {_head_score(sweep)}")
     # As a share of the rows it is comparable with an accuracy alone.
-    majority = _majority([*sweep.group.rows, *sweep.heads], split)
+    majority = majority_share([*sweep.group.rows, *sweep.heads], split)
     if majority is not None and name == "accuracy":
         texts.append(f"the largest class throughout {100 * majority:.1f}")
     return f"Baselines: {'; '.join(texts)}." if texts else ""
@@ -248,10 +248,19 @@ def _head_score(sweep: SweepGroup) -> str:
     return f"{text} (learning rate {rate:g})"
 
 
-def _majority(rows: Iterable[Row], split: str) -> float | None:
-    """The share of the largest class of a split; rows of old versions have none."""
-    for row in rows:
-        share = row["metrics"].get(f"{split}/majority")
-        if share is not None:
-            return share
-    return None
+def _collapsed(sweep: SweepGroup) -> str:
+    """Which lines learned nothing; empty if none did, or nobody knows."""
+    labels: dict[str, None] = {}
+    for row in (*sweep.group.rows, *sweep.heads):
+        if predicts_one_class(row):
+            config = row["config"]
+            targets = config.get("targets")
+            is_line = targets is not None
+            label = (
+                f"{targets} at r = {config['rank']}" if is_line else config["method"]
+            )
+            labels[f"{label} (learning rate {config[RATE]:g})"] = None
+    if not labels:
+        return ""
+    listed = "; ".join(labels)
+    return f"**Predicts one class throughout**, as if nothing was learned: {listed}."

@@ -262,15 +262,6 @@ def test_metrics_are_flat_in_rows():
     assert scoring.flat_metrics({}) == {}
 
 
-@pytest.mark.parametrize(
-    ("classes", "is_collapsed"), [([2, 1], True), ([1, 2], False), ([], False)]
-)
-def test_the_kept_epoch_decides_whether_one_class_is_predicted(classes, is_collapsed):
-    validation = [{"accuracy": 0.5, "predicted_classes": count} for count in classes]
-    row = {"best_epoch": 2, "validation": validation or [{}, {}]}
-    assert run.predicts_one_class(row) is is_collapsed
-
-
 def test_a_diverged_run_has_its_metrics_without_values(untrained):
     row = run.diverged_row(untrained.bench)
     assert row["metrics"] == {"validation/accuracy": None, "test/accuracy": None}

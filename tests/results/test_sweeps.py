@@ -182,3 +182,29 @@ class TestNotes:
         assert line["score"] == pytest.approx(55)
         # It adapts no matrices.
         assert line["targets"] == "head"
+
+
+class TestCollapse:
+    """Trainings that predict one class throughout are named on the page."""
+
+    def notes(self, *rows):
+        (group, *_) = sweeps.sweep_groups(rows)
+        return " ".join(group.notes)
+
+    def collapsed(self, item):
+        epochs = [{"accuracy": 0.5, "predicted_classes": 1}]
+        return {**item, "best_epoch": 1, "validation": epochs}
+
+    def test_lines_and_the_head_are_named_with_their_rates(self):
+        text = self.notes(
+            self.collapsed(row(0.5, 0.5)),
+            row(0.8, 0.8, targets="value"),
+            self.collapsed(head(0.5, rate=1e-3)),
+        )
+        assert text.endswith(
+            "**Predicts one class throughout**, as if nothing was learned: query at "
+            "r = 1 (learning rate 0.001); head (learning rate 0.001)."
+        )
+
+    def test_nothing_is_said_where_none_is(self):
+        assert "one class" not in self.notes(row(0.5, 0.5))
