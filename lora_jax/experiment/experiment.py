@@ -124,7 +124,12 @@ class Experiment(NamedTuple):
         needs = row_settings.applicable(needs, row["config"])
         # In a config of no run the page's needs alone say what a setting may be.
         sentences = row_fields.problems(row, needs) + row_settings.problems(row)
-        return list(dict.fromkeys(sentences))
+        # A setting that is wrong for the page and for a run is told once.
+        by_place: dict[str, str] = {}
+        for sentence in sentences:
+            place = sentence.partition(":")[0]
+            by_place.setdefault(place, sentence)
+        return list(by_place.values())
 
     def rows(self, out: Path) -> list[Row]:
         """Return the rows in a folder, with settings that came later at their defaults."""

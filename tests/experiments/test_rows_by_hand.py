@@ -86,3 +86,12 @@ def test_a_row_from_outside_of_a_checkout_is_sound(name, row, tmp_path):
     path = tmp_path / f"{name}.jsonl"
     path.write_text(json.dumps({**row, "provenance": origin}))
     assert len(experiment(name).rows(tmp_path)) == 1
+
+
+def test_a_setting_that_page_and_run_refuse_is_told_once(tmp_path):
+    rows = (REFERENCE / "rank_sweep.jsonl").read_text(encoding="utf-8")
+    row = json.loads(rows.splitlines()[0])
+    row["config"]["targets"] = ["query"]
+    message = problem("rank_sweep", row, tmp_path)
+    assert message.count("config.targets") == 1
+    assert "config.targets: expected text that is not empty, got ['query']" in message
