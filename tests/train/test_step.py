@@ -174,3 +174,35 @@ class TestBatch:
             results.append(jax.tree.leaves(result))
         for ours, theirs in zip(*results, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+    def test_the_gradient_is_that_of_the_mean_loss(self, model, batch):
+        # Adam does not care for its scale, but clipping does.
+        trainable, _, frozen, *_ = arguments(model, LORA, batch)
+
+        def mean_loss(trainable):
+            total, count = LOSS(tree.merge(trainable, frozen), batch, CONFIG)
+            return total / count
+
+        expected = jax.jit(jax.grad(mean_loss))(trainable)
+        compiled = jax.jit(train.gradient, static_argnames=("loss", "config"))
+        _, gradients = compiled(trainable, frozen, batch, KEY, loss=LOSS, config=CONFIG)
+        leaves = zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True)
+        for ours, theirs in leaves:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
+
+    def test_micro_batches_draw_their_dropout_from_keys_of_their_own(
+        self, model, batch
+    ):
+        def loss(model, batch, config, key):
+            # The loss is a number of the key, so that two keys have two losses.
+            number = jax.random.uniform(key)
+            head = jnp.sum(jax.tree.leaves(model)[0]) * 0
+            return number + head, jnp.float32(1)
+
+        trainable, _, frozen, *_ = arguments(model, LORA, batch)
+        config = CONFIG._replace(accumulate=2)
+        value, _ = train.gradient(
+            trainable, frozen, batch, KEY, loss=loss, config=config
+        )
+        numbers = [jax.random.uniform(jax.random.fold_in(KEY, i)) for i in range(2)]
+        np.testing.assert_allclose(value, np.mean(numbers), rtol=1e-6)
