@@ -253,14 +253,17 @@ def _collapsed(sweep: SweepGroup) -> str:
     labels: dict[str, None] = {}
     for row in (*sweep.group.rows, *sweep.heads):
         if predicts_one_class(row):
-            config = row["config"]
-            targets = config.get("targets")
-            is_line = targets is not None
-            label = (
-                f"{targets} at r = {config['rank']}" if is_line else config["method"]
-            )
-            labels[f"{label} (learning rate {config[RATE]:g})"] = None
+            rate = row["config"][RATE]
+            labels[f"{_line_name(row)} (learning rate {rate:g})"] = None
     if not labels:
         return ""
     listed = "; ".join(labels)
     return f"**Predicts one class throughout**, as if nothing was learned: {listed}."
+
+
+def _line_name(row: Row) -> str:
+    """What tells a line: its matrices and their rank, as far as its method has them."""
+    config = row["config"]
+    name = config.get("targets") or config["method"]
+    rank = config.get("rank")
+    return name if rank is None else f"{name} at r = {rank}"

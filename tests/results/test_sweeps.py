@@ -206,5 +206,11 @@ class TestCollapse:
             "r = 1 (learning rate 0.001); head (learning rate 0.001)."
         )
 
+    def test_a_method_without_a_rank_has_a_name(self):
+        item = self.collapsed(row(0.5, 0.5))
+        for name, text in (("rank", "query (learning"), ("targets", "lora (learning")):
+            del item["config"][name]
+            assert text in self.notes(item)
+
     def test_nothing_is_said_where_none_is(self):
         assert "one class" not in self.notes(row(0.5, 0.5))
