@@ -224,10 +224,8 @@ def _may_improve(
     hypotheses: _Hypotheses,
 ) -> Bool[Array, " B"]:
     """Return whether a row's best beam scores above the worst of its K hypotheses."""
-    is_scored = hypotheses.scores > NEVER / 2
-    is_full = is_scored.all(1)
+    # As long as there are fewer, the worst one scores NEVER.
     worst = hypotheses.scores[:, -1]
-    worst = jnp.where(is_full, worst, NEVER)
     best = scores[:, 0]
     best = best / length
     return best > worst

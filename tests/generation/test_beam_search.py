@@ -9,7 +9,8 @@ import pytest
 from lora_jax import generation
 from lora_jax.generation import Decoding
 from lora_jax.models.decoder import Decoder
-from tests.generation.greedy import END, likeliest_text, repeating_tokens
+from tests.generation.beams import searched_text
+from tests.generation.greedy import END, NEW, likeliest_text, repeating_tokens
 from tests.models.small_decoders import logits, small_llama
 
 PROMPTS = [[1, 2], [3, 3], [4, 1], [2, 4]]
@@ -55,6 +56,20 @@ def test_the_best_of_all_texts(penalty):
 
     greedy = [likeliest_text(model, prompt, decoding) for prompt in PROMPTS]
     assert expected != greedy, "greedy finds them too: this shows nothing"
+
+
+@pytest.mark.parametrize("beam", [2, 4])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 3.0])
+def test_a_search_with_lists(beam, penalty):
+    """Few beams: which continuations count, and when a search ends, decide."""
+    model = small_llama(vocabulary=6, max_positions=40)
+    decoding = Decoding(NEW, beam=beam, length_penalty=penalty)
+    prompts = list(itertools.product(range(1, 6), repeat=2))
+    written = generation.generate(model, prompts, decoding, eos_ids=END, batch=25)
+    expected = [searched_text(model, [*prompt], decoding) for prompt in prompts]
+    assert written.tokens == expected
+    lengths = {len(text) for text in expected}
+    assert len(lengths) > 1, "no text ends by itself: this shows little"
 
 
 def first_repeat(counted: list[int], text: list[int], size: int) -> int | None:

@@ -7,6 +7,7 @@ import pytest
 
 from lora_jax import generation
 from lora_jax.generation import Decoding
+from lora_jax.generation.generate import continue_prompts
 from lora_jax.generation.sampling import choose_token
 from tests.generation.greedy import END, NEW, PROMPTS, small_model
 
@@ -66,6 +67,24 @@ class TestTexts:
         first = self.texts(PROMPTS, seed=0)
         assert self.texts(PROMPTS, seed=0) == first
         assert self.texts(PROMPTS, seed=1) != first
+
+    def test_filled_up_after_the_end(self):
+        """What a row would go on with after its end is not written."""
+        tokens = jnp.array([[1, 2], [3, 4], [5, 6], [7, 8]])
+        end_tokens = (END, 5, 6, 7, 8, 9, 10, 11)
+        written = continue_prompts(
+            small_model(),
+            tokens,
+            jnp.zeros(4, int),
+            jax.random.key(0),
+            decoding=SAMPLED,
+            eos_ids=end_tokens,
+            compute_dtype="float32",
+        )
+        is_end = np.isin(written.tokens, end_tokens)
+        is_after = np.cumsum(is_end, axis=1) - is_end > 0
+        assert is_after.any()
+        assert (np.asarray(written.tokens)[is_after] == END).all()
 
     def test_rows_alike_are_drawn_apart(self):
         texts = self.texts([[1, 2, 3]] * 4)

@@ -98,6 +98,21 @@ class TestTraining:
         run(rank=8, seed=3, learning_rate=0.01, rank_stabilized=True)
         assert compilations() == before + 2
 
+    def test_every_step_has_its_own_dropout(self, model, examples, monkeypatch):
+        keys = []
+
+        def watched_step(trainable, state, frozen, batch, rate, key, **options):
+            keys.append(tuple(jax.random.key_data(key).tolist()))
+            return trainable, state, 1.0
+
+        # `train.fit` is the function.
+        module = sys.modules["lora_jax.train.fit"]
+        monkeypatch.setattr(module, "train_step", watched_step)
+        result = fit(model, examples)
+        assert len(keys) == 8
+        assert len(set(keys)) == 8
+        assert result.tokens == 2 * examples.lengths.sum()
+
     def test_offloaded_moments_stay_in_host_memory_and_change_nothing(
         self, model, examples, same
     ):
