@@ -5,6 +5,7 @@ matrices of a model, in a format that has a name in `FORMATS`.
 """
 
 from lora_jax.quant.arrays import check_finite, from_arrays, to_arrays
+from lora_jax.quant.check import BLOCKS
 from lora_jax.quant.formats import CODECS
 from lora_jax.quant.model import (
     BODY,
@@ -17,7 +18,7 @@ from lora_jax.quant.model import (
     quantized_leaves,
 )
 from lora_jax.quant.scales import NESTED, Scales
-from lora_jax.quant.value import BLOCKS, Quantized, is_quantized, quantize
+from lora_jax.quant.value import Quantized, is_quantized, quantize
 
 __all__ = [
     "BLOCKS",

@@ -11,7 +11,10 @@ import numpy as np
 from jaxtyping import Array
 
 from lora_jax import tree
-from lora_jax.quant.value import BLOCKS, Quantized, encode_matrix
+from lora_jax.quant.check import BLOCKS
+from lora_jax.quant.formats import CODECS
+from lora_jax.quant.packing import halves_to_neighbors, neighbors_to_halves
+from lora_jax.quant.value import Quantized, encode_matrix
 
 
 def to_arrays(value: Quantized) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -27,7 +30,11 @@ def to_arrays(value: Quantized) -> tuple[dict[str, Array], dict[str, Any]]:
         "transposed": value.transposed,
         "dtype": value.dtype.name,
     }
-    return _leaves_by_name(value), facts
+    arrays = _leaves_by_name(value)
+    # Files keep the order of codes that they have always had.
+    if CODECS[value.codec].bits == 4:
+        arrays["codes"] = halves_to_neighbors(arrays["codes"])
+    return arrays, facts
 
 
 def _leaves_by_name(value: Quantized) -> dict[str, Any]:
@@ -59,6 +66,9 @@ def from_arrays(arrays: Mapping[str, Any], facts: Mapping[str, Any]) -> Quantize
     expected = _leaves_by_name(template)
     _check_arrays(arrays, expected)
 
+    arrays = dict(arrays)
+    if CODECS[template.codec].bits == 4:
+        arrays["codes"] = neighbors_to_halves(arrays["codes"])
     # Names and leaves are in the order of the template's leaves.
     leaves = [jnp.asarray(arrays[name]) for name in expected]
     structure = jax.tree.structure(template)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8
 
 
 class Codec(NamedTuple):
@@ -25,54 +24,6 @@ class Codec(NamedTuple):
     encode: Callable[..., Any]
     decode: Callable[..., Any]
     filler: int = 0  # the code that completes the last byte of an odd number of codes
-
-
-# How numbers lie in memory: in blocks of consecutive ones, two 4-bit codes a byte
-
-
-def pad_end(numbers: Any, count: int, **options: Any) -> Any:
-    """Return the array with `count` more numbers on its last axis (see `jnp.pad`)."""
-    # (before, after) for each axis
-    padding = [(0, 0)] * numbers.ndim
-    padding[-1] = (0, count)
-    return jnp.pad(numbers, padding, **options)
-
-
-def split_blocks(numbers: Any, block: int) -> Any:
-    """Return numbers [..., N * block] as blocks [..., N, block]."""
-    stack = numbers.shape[:-1]
-    return numbers.reshape(*stack, -1, block)
-
-
-def join_blocks(blocks: Any) -> Any:
-    """Return blocks [..., N, block] as numbers [..., N * block]."""
-    stack = blocks.shape[:-2]
-    return blocks.reshape(*stack, -1)
-
-
-def pack(
-    codes: UInt8[Array, "... n"],
-    filler: int = 0,
-) -> UInt8[Array, "... ceil(n/2)"]:
-    """Return bytes of two 4-bit codes, the first of the two in the high bits.
-
-    `filler` completes the last byte of an odd number of codes.
-    """
-    count = codes.shape[-1]
-    codes = pad_end(codes, count % 2, constant_values=filler)
-    # Codes 0, 2, 4, ... and codes 1, 3, 5, ...
-    high = codes[..., ::2]
-    low = codes[..., 1::2]
-    return high << 4 | low
-
-
-def unpack(packed: UInt8[Array, "... m"]) -> UInt8[Array, "... 2*m"]:
-    """Return the 4-bit codes of the bytes, in their order; a filler is one of them."""
-    # The high bits of a byte come first, as `pack` puts them.
-    shifts = jnp.array([4, 0], jnp.uint8)
-    shifted = packed[..., None] >> shifts
-    codes = shifted & 15  # [..., m, 2]
-    return join_blocks(codes)
 
 
 # Formats whose codes index a table of numbers in [-1, 1]

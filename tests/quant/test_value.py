@@ -85,6 +85,21 @@ class TestValue:
         numbers = dequantize(value)
         assert (row == numbers[4]).all()
 
+    def test_rows_of_an_odd_number(self, encode):
+        # The half of the codes ends within the third row.
+        value = encode(normal(5, 64))
+        index = jnp.array([[4, 2], [2, 0], [1, 3]])
+        numbers = dequantize(value)
+        assert (rows_of(value, index) == numbers[index]).all()
+
+    def test_rows_in_another_order(self, encode, same):
+        if isinstance(encode(normal(5, 64)).scales, Scales):
+            return  # 256 of them share a scale: no row has its own
+        for rows in (5, 6):
+            w = normal(rows, 64)
+            order = np.roll(np.arange(rows), 2)
+            assert same(encode(w).reorder_rows(order), encode(w[order]))
+
     def test_rows_that_are_no_whole_blocks(self, encode):
         value = encode(normal(5, 33))
         index = jnp.array([4, 0])

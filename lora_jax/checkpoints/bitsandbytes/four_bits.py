@@ -1,7 +1,8 @@
 """A weight in NF4 or FP4, with QLoRA's double quantization or without.
 
 As in `quant.Quantized`, blocks are consecutive numbers of torch's (out, in), row after
-row, and two codes share a byte: the packed codes are taken as they are.
+row, and two codes share a byte. Here these two are neighbors, which they are only in
+the files.
 """
 
 import math
@@ -26,6 +27,7 @@ from lora_jax.checkpoints.bitsandbytes.quant_state import (
 )
 from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.quant.formats import DYNAMIC
+from lora_jax.quant.packing import neighbors_to_halves
 
 
 def four_bit_tensor(weight: str, group: Group) -> Tensor:
@@ -103,9 +105,9 @@ def _read(weight: str, group: Group, state: QuantState) -> quant.Quantized:
         offset: Any = np.array(state.offset, np.float32)
         scales = quant.Scales(scales, nested, offset)
     # As bytes, whatever dtype they are kept in: uint8 [ceil(out * in / 2)].
-    codes = group[CODES].read().reshape(-1).view(np.uint8)
+    packed = group[CODES].read().reshape(-1).view(np.uint8)
     return quant.Quantized(
-        codes,
+        neighbors_to_halves(packed),
         scales,
         minima=None,
         codec=state.codec,

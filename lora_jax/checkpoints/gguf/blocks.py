@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lora_jax import quant
+from lora_jax.quant.packing import neighbors_to_halves
 
 BLOCK = 32
 # llama.cpp's name of a quantized type -> ours of the same format.
@@ -87,11 +88,14 @@ def read_values(info: TensorInfo, data: np.ndarray) -> Any:
     *stack, rows, columns = info.shape
     for field in stored.dtype.names or ():
         numbers = quant.check_finite(stored[field], info.name)
-        if field == "codes" and info.type != "Q8_0":
+        is_packed = field == "codes" and info.type != "Q8_0"
+        if is_packed:
             numbers = _neighbor_nibbles(numbers)
         # The scales, or the codes, of a matrix in one row: [..., n].
         numbers = np.ascontiguousarray(numbers)
         arrays[field] = numbers.reshape(*stack, -1)
+        if is_packed:
+            arrays[field] = neighbors_to_halves(arrays[field])
     return quant.Quantized(
         **arrays,
         codec=CODECS[info.type],

@@ -10,9 +10,9 @@ import re
 from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 
+from lora_jax import quant
 from lora_jax.checkpoints.gguf import neutral, scaling
 from lora_jax.checkpoints.gguf.factors import FACTORS, read_factors
 from lora_jax.checkpoints.gguf.file import File, with_hf_names
@@ -277,8 +277,7 @@ def _unpermuted(tensor: Tensor, heads: int) -> Tensor:
 
 
 def _read_rows(tensor: Tensor, order: np.ndarray) -> Any:
-    def reorder(part: np.ndarray) -> np.ndarray:
-        # The parts of a quantized value are in rows too: a block is of one row.
-        return part.reshape(len(order), -1)[order].reshape(part.shape)
-
-    return jax.tree.map(reorder, tensor.read())
+    numbers = tensor.read()
+    if quant.is_quantized(numbers):
+        return numbers.reorder_rows(order)
+    return numbers[order]

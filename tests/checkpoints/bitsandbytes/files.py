@@ -16,6 +16,7 @@ from lora_jax.checkpoints import bitsandbytes, safetensors
 from lora_jax.checkpoints.bitsandbytes import STATE, TABLES
 from lora_jax.checkpoints.tensor import Tensor
 from lora_jax.quant.formats import DYNAMIC
+from lora_jax.quant.packing import halves_to_neighbors
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "bitsandbytes.safetensors"
 # What is in it: shape, format, block, double, dtype.
@@ -78,7 +79,7 @@ def write_weight(name: str, weight: quant.Quantized) -> dict[str, np.ndarray]:
     text = json.dumps(facts).encode()
     parts[STATE + weight.codec] = np.frombuffer(text, np.uint8)
     # A column of bytes.
-    tensors = {name: np.asarray(weight.codes)[:, None]}
+    tensors = {name: halves_to_neighbors(weight.codes)[:, None]}
     for part, numbers in parts.items():
         tensors[f"{name}.{part}"] = np.asarray(numbers)
     return tensors

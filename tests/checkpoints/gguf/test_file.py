@@ -83,7 +83,8 @@ def test_nibbles_by_hand(tmp_path):
     codes = np.array(nibbles, np.uint8)
     block = np.concatenate([scale, codes])
     value = read_back(tmp_path, block[None], Type.Q4_0)
-    assert bytes(value.codes).hex() == "0123456789abcdef" + "fedcba9876543210"
+    # The row's first half is in the high bits, its second half in the low ones.
+    assert bytes(value.codes).hex() == "0f1e2d3c4b5a69788796a5b4c3d2e1f0"
     up = np.arange(-4, 4, 0.5)
     down = np.arange(3.5, -4.5, -0.5)
     expected = np.concatenate([up, down])
@@ -165,8 +166,8 @@ def test_a_tensor_is_read_when_asked_for_and_not_dequantized(tmp_path):
     tracemalloc.stop()
     assert value.nbytes == 512 * 1024 * 5 // 8
     assert opened < value.nbytes / 4
-    # float32 takes 6.4 times as much.
-    assert peak < 2 * value.nbytes
+    # float32 takes 6.4 times as much; a byte for each code 1.6 times.
+    assert peak < 4 * value.nbytes
 
 
 @pytest.mark.real
