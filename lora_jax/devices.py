@@ -45,6 +45,22 @@ def memory_kinds() -> list[str]:
     return [memory.kind for memory in device.addressable_memories()]
 
 
+def memory_bytes() -> int | None:
+    """Return the bytes of memory that a device of this process has, if it is known.
+
+    Cores that are devices have equal parts of the machine's memory.
+    """
+    devices = jax.local_devices()
+    # A CPU has no statistics of its memory.
+    statistics = devices[0].memory_stats()
+    if statistics is not None:
+        return statistics.get("bytes_limit")
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return None  # as on Windows
+    pages = os.sysconf("SC_PHYS_PAGES")
+    return pages * os.sysconf("SC_PAGE_SIZE") // len(devices)
+
+
 def mesh(rows: int) -> Mesh:
     """Return a mesh of as many of this process's devices as share the rows evenly."""
     # The largest number of devices that divides the rows; one always does.

@@ -1,5 +1,7 @@
 """A batch on several devices: the same training as on one."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +14,12 @@ from lora_jax.train import classification
 def test_as_many_devices_as_share_the_rows_evenly(rows, count):
     assert jax.device_count() == 2, "tests/conftest.py makes two"
     assert devices.mesh(rows).size == count
+
+
+def test_cores_have_equal_parts_of_the_machines_memory():
+    memory = devices.memory_bytes()
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert memory == physical // 2
 
 
 def test_each_device_has_its_rows(batch):

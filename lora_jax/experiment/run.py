@@ -172,6 +172,7 @@ def _course(fit: train.Fit, epochs: int) -> Row:
         "loss": _loss_by_epoch(fit.losses, epochs),
         "steps": len(fit.losses),
         "tokens": fit.tokens,
+        "remat": fit.remat,
     }
 
 

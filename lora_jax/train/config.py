@@ -36,9 +36,10 @@ class TrainConfig:
     offload: bool = False
     """Keep Adam's moments in host memory between updates, on a GPU or TPU. QLoRA's
     paged optimizer is for the same."""
-    remat: Literal["none", "block", "products"] = "none"
+    remat: Literal["auto", "none", "block", "products"] = "auto"
     """What the backward pass computes anew instead of keeping it: nothing, all of a
-    block but its input, or all but the results of linear layers."""
+    block but its input, or all but the results of linear layers. auto is the fastest
+    that fits the device's memory."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Dtype of matrix products. auto is bfloat16 where the machine has such products,
     else float32."""
@@ -106,7 +107,8 @@ def check(config: TrainConfig) -> None:
     # "auto" is for whoever makes the configuration to resolve.
     is_concrete = config.compute_dtype in ("float32", "bfloat16")
     expect(is_concrete, "compute_dtype", "float32 or bfloat16")
-    expect(config.remat in REMATS, "remat", f"one of {', '.join(REMATS)}")
+    remats = ("auto", *REMATS)
+    expect(config.remat in remats, "remat", f"one of {', '.join(remats)}")
     # Only some backends have memory of the host that a device can read.
     memory_kinds = devices.memory_kinds()
     can_offload = devices.HOST in memory_kinds

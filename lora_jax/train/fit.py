@@ -7,6 +7,7 @@ whole training is a function of model, objective, configuration and seed.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from lora_jax import data, devices, tree
 from lora_jax.nn import precision
 from lora_jax.train.config import TrainConfig, check, learning_rate, step_config
 from lora_jax.train.identity import training_identity
+from lora_jax.train.remat import choose_remat
 from lora_jax.train.state import Saver, TrainState, after_epoch, initial_state
 from lora_jax.train.step import Loss, train_step
 
@@ -50,6 +52,7 @@ class Fit(NamedTuple):
     validation: list[dict[str, float]]  # of every epoch; empty without a score
     losses: np.ndarray  # [steps]
     tokens: int  # trained on, without padding
+    remat: str = "none"  # what the backward pass computed anew
 
 
 class Diverged(FloatingPointError):
@@ -92,6 +95,7 @@ def fit(
     # Every device has whole micro-batches.
     mesh = devices.mesh(config.batch // config.accumulate)
     trainable, frozen = tree.split(model, mask)
+    config = _with_remat(config, trainable, frozen, objective.widths, mesh)
     take_step = _step_function(frozen, objective.loss, config, steps, mesh, seed)
 
     saver = Saver(
@@ -124,7 +128,26 @@ def fit(
         if score is not None:
             scores = score(_joined(state.trainable, frozen))
         state = after_epoch(state, epoch + 1, scores)
-    return _finished(state, frozen)
+    return _finished(state, frozen, config.remat)
+
+
+def _with_remat(
+    config: TrainConfig, trainable: Any, frozen: Any, widths: Sequence[int], mesh: Mesh
+) -> TrainConfig:
+    """Return the configuration with what `auto` means for this model and device."""
+    if config.remat != "auto":
+        return config
+    longest = max(widths)
+    rows = config.batch // config.accumulate // mesh.size
+    remat: Any = choose_remat(
+        trainable,
+        frozen,
+        tokens=rows * longest,
+        length=longest,
+        memory=devices.memory_bytes(),
+        compute_dtype=config.compute_dtype,
+    )
+    return replace(config, remat=remat)
 
 
 def _step_function(
@@ -193,7 +216,7 @@ def _joined(trainable: Any, frozen: Any) -> Any:
     return tree.merge(devices.to_first_device(trainable), frozen)
 
 
-def _finished(state: TrainState, frozen: Any) -> Fit:
+def _finished(state: TrainState, frozen: Any, remat: str) -> Fit:
     history = state.history
     return Fit(
         model=_joined(state.best, frozen),
@@ -201,4 +224,5 @@ def _finished(state: TrainState, frozen: Any) -> Fit:
         validation=history.validation,
         losses=np.array(history.losses, np.float32),
         tokens=history.tokens,
+        remat=remat,
     )

@@ -26,6 +26,8 @@ def training_identity(
     trainable leaves start from is known.
     """
     settings = {name: str(value) for name, value in asdict(config).items()}
+    # What is computed anew depends on a machine's memory, and changes no number.
+    del settings["remat"]
     return {
         **settings,
         "seed": str(seed),

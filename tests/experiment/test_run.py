@@ -90,6 +90,7 @@ class TestRow:
             "seconds",
             "seconds_evaluating",
             "tokens_per_second",
+            "remat",
             "peak_memory_mb",
         }
         assert trained.row["config"] == trained.bench.run.flat()

@@ -7,9 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lora_jax import data, methods, quant, train, tree
+from lora_jax import data, devices, methods, quant, train, tree
 from lora_jax.nn.blocks import REMATS
 from lora_jax.train import classification, language_modeling
+from lora_jax.train.remat import (
+    BlockSizes,
+    activation_bytes,
+    block_sizes,
+    choose_remat,
+)
 from tests.models import small_decoders
 
 KEY = jax.random.key(0)
@@ -104,3 +110,72 @@ def test_an_unknown_name_is_refused():
         ValueError, match="remat: expected one of none, block, products"
     ):
         train.check(config)
+
+
+class TestChoice:
+    def test_sizes_are_those_of_the_base(self):
+        model = small_decoders.small_llama()
+        config = model.config
+        grouped = config.kv_heads * config.head_dim
+        block_outputs = (
+            config.heads * config.head_dim  # query
+            + 2 * grouped  # key and value
+            + config.width  # attention's output
+            + 2 * config.ffn  # gate and up
+            + config.width  # down
+        )
+        layers = config.layers
+        expected = BlockSizes(
+            layers, config.width, layers * block_outputs, config.heads
+        )
+        quantized = quant.quantize_model(model, quant.find_spec("nf4"))
+        for base in (model, quantized):
+            assert block_sizes(*split(adapted(base))) == expected
+
+    # What XLA says of a Llama of 1.2 billion parameters on an H100, 8 x 1,024 tokens.
+    @pytest.mark.parametrize(
+        ("remat", "compiled"), [("none", 64.5e9), ("block", 4.85e9)]
+    )
+    def test_estimates_are_near_a_compiled_step(self, remat, compiled):
+        block_outputs = 3 * 2048 + 2 * 512 + 2 * 8192
+        sizes = BlockSizes(16, 2048, 16 * block_outputs, 32)
+        estimate = activation_bytes(
+            sizes, remat, tokens=8 * 1024, length=1024, compute_bytes=2
+        )
+        assert abs(estimate / compiled - 1) < 0.1
+
+    def test_the_less_memory_the_more_is_computed_anew(self, tiny):
+        parts = split(adapted(tiny(layers=3)))
+        trainable, frozen = parts
+        stored = 4 * tree.nbytes(trainable) + tree.nbytes(frozen)
+        sizes = block_sizes(*parts)
+        options: dict[str, Any] = {"tokens": 512, "length": 64}
+        needed = {
+            remat: activation_bytes(sizes, remat, **options)
+            for remat in ("none", "products")
+        }
+        for remat, slower in (("none", "products"), ("products", "block")):
+            # 0.8 of the memory may be filled.
+            exact = (stored + needed[remat]) / 0.8
+            assert choose_remat(*parts, **options, memory=int(exact) + 2) == remat
+            assert choose_remat(*parts, **options, memory=int(exact) - 2) == slower
+        assert choose_remat(*parts, **options, memory=1) == "block"
+        assert choose_remat(*parts, **options, memory=None) == "none"
+
+    def test_a_training_chooses_by_the_memory_of_its_devices(
+        self, tiny, examples, monkeypatch
+    ):
+        model = adapted(tiny())
+        mask = methods.mask(model, LORA)
+        config = train.TrainConfig(epochs=1, batch=8, hidden_dropout=0.3)
+        objective = train.Objective(classification.loss, examples, (16,), pad=1)
+        fits = []
+        for memory in (1, 10**12):
+            monkeypatch.setattr(devices, "memory_bytes", lambda memory=memory: memory)
+            fits.append(train.fit(model, mask, objective, config, seed=0))
+        assert [fit.remat for fit in fits] == ["block", "none"]
+        np.testing.assert_allclose(fits[0].losses, fits[1].losses, rtol=1e-5)
+
+
+def split(model: Any) -> tuple[Any, Any]:
+    return tree.split(model, methods.mask(model, LORA))

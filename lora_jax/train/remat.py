@@ -1,0 +1,123 @@
+"""What the backward pass computes anew, where nothing is said: chosen by memory.
+
+To compute a block anew costs up to a third of a step's time, so it is chosen only where
+what the blocks would keep does not fit. The rule is an estimate from shapes alone;
+`accounting` has what a compiled step really takes.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lora_jax import tree
+
+# The part of a device's memory that the estimate may fill; allocators fragment it, and
+# the estimate knows nothing of the loss.
+USABLE = 0.8
+FLOAT32 = 4  # bytes
+# Float32 numbers that a block keeps for each number that its linear layers return: the
+# inputs of norms, of activations and of the layers themselves. Of a compiled Llama.
+KEPT_PER_OUTPUT = 2.2
+
+
+class BlockSizes(NamedTuple):
+    """The numbers that the blocks of a model make of one token."""
+
+    layers: int
+    width: int  # of the input
+    outputs: int  # of all linear layers of all blocks
+    heads: int
+
+    @property
+    def block_outputs(self) -> float:
+        return self.outputs / self.layers
+
+
+def block_sizes(trainable: Any, frozen: Any) -> BlockSizes:
+    """Return the sizes of the blocks of a model that was split, arrays or shapes."""
+    model = tree.merge(trainable, frozen)
+    outputs = 0
+    # Biases, scales and adapters add nothing that is kept.
+    for kernel in tree.find(model, r"^blocks/.*kernel$").values():
+        *stack, _, width = kernel.shape  # [L, i, o]
+        outputs += math.prod(stack) * width
+    config = model.config
+    return BlockSizes(config.layers, config.width, outputs, config.heads)
+
+
+def activation_bytes(
+    sizes: BlockSizes,
+    remat: str,
+    *,
+    tokens: int,
+    length: int,
+    compute_bytes: int = FLOAT32,
+    has_scores: bool = True,
+) -> int:
+    """Return about how many bytes of activations a step has at its fullest.
+
+    Args:
+        sizes: of the model's blocks.
+        remat: one of `nn.blocks.REMATS`.
+        tokens: of a micro-batch on one device, padding included.
+        length: of a row, in tokens.
+        compute_bytes: of a number that a linear layer returns.
+        has_scores: whether attention makes a score of each token and each other.
+    """
+    scores = 2 * sizes.heads * length if has_scores else 0  # before and after softmax
+    block = KEPT_PER_OUTPUT * sizes.block_outputs + scores
+    kept_of_block = tokens * FLOAT32 * block
+    if remat == "none":
+        return round(sizes.layers * kept_of_block)
+    # All of one block exists while it is computed anew.
+    inputs = sizes.layers * tokens * FLOAT32 * sizes.width
+    outputs = 0
+    if remat == "products":
+        outputs = tokens * compute_bytes * sizes.outputs
+    return round(inputs + outputs + kept_of_block)
+
+
+def choose_remat(
+    trainable: Any,
+    frozen: Any,
+    *,
+    tokens: int,
+    length: int,
+    memory: int | None,
+    compute_dtype: str = "float32",
+    has_scores: bool = True,
+) -> str:
+    """Return the fastest of `nn.blocks.REMATS` with which a step fits.
+
+    Where none fits it is `block`, which takes the least.
+
+    Args:
+        trainable, frozen: the model, split; arrays or shapes.
+        tokens: of a micro-batch on one device, padding included.
+        length: of a row, in tokens.
+        memory: of one device, in bytes; None where it is not known, and then nothing
+            is computed anew.
+        compute_dtype: of the products.
+        has_scores: whether attention makes a score of each token and each other.
+    """
+    if memory is None:
+        return "none"
+    # A gradient and two moments of every trainable leaf.
+    stored = 4 * tree.nbytes(trainable) + tree.nbytes(frozen)
+    free = USABLE * memory - stored
+    sizes = block_sizes(trainable, frozen)
+    compute_bytes = np.dtype(compute_dtype).itemsize
+    # From the fastest to the one that keeps least.
+    for remat in ("none", "products"):
+        needed = activation_bytes(
+            sizes,
+            remat,
+            tokens=tokens,
+            length=length,
+            compute_bytes=compute_bytes,
+            has_scores=has_scores,
+        )
+        if needed <= free:
+            return remat
+    return "block"
