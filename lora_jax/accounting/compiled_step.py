@@ -27,8 +27,28 @@ def compiled_bytes(
     Raises:
         ValueError: the backend does not say.
     """
-    settings: Any = {"compute_dtype": compute_dtype}
+    settings: Any = {"compute_dtype": compute_dtype, "remat": "none"}
     config = train.step_config(train.TrainConfig(**settings))
+    return step_bytes(
+        trainable,
+        frozen,
+        batch=batch,
+        length=length,
+        loss=classification.loss,
+        config=config,
+    )
+
+
+def step_bytes(
+    trainable: Any,
+    frozen: Any,
+    *,
+    batch: int,
+    length: int,
+    loss: train.Loss,
+    config: train.StepConfig,
+) -> dict[str, int]:
+    """Return the bytes of any step, as `compiled_bytes` does of a classifier's."""
     # Everything the step takes, as shapes.
     state = jax.eval_shape(train.optimizer(config).init, trainable)
     rows = abstract_batch(batch, length)
@@ -36,9 +56,7 @@ def compiled_bytes(
     # Its kind depends on jax's settings.
     key = jax.eval_shape(lambda: jax.random.key(0))
     arguments = trainable, state, frozen, rows, learning_rate, key
-    lowered = train.train_step.lower(
-        *arguments, loss=classification.loss, config=config
-    )
+    lowered = train.train_step.lower(*arguments, loss=loss, config=config)
     # XLA lays buffers out before it makes machine code. That code is not run and need
     # not be good, which halves the time.
     compiled = lowered.compile({"xla_backend_optimization_level": "0"})

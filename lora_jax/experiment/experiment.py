@@ -13,6 +13,7 @@ from lora_jax import download
 from lora_jax.experiment import (
     check,
     cli,
+    fitting,
     forecast,
     process,
     provenance,
@@ -91,6 +92,8 @@ class Experiment(NamedTuple):
         print(f"{counted(len(items), 'row')}, {done} of them there already", flush=True)
         if command.dry_run:
             print("\n".join(forecast.plan_lines(items, pending, by_key)))
+            if line := fitting.compiled_line(plan.to_train(pending), benches):
+                print(line, flush=True)
         if time_text := self._time_text(pending, plan.to_train(pending), by_key):
             print(time_text, flush=True)
         if command.dry_run:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from lora_jax import methods
+from lora_jax import devices, methods
 from lora_jax.accounting import step_time
+from lora_jax.experiment import fitting
 from lora_jax.experiment.config import NO_METHOD, RunConfig, key
 from lora_jax.experiment.measurement import Measurement, labels
 from lora_jax.experiment.workbench import Workbench, Workbenches
@@ -23,13 +24,18 @@ def forecasts(runs: Sequence[RunConfig], benches: Workbenches) -> dict[str, Fore
     Adapting a model finds every wrong option of a method, so this is a check too.
 
     Raises:
-        ValueError: a run's method, model and data do not go together.
+        ValueError: a run's method, model and data do not go together, or its step does
+            not fit the memory of a device.
     """
     # Model and splits of a run may be dropped for the next one's: all is asked at once.
     # By key, for runs are values with mappings in them, which cannot be keys.
     by_key = {}
+    memory = devices.memory_bytes()
     for run in runs:
         bench = benches.bench(run)
+        step = fitting.step_of(bench)
+        if step is not None:
+            fitting.check_fits(step, memory)
         by_key[key(run.flat())] = Forecast(bench.counts(), _operations(bench))
     return by_key
 

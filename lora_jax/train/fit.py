@@ -7,7 +7,6 @@ whole training is a function of model, objective, configuration and seed.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +17,9 @@ from jax.sharding import Mesh
 
 from lora_jax import data, devices, tree
 from lora_jax.nn import precision
+from lora_jax.train import remat
 from lora_jax.train.config import TrainConfig, check, learning_rate, step_config
 from lora_jax.train.identity import training_identity
-from lora_jax.train.remat import choose_remat
 from lora_jax.train.state import Saver, TrainState, after_epoch, initial_state
 from lora_jax.train.step import Loss, train_step
 
@@ -95,7 +94,14 @@ def fit(
     # Every device has whole micro-batches.
     mesh = devices.mesh(config.batch // config.accumulate)
     trainable, frozen = tree.split(model, mask)
-    config = _with_remat(config, trainable, frozen, objective.widths, mesh)
+    config = remat.resolved(
+        config,
+        trainable,
+        frozen,
+        rows=config.batch // config.accumulate // mesh.size,
+        length=max(objective.widths),
+        memory=devices.memory_bytes(),
+    )
     take_step = _step_function(frozen, objective.loss, config, steps, mesh, seed)
 
     saver = Saver(
@@ -129,25 +135,6 @@ def fit(
             scores = score(_joined(state.trainable, frozen))
         state = after_epoch(state, epoch + 1, scores)
     return _finished(state, frozen, config.remat)
-
-
-def _with_remat(
-    config: TrainConfig, trainable: Any, frozen: Any, widths: Sequence[int], mesh: Mesh
-) -> TrainConfig:
-    """Return the configuration with what `auto` means for this model and device."""
-    if config.remat != "auto":
-        return config
-    longest = max(widths)
-    rows = config.batch // config.accumulate // mesh.size
-    remat: Any = choose_remat(
-        trainable,
-        frozen,
-        tokens=rows * longest,
-        length=longest,
-        memory=devices.memory_bytes(),
-        compute_dtype=config.compute_dtype,
-    )
-    return replace(config, remat=remat)
 
 
 def _step_function(

@@ -6,11 +6,13 @@ what the blocks would keep does not fit. The rule is an estimate from shapes alo
 """
 
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lora_jax import tree
+from lora_jax.train.config import TrainConfig
 
 # The part of a device's memory that the estimate may fill; allocators fragment it, and
 # the estimate knows nothing of the loss.
@@ -76,6 +78,37 @@ def activation_bytes(
     if remat == "products":
         outputs = tokens * compute_bytes * sizes.outputs
     return round(inputs + outputs + kept_of_block)
+
+
+def resolved(
+    config: TrainConfig,
+    trainable: Any,
+    frozen: Any,
+    *,
+    rows: int,
+    length: int,
+    memory: int | None,
+) -> TrainConfig:
+    """Return the configuration with what `auto` means for a model and a device.
+
+    Args:
+        config: the training's.
+        trainable, frozen: the model, split; arrays or shapes.
+        rows: of a micro-batch on one device.
+        length: of the longest rows, in tokens.
+        memory: of one device, in bytes, if it is known.
+    """
+    if config.remat != "auto":
+        return config
+    remat: Any = choose_remat(
+        trainable,
+        frozen,
+        tokens=rows * length,
+        length=length,
+        memory=memory,
+        compute_dtype=config.compute_dtype,
+    )
+    return replace(config, remat=remat)
 
 
 def choose_remat(

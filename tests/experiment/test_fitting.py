@@ -1,0 +1,92 @@
+"""Whether a step fits: refused by an estimate, and compiled for a dry run."""
+
+from typing import Any
+
+import jax
+import pytest
+
+from lora_jax import devices, tree
+from lora_jax.experiment import fitting, presets
+from lora_jax.experiment.check import resolved
+from lora_jax.experiment.config import RunConfig
+from lora_jax.experiment.workbench import Workbenches
+
+# 16 rows of 16 tokens, of a model of two layers.
+SMOKE = presets.SMOKE
+
+
+@pytest.fixture(scope="module")
+def benches() -> Workbenches:
+    return Workbenches()
+
+
+def step_of(benches: Workbenches, run: RunConfig) -> Any:
+    (complete,) = resolved([run], benches)
+    return fitting.step_of(benches.bench(complete))
+
+
+def stored_bytes(step: Any) -> int:
+    return 4 * tree.nbytes(step.trainable) + tree.nbytes(step.frozen)
+
+
+class TestCheck:
+    def message(self, step: Any, memory: int) -> str:
+        with pytest.raises(ValueError) as caught:
+            fitting.check_fits(step, memory)
+        return str(caught.value)
+
+    def test_a_step_that_fits(self, benches):
+        step = step_of(benches, SMOKE)
+        fitting.check_fits(step, 10**9)
+        fitting.check_fits(step, None)
+
+    def test_what_would_fit_is_named(self, benches):
+        step = step_of(benches, SMOKE)
+        # A quarter of the activations would fit beside what is stored.
+        stored = stored_bytes(step)
+        needed = fitting.estimate(step, fitting.Change(1, "block", "none"))
+        memory = stored + (needed - stored) // 4
+        text = self.message(step, memory)
+        assert text.startswith(
+            "model: a training step of tiny with lora on 16 rows of 16 tokens takes about "
+        )
+        assert text.endswith(
+            "; these would: --accumulate 4; --accumulate 4 --quantize nf4"
+        )
+
+    def test_a_setting_of_remat_is_named_where_it_keeps_too_much(self, benches):
+        step = step_of(benches, SMOKE.changed(remat="none"))
+        memory = fitting.estimate(step, fitting.Change(1, "block", "none"))
+        text = self.message(step, memory)
+        assert text.endswith("these would: --remat block; --remat block --quantize nf4")
+
+    def test_nothing_would(self, benches):
+        step = step_of(benches, SMOKE.changed(method="full"))
+        text = self.message(step, 1000)
+        assert text.endswith("no setting of batch, remat or quantize would")
+
+    def test_without_a_training_there_is_no_step(self, benches):
+        assert step_of(benches, SMOKE.changed(method="none")) is None
+
+    def test_a_device_has_its_rows_of_the_batch(self, benches):
+        step = step_of(benches, SMOKE)
+        assert jax.device_count() == 2, "tests/conftest.py makes two"
+        assert step.rows == 8
+        assert step_of(benches, SMOKE.changed(accumulate=16)).rows == 16
+
+
+class TestCompiled:
+    def line(self, benches: Workbenches, *runs: RunConfig) -> str:
+        return fitting.compiled_line(resolved(runs, benches), benches)
+
+    def test_the_largest_step(self, benches, monkeypatch):
+        monkeypatch.setattr(devices, "memory_bytes", lambda: 2 * 10**9)
+        larger = SMOKE.changed(batch=64)
+        line = self.line(benches, larger)
+        assert line == self.line(benches, SMOKE, larger)
+        assert line != self.line(benches, SMOKE)
+        assert line.startswith("the largest step takes ")
+        assert line.endswith(" of a device's 2.0 GB, as compiled")
+
+    def test_nothing_is_trained(self, benches):
+        assert self.line(benches, SMOKE.changed(method="none")) == ""
