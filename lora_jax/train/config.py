@@ -64,7 +64,11 @@ class StepConfig(NamedTuple):
 
 
 def step_config(config: TrainConfig) -> StepConfig:
-    """Return the part of the configuration that is compiled into the step."""
+    """Return the part of the configuration that is compiled into the step.
+
+    A `remat` that is still "auto" is none: nothing is known of the model here (see
+    `train.remat.resolved`).
+    """
     return StepConfig(
         accumulate=config.accumulate,
         weight_decay=config.weight_decay,
@@ -73,7 +77,7 @@ def step_config(config: TrainConfig) -> StepConfig:
         hidden_dropout=config.hidden_dropout,
         compute_dtype=config.compute_dtype,
         offload=config.offload,
-        remat=config.remat,
+        remat="none" if config.remat == "auto" else config.remat,
     )
 
 

@@ -128,12 +128,13 @@ class TestDryRun:
         RANKS.main(["--out", str(out), "--dry-run"])
         lines = capsys.readouterr().out.splitlines()
         # r (16 + 16) in each of two layers, and the head's 16 x 2 + 2.
-        assert lines[-5:-1] == [
+        assert lines[-6:-2] == [
             "2 rows, 0 of them there already",
             "             adapter      head",
             "to do             64        34  rank=1",
             "to do            128        34  rank=2",
         ]
+        assert lines[-2].startswith("the largest step takes ")
         assert lines[-1].startswith("about ")
         assert lines[-1].endswith(" on this machine for 2 trainings")
         assert not out.exists()
