@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+DATA = "data"  # the axis of a mesh that a batch's rows are cut over
 HOST = "pinned_host"  # jax's name for host memory that a device reads directly
 
 # Each core that is a device holds a copy of the model, and has fewer rows of a batch
@@ -90,6 +91,18 @@ def shard_rows(batch: Any, mesh: Mesh) -> Any:
     """Return the batch with its rows, each leaf's first axis, shared by the devices."""
     sharding = NamedSharding(mesh, PartitionSpec("rows"))
     return jax.device_put(batch, sharding)
+
+
+def spread_rows(x: Any) -> Any:
+    """Return x, its rows cut over the axis `data` of the mesh that is set, if one is.
+
+    Where nothing is said, XLA may cut the residual stream along its width instead, as
+    the matrices are that it is multiplied with; all rows would then be on all devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if DATA not in mesh.axis_names:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(DATA))
 
 
 def to_first_device(tree: Any) -> Any:

@@ -5,6 +5,7 @@ import os
 import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from lora_jax import devices, methods, train
 from lora_jax.train import classification
@@ -30,6 +31,16 @@ def test_each_device_has_its_rows(batch):
     assert second.data.shape == (4, 16)
     tokens = np.concatenate([first.data, second.data])
     np.testing.assert_array_equal(tokens, batch.tokens)
+
+
+def test_rows_are_spread_where_a_mesh_is_set():
+    x = np.ones((4, 3), np.float32)
+    # Without one x is what it was.
+    assert devices.spread_rows(x) is x
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        spread = jax.jit(devices.spread_rows)(x)
+    assert [shard.data.shape for shard in spread.addressable_shards] == [(2, 3)] * 2
 
 
 def test_each_device_has_the_model():

@@ -3,7 +3,8 @@
 Parameter counts are exported here. Bytes and seconds are in modules of their own:
 `storage`, `optimizer_states`, `step_memory` with `activations` and `compiled_step`,
 `encoder_step` by names, `llama_memory`, and `step_time` with `peft_step`, `stored_step`
-and, by names, `named_step`.
+and, by names, `named_step`. `fitted_step` has the bytes and the floor of a step on any of
+`machines`, which need not be there; `compile_apart` compiles it in another process.
 """
 
 from lora_jax.accounting.architectures import (

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lora_jax import quant, tree
+from lora_jax import devices, quant, tree
 
 # The largest number of layers that is unrolled; the time to compile grows with it.
 UNROLL = 12
@@ -111,7 +111,7 @@ def _rematerialized(step: Callable, remat: str) -> Callable:
 def _scan_stacks(step, x, blocks, caches, unroll):
     def scanned_step(x, layer):
         index, block, cache = layer
-        return step(x, index, block, cache)
+        return step(devices.spread_rows(x), index, block, cache)
 
     # Indices and caches run on from one stack to the next.
     start = 0

@@ -1,0 +1,92 @@
+"""Steps to compile: those that the papers speak of, and those of a grid of settings."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from lora_jax.accounting.fitted_step import AUTO, FittedStep, spread
+
+ALL_MATRICES = "query,key,value,output,gate,up,down"
+QUERY_VALUE = "query,value"
+
+# QLoRA's Figure 6: r = 64 on all matrices, one row of 512 tokens.
+_FIGURE6 = {
+    "llama-7b": ("h100", "a100", "v5e-1", "cpu"),
+    "llama-13b": ("h100", "a100", "v5e-1"),
+    "llama-33b": ("h100", "a100"),
+    "llama-65b": ("h100",),
+}
+# LoRA on query and value: model, rank, rows, tokens, machine.
+_PLAIN = (
+    ("bert-large", 8, 32, 128, "cpu"),
+    ("bert-large", 8, 32, 128, "h100"),
+    ("llama-1.2b", 16, 8, 1024, "h100"),
+    ("llama-1.2b", 16, 1, 1024, "v5e-1"),
+    ("llama-8b", 16, 8, 2048, "h100"),
+    # LoRA's section 4.2: r = 4.
+    ("gpt3-175b", 4, 16, 2048, "h100x16"),
+    ("gpt3-175b", 4, 64, 2048, "v5p-64"),
+)
+
+
+def paper_steps() -> list[FittedStep]:
+    """Return the steps of `experiments/fit.py` where no model is named."""
+    steps = []
+    for model, machines in _FIGURE6.items():
+        for machine in machines:
+            step = _lora(model, ALL_MATRICES, 64, 1, 512, machine, "nf4_double")
+            steps.append(step)
+    for model, rank, batch, length, machine in _PLAIN:
+        steps.append(_lora(model, QUERY_VALUE, rank, batch, length, machine))
+    # The other half of LoRA's "1.2 TB to 350 GB".
+    gpt3 = steps[-1]
+    steps.append(gpt3._replace(method="full", targets="", rank=0))
+    return steps
+
+
+def crossed_steps(
+    settings: Mapping[str, Any],
+    axes: Mapping[str, Sequence[str]],
+    *,
+    mesh: str,
+    shard_base: bool,
+) -> list[FittedStep]:
+    """Return a step for each combination of the values of the axes.
+
+    `settings` are the fields that all steps have. A method other than LoRA has no
+    targets, and rank 0; a mesh of "auto" is that of each machine.
+    """
+    shared = dict(settings)
+    if shared["method"] != "lora":
+        shared |= {"targets": "", "rank": 0}
+    steps = []
+    for values in product(*axes.values()):
+        varying: dict[str, Any] = dict(zip(axes, values, strict=True))
+        step = FittedStep(**shared, **varying)
+        steps.append(spread(step, mesh, shard_base=shard_base))
+    return steps
+
+
+def _lora(
+    model: str,
+    targets: str,
+    rank: int,
+    batch: int,
+    length: int,
+    machine: str,
+    quantize: str = "none",
+) -> FittedStep:
+    step = FittedStep(
+        model,
+        "lora",
+        targets,
+        rank,
+        quantize,
+        batch=batch,
+        length=length,
+        machine=machine,
+        dtype="bfloat16",
+        compute="bfloat16",
+        remat="block",
+    )
+    return spread(step, AUTO, shard_base=True)

@@ -1,0 +1,136 @@
+"""Compiled steps beside the papers: QLoRA's Figure 6 and "65B in 48 GB", LoRA's GPT-3."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lora_jax import paper
+from lora_jax.paper.qlora import MB, figure6
+from lora_jax.plural import counted
+from lora_jax.results import claims
+from lora_jax.results.claims import Claim
+from lora_jax.results.pages.fit_names import GB, PARTS, label, scaled
+from lora_jax.results.rows import Row
+from lora_jax.results.stacked_bars import Bar, Panel, stacked
+
+LABEL_GB = 1000 * MB  # bytes of a GB of the labels of QLoRA's Figure 6
+TERA = 10**12
+# Our names of the models of the figure.
+FIGURE6 = {
+    "llama-7b": "LLaMA 7B",
+    "llama-13b": "LLaMA 13B",
+    "llama-33b": "LLaMA 33B",
+    "llama-65b": "LLaMA 65B",
+}
+GPT3 = "gpt3-175b"
+FIGURE6_TEXT = """
+QLoRA's Figure 6 has r = 64 on all matrices, one row of 512 tokens and checkpointing. Its
+adapters are in 16 bits and ours in 32. Both are in GB of 1,000 x 2^20 bytes here, as the
+figure's labels; *bar* is the label, and *total* the arguments and temporaries of the
+compiled step.
+"""
+
+
+def figure6_table(rows: Iterable[Row]) -> pd.DataFrame:
+    """Return a line for each row with the settings of the figure, in GB of its labels."""
+    bars = figure6()
+    lines = []
+    for row in _figure6_rows(rows):
+        config, metrics = row["config"], row["metrics"]
+        name = FIGURE6[config["model"]]
+        line: dict[str, Any] = {"model": name, "machine": config["machine"]}
+        line["bar"] = bars[name, "total"] / 1000
+        for part, metric in {**PARTS, "total": "bytes/total"}.items():
+            line[part] = scaled(metrics, metric, LABEL_GB)
+        line["within"] = "yes" if line["total"] <= line["bar"] else "no"
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def is_beyond(row: Row) -> bool:
+    """Return whether a step of the figure takes more than the figure has for it."""
+    if not _is_figure6(row["config"]):
+        return False
+    bar = figure6()[FIGURE6[row["config"]["model"]], "total"]
+    return scaled(row["metrics"], "bytes/total", MB) > bar
+
+
+def memory_claims(rows: Iterable[Row]) -> list[Claim]:
+    """Return the verdicts on what the papers say of memory."""
+    result = []
+    for row in _figure6_rows(rows):
+        # Of a step that the compiler refuses the total may be unknown.
+        is_known = "bytes/total" in row["metrics"]
+        if is_known and row["config"]["machine"] == "h100":
+            result += _figure6_claims(row)
+    for row in rows:
+        if row["config"]["model"] == GPT3:
+            result += _gpt3_claims(row)
+    return result
+
+
+def _figure6_claims(row: Row) -> list[Claim]:
+    published = paper.claims().published_value
+    name = FIGURE6[row["config"]["model"]]
+    total = row["metrics"]["bytes/total"]
+    bar = figure6()[name, "total"] / 1000
+    statement = f"{name} in all: {bar:.1f} GB"
+    evidence = f"{total / LABEL_GB:.1f} GB, compiled for one H100"
+    verdict = claims.EQUAL if total <= bar * LABEL_GB else claims.UNEXPLAINED
+    result = [Claim("QLoRA Figure 6", f"{statement} or less", evidence, verdict)]
+    if name == "LLaMA 65B":
+        bound = float(published["Q2"].strip("< "))
+        verdict = claims.EQUAL if total < bound * GB else claims.UNEXPLAINED
+        statement = f"memory, 65B, QLoRA: < {bound:g} GB (Q2)"
+        evidence = f"{total / GB:.1f} GB, compiled for one H100"
+        result.append(Claim("QLoRA section 1", statement, evidence, verdict))
+    return result
+
+
+def _gpt3_claims(row: Row) -> list[Claim]:
+    """LoRA section 4.2: 1.2 TB by full fine-tuning, 350 GB by LoRA."""
+    config, metrics = row["config"], row["metrics"]
+    published = paper.claims().published_value
+    # What is stored from one step to the next, on all devices.
+    parts = ("bytes/base", "bytes/adapters", "bytes/optimizer")
+    stored = metrics["step/devices"] * sum(metrics[part] for part in parts)
+    where = counted(int(metrics["step/devices"]), "device")
+    claim, unit, size = (
+        ("L4", "GB", GB) if config["method"] == "lora" else ("L3", "TB", TERA)
+    )
+    printed = f"{float(published[claim]):g}"
+    statement = f"memory, {label(config)}: {printed} {unit} ({claim})"
+    evidence = f"{stored / size:.4g} {unit} on {where}, without temporaries"
+    verdict = claims.near_value(stored / size, printed)
+    return [Claim("LoRA section 4.2", statement, evidence, verdict)]
+
+
+def figure(rows: Iterable[Row]) -> Figure | None:
+    """Draw the parts of the steps of Figure 6, with the paper's labels beneath.
+
+    Without any there is no picture.
+    """
+    bars = []
+    lines = figure6_table(rows)
+    for line in lines.to_dict("records"):
+        # A compiler that refuses a step says nothing of its parts.
+        if line["total"] != line["total"]:
+            continue
+        parts = {part: line[part] for part in PARTS if line[part] == line[part]}
+        bars.append(Bar(f"{line['model']}, {line['machine']}", parts, line["bar"]))
+    if not bars:
+        return None
+    panel = Panel("QLoRA, one row of 512 tokens", bars)
+    return stacked([[panel]], xlabel="GB of 1,000 x 2^20 bytes", total_label="label")
+
+
+def _figure6_rows(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if _is_figure6(row["config"])]
+
+
+def _is_figure6(config: Mapping[str, Any]) -> bool:
+    is_step = (config["batch"], config["length"], config["rank"]) == (1, 512, 64)
+    is_quantized = config["quantize"] == "nf4_double"
+    return is_step and is_quantized and config["model"] in FIGURE6
