@@ -22,6 +22,7 @@ from lora_jax.accounting.machines import (
     compiler_version,
     device_memory,
     find_machine,
+    floors,
 )
 from lora_jax.accounting.model_shapes import shaped_model
 from lora_jax.accounting.operations import product_operations
@@ -203,7 +204,7 @@ def step_cost(step: FittedStep) -> dict[str, Any]:
     metrics["step/fits"] = int(metrics["bytes/total"] <= metrics["bytes/device"])
     cost = program_cost(program_text.parse(compiled.as_text() or ""), loops=loops)
     metrics["step/accessed"] = cost.accessed
-    metrics |= _floors(machine, operations, cost.accessed)
+    metrics |= floors(machine, operations, cost.accessed)
     return row | {"collectives": cost.collectives, "largest": cost.largest}
 
 
@@ -286,18 +287,3 @@ def _refused(metrics: dict[str, Any], error: Exception) -> dict[str, Any]:
         gib = float(needed[1] or needed[2])
         metrics["bytes/total"] = int(gib * 2**30)
     return {"metrics": metrics, "refused": text.splitlines()[0]}
-
-
-def _floors(machine: Machine, operations: float, accessed: int) -> dict[str, float]:
-    """Return the seconds that a step takes at least, by products and by bytes."""
-    chip = machine.chip
-    # Nobody publishes those of a processor.
-    if not chip.peak:
-        return {}
-    products = operations / chip.peak
-    memory = accessed / chip.bandwidth
-    return {
-        "floor/products": products,
-        "floor/memory": memory,
-        "floor/seconds": max(products, memory),
-    }

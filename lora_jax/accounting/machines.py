@@ -152,3 +152,21 @@ def _is_installed(compiler: Compiler) -> bool:
         return find_spec(compiler.module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def floors(machine: Machine, operations: float, accessed: int) -> dict[str, float]:
+    """Return the seconds that a device's operations and bytes take at least.
+
+    `floor/products` is by the peak of its products, `floor/memory` by its bandwidth, and
+    `floor/seconds` the larger. Nobody publishes those of a processor: it has none.
+    """
+    chip = machine.chip
+    if not chip.peak:
+        return {}
+    products = operations / chip.peak
+    memory = accessed / chip.bandwidth
+    return {
+        "floor/products": products,
+        "floor/memory": memory,
+        "floor/seconds": max(products, memory),
+    }

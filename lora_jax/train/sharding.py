@@ -154,12 +154,12 @@ def _spec(
 def _quantized(value: quant.Quantized, mesh: Mesh, shard_base: bool) -> Any:
     """Return the cuts of a quantized value's arrays, along their last axis.
 
-    Numbers lie block by block, so that equal shares of an array are whole blocks if
-    their number is.
+    Numbers lie block by block, and the two codes of a byte half a matrix apart: equal
+    shares of an array are whole blocks if those of each half are.
     """
     axes = AXES if shard_base else (MODEL,)
     devices = math.prod(mesh.shape[axis] for axis in axes)
-    blocks = math.prod(value.stored) / value.block
+    blocks = math.prod(value.stored) / value.block / 2
 
     def cut(leaf):
         # The mean of all scales has no axis but the layers'.

@@ -6,7 +6,6 @@ import pytest
 from lora_jax import methods, models, train, tree
 from lora_jax.accounting import fitted_step
 from lora_jax.accounting.fitted_step import FittedStep
-from lora_jax.accounting.machines import MACHINES
 
 STEP = FittedStep(
     "tiny-llama",
@@ -82,16 +81,6 @@ def test_a_quantized_base_takes_its_bits():
     saved = tree.nbytes(plain) - tree.nbytes(frozen)
     # 32 bits become 4.127, and a little more for so small matrices.
     assert saved == pytest.approx(kernels * (32 - 4.127) / 8, rel=0.01)
-
-
-def test_a_floor_is_the_larger_of_products_and_bytes():
-    h100 = MACHINES["h100"]
-    floors = fitted_step._floors(h100, h100.chip.peak, int(2 * h100.chip.bandwidth))
-    assert floors == {
-        "floor/products": 1.0,
-        "floor/memory": 2.0,
-        "floor/seconds": 2.0,
-    }
 
 
 @pytest.mark.parametrize(

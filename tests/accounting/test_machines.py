@@ -61,3 +61,15 @@ def test_a_compiler_without_its_package_is_missing(monkeypatch):
 def test_a_compiler_has_a_version():
     wheel, version = machines.compiler_version(MACHINES["cpu"]).split()
     assert wheel == "jaxlib" and version[0].isdigit()
+
+
+def test_a_floor_is_the_larger_of_products_and_bytes():
+    h100 = MACHINES["h100"]
+    floors = machines.floors(h100, h100.chip.peak, int(2 * h100.chip.bandwidth))
+    assert floors == {
+        "floor/products": 1.0,
+        "floor/memory": 2.0,
+        "floor/seconds": 2.0,
+    }
+    # Of a processor nobody publishes a peak.
+    assert machines.floors(MACHINES["cpu"], 1.0, 1) == {}

@@ -116,13 +116,13 @@ def test_a_quantized_matrix_is_cut_by_whole_blocks():
         w = jax.ShapeDtypeStruct((3, rows, 64), "float32")
         return jax.eval_shape(lambda w: quant.quantize(w, "nf4", double=True), w)
 
-    # 2,048 blocks of 64, for 8 devices; their scales' scales are 8.
+    # Twice 1,024 blocks of 64, for 8 devices; their scales' scales are 8.
     cuts = sharding.shardings(quantized(2048), MESH, shard_base=True)
     axes = P(None, ("data", "model"))
     assert cuts.codes.spec == cuts.scales.codes.spec == cuts.scales.scales.spec == axes
     assert cuts.scales.offset.spec == P()
-    # 12 blocks are no multiple of 8.
-    cuts = sharding.shardings(quantized(12), MESH, shard_base=True)
+    # Halves of 12 blocks are no multiple of 8 blocks.
+    cuts = sharding.shardings(quantized(24), MESH, shard_base=True)
     assert cuts.codes.spec == P()
 
 
