@@ -94,7 +94,7 @@ def chosen_steps(options: Options) -> list[FittedStep]:
     axes = {
         "model": options.models,
         "quantize": options.quantize,
-        "remat": options.remat,
+        "recompute": options.remat,
         "machine": names or ("cpu",),
     }
     shared = {name: getattr(options, name) for name in SHARED}

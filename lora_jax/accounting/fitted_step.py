@@ -29,6 +29,7 @@ from lora_jax.accounting.operations import product_operations
 from lora_jax.accounting.program_cost import program_cost
 from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
+from lora_jax.nn.blocks import REMATS
 from lora_jax.plural import counted
 from lora_jax.train import classification, language_modeling, sharding
 from lora_jax.train.cross_entropy import CHUNK
@@ -52,7 +53,8 @@ class FittedStep(NamedTuple):
     compute: str  # dtype of the products
     batch: int  # rows, over all devices
     length: int  # tokens of each row
-    remat: str
+    # A row's setting `remat` is of a run, which is the same however it fits.
+    recompute: str  # what the backward pass computes anew, of `nn.blocks.REMATS`
     machine: str  # see `machines.MACHINES`
     mesh: str = ""  # `data=4,model=2`, see `train.sharding`; empty for one device
     shard_base: bool = False  # over `data` as well as `model`
@@ -145,6 +147,10 @@ def step_shapes(step: FittedStep) -> tuple[Any, Any]:
 
 
 def _check_training(step: FittedStep) -> None:
+    if step.recompute not in REMATS:
+        raise ValueError(
+            f"remat: expected one of {', '.join(REMATS)}, got {step.recompute!r}"
+        )
     train.check(_train_config(step))
 
 
@@ -160,7 +166,7 @@ def _cast(model: Any, dtype: str) -> Any:
 
 
 def _train_config(step: FittedStep) -> train.TrainConfig:
-    settings: Any = {"compute_dtype": step.compute, "remat": step.remat}
+    settings: Any = {"compute_dtype": step.compute, "remat": step.recompute}
     return train.TrainConfig(batch=step.batch, **settings)
 
 

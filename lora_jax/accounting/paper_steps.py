@@ -87,6 +87,6 @@ def _lora(
         machine=machine,
         dtype="bfloat16",
         compute="bfloat16",
-        remat="block",
+        recompute="block",
     )
     return spread(step, AUTO, shard_base=True)

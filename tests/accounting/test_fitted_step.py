@@ -17,7 +17,7 @@ STEP = FittedStep(
     compute="float32",
     batch=4,
     length=16,
-    remat="none",
+    recompute="none",
     machine="cpu",
 )
 
@@ -126,7 +126,7 @@ def test_a_step_is_spread_over_all_devices():
             "batch: expected a multiple of data, 8, got 4",
         ),
         ({"length": 1025}, "at least 1 row of 1 to 1024 tokens"),
-        ({"remat": "all"}, "remat: expected one of none"),
+        ({"recompute": "all"}, "remat: expected one of none"),
         ({"targets": "qeury"}, "'qeury' matches no layer"),
         ({"quantize": "nf5"}, "quantize: expected one of"),
         ({"method": "lore"}, "method: expected one of lora"),
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_said_before_anything_is_compiled(changes, text):
 def test_all_that_is_wrong_is_said_at_once():
     steps = [
         STEP._replace(machine="h1000", targets="qeury"),
-        STEP._replace(remat="all"),
+        STEP._replace(recompute="all"),
     ]
     with pytest.raises(
         ValueError, match=r"machine: .*; 'qeury'|machine: .*qeury.*remat"

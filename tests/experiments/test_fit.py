@@ -84,3 +84,15 @@ def test_what_is_wrong_is_said_before_anything_is_compiled(flags, text, tmp_path
         EXPERIMENT.main([*SMOKE, "--out", str(tmp_path), *flags])
     assert text in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_steps_that_differ_have_rows_of_their_own(installed):
+    options = fit.Options(
+        models=("llama-8b",),
+        machines=("cpu", "v5e-4"),
+        quantize=("none", "nf4"),
+        remat=("none", "block", "products"),
+        batch=4,
+    )
+    items = fit.measurements(options, None, None)
+    assert len({item.key() for item in items}) == len(items) == 12

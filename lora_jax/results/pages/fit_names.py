@@ -25,7 +25,7 @@ def names(row: Row) -> list[str]:
     if config["mesh"]:
         machine = f"{machine}, {config['mesh']}"
     shape = f"{config['batch']} x {config['length']}"
-    return [config["model"], label(config), base, shape, config["remat"], machine]
+    return [config["model"], label(config), base, shape, config["recompute"], machine]
 
 
 def label(config: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ SETTINGS: Needs = {
     "config.dtype": NAME,
     "config.batch": COUNT,
     "config.length": COUNT,
-    "config.remat": NAME,
+    "config.recompute": NAME,
     "config.machine": NAME,
     "config.mesh": TEXT,
 }

@@ -21,7 +21,7 @@ STEP = {
     "compute": "bfloat16",
     "batch": 1,
     "length": 512,
-    "remat": "block",
+    "recompute": "block",
     "machine": "h100",
     "mesh": "",
     "shard_base": False,
