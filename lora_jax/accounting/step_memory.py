@@ -113,7 +113,7 @@ def predict_memory(
     leaves = tree.leaves(trainable)
     # In the dtype of the weights, which is float32.
     gradients = tree.nbytes(trainable)
-    itemsize = jnp.dtype(compute_dtype).itemsize
+    itemsize = jnp.dtype(precision.product_dtype(compute_dtype)).itemsize
     # With more layers the compiled program has a loop over blocks.
     looped = config.layers > UNROLL
     kernel_parameters = 4 * config.width**2 + 2 * config.width * config.ffn

@@ -184,7 +184,7 @@ def estimate_operations(
     operations = 0
     for split, count in tokens.items():
         operations += per_element.get(split, 2) * elements * count
-    return OVERHEAD[compute_dtype] * operations
+    return OVERHEAD[precision.product_dtype(compute_dtype)] * operations
 
 
 @lru_cache(maxsize=1)

@@ -146,8 +146,9 @@ class RunConfig:
         for part in PARTS:
             values = _values(getattr(self, part))
             flat |= {ROW_NAMES.get(name, name): values[name] for name in values}
-        # How a step is made to fit a machine changes no number: a fact of the row.
-        del flat["remat"]
+        # How a step is made to fit a machine changes no number beyond its rounding.
+        for name in FITTED:
+            del flat[name]
         # What `auto` means for the task, so that a row says it.
         flat["max_length"] = self.data.longest
         return {**flat, **method_defaults(self.method), **self.method_options()}
@@ -159,6 +160,7 @@ class RunConfig:
 
 
 PARTS = ("data", "train", "decode")
+FITTED = ("remat", "attention")  # settings of a training that are none of its row
 RUN_FIELDS = (
     "model",
     "method",
@@ -247,8 +249,8 @@ def _ignored(method: str | None) -> frozenset[str]:
     names = {name for name in foreign if part_of(name) is None}
     # Where the official files lie; `data_source` says which files they are.
     names |= {"data_dir", "glue_dir"}
-    # Some old rows have it among their settings.
-    names.add("remat")
+    # Some old rows have one of them among their settings.
+    names |= set(FITTED)
     # Nothing is trained or drawn, so only the dtype of products matters of how.
     if method == NO_METHOD:
         trained = {ROW_NAMES.get(name, name) for name in _values(DEFAULT.train)}

@@ -7,11 +7,14 @@ compiler says what the largest step of a dry run takes.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from lora_jax import devices, quant, tree
 from lora_jax.accounting.compiled_step import step_bytes
 from lora_jax.accounting.step_memory import split_shapes
 from lora_jax.experiment.config import NO_METHOD, RunConfig
 from lora_jax.experiment.workbench import Workbench, Workbenches
+from lora_jax.nn import precision
 from lora_jax.train import config, remat
 
 NF4_BYTES = 4.5 / 8  # of a number, with its part of a scale
@@ -160,8 +163,17 @@ def estimate(step: Step, change: Change) -> int:
                 stored += round(leaf.size * NF4_BYTES) - tree.nbytes(leaf)
     sizes = remat.block_sizes(step.trainable, step.frozen)
     rows = max(1, step.rows // change.accumulate)
+    training = step.run.train
+    activations = precision.activation_dtype(training.compute_dtype)
     return stored + remat.activation_bytes(
-        sizes, change.remat, tokens=rows * step.length, length=step.length
+        sizes,
+        change.remat,
+        tokens=rows * step.length,
+        length=step.length,
+        kept_bytes=jnp.dtype(activations).itemsize,
+        has_scores=remat.keeps_scores(
+            step.trainable.config, training, rows=rows, length=step.length
+        ),
     )
 
 

@@ -62,7 +62,8 @@ def generate(
         decoding: how many tokens are written, and how they are chosen.
         eos_ids: the token that ends a text, or several.
         batch: the number of prompts that are continued together.
-        compute_dtype: the dtype of products and of the cache, float32 or bfloat16.
+        compute_dtype: a name of `precision.COMPUTE_DTYPES`, for products and cache;
+            all else is in float32.
         seed: of the tokens that are drawn, with a temperature.
         report: called after each batch with the number of prompts that are done.
 
@@ -125,8 +126,9 @@ def continue_prompts(
 
     Without a key nothing is drawn. Texts are filled up with the first of `eos_ids`.
     """
+    dtype = precision.product_dtype(compute_dtype)
     prompts = read_prompts(
-        model, tokens, start, new_tokens=decoding.new_tokens, dtype=compute_dtype
+        model, tokens, start, new_tokens=decoding.new_tokens, dtype=dtype
     )
     if decoding.beam > 1:
         return search_beams(model, prompts, decoding, eos_ids)
@@ -153,7 +155,8 @@ def _prepare(model: Decoder, compute_dtype: str) -> Decoder:
     layers = []
     for stack in stacks(model.blocks):
         layers += tree.unstack(stack)
-    kernel = model.head().astype(compute_dtype)  # [D, V], adapters merged
+    dtype = precision.product_dtype(compute_dtype)
+    kernel = model.head().astype(dtype)  # [D, V], adapters merged
     untied = Decoder(
         model.embed, model.blocks, model.norm, Linear(kernel), config=model.config
     )
@@ -205,9 +208,10 @@ def _check_arguments(
         )
     if not is_integer(batch) or batch < 1:
         problems.append(f"batch: expected 1 or more prompts, got {batch!r}")
-    if compute_dtype not in ("float32", "bfloat16"):
+    names = precision.COMPUTE_DTYPES
+    if compute_dtype not in names:
         problems.append(
-            f"compute_dtype: expected float32 or bfloat16, got {compute_dtype!r}"
+            f"compute_dtype: expected one of {', '.join(names)}, got {compute_dtype!r}"
         )
     if problems:
         raise ValueError("; ".join(problems))

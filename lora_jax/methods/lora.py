@@ -64,12 +64,11 @@ class LoRA(nnx.Module):
         x: Float[Array, "... i"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "... o"]:
-        scale = self.scale[...].astype(x.dtype)
         # Only the adapter's input is dropped, as in the official code.
         dropped = dropout(key, self.rate, x)
-        # [..., r]
-        low = dense(dropped, self.lora_a[...]) * scale
-        change = dense(low, self.lora_b[...])
+        # [..., r]; the scale is not rounded to the dtype of x.
+        low = dense(dropped, self.lora_a[...]) * self.scale[...]
+        change = dense(low.astype(x.dtype), self.lora_b[...])
         return self.base(x) + change
 
     def delta(self) -> Float[Array, "... i o"]:

@@ -8,7 +8,7 @@ number of classes, Q the number of tokens whose last states are computed.
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lora_jax.models.bert_checkpoint import (
     IGNORE,
@@ -18,9 +18,10 @@ from lora_jax.models.bert_checkpoint import (
 )
 from lora_jax.models.bert_config import Config
 from lora_jax.models.initial_weights import matrix_drawer
-from lora_jax.models.padding import check_row_length, mask_padding
+from lora_jax.models.padding import check_row_length
 from lora_jax.nn.attention import Attention, AttentionContext
 from lora_jax.nn.blocks import scan_blocks, should_unroll, without_last
+from lora_jax.nn.engine import PLAIN, Engine
 from lora_jax.nn.layers import (
     MLP,
     Embedding,
@@ -29,6 +30,7 @@ from lora_jax.nn.layers import (
     dropout,
     fold_key,
 )
+from lora_jax.nn.visibility import Visibility
 
 __all__ = [
     "IGNORE",
@@ -86,7 +88,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        mask: Bool[Array, "B 1 T"],
+        context: AttentionContext,
         *,
         queries: int | None = None,
         rate: float = 0.0,
@@ -99,7 +101,6 @@ class Block(nnx.Module):
         mlp_sum_key = fold_key(key, 2)
         mlp_key = fold_key(key, 3)
 
-        context = AttentionContext(mask)
         first = x[:, :queries]  # [B, Q, D]
         attended, _ = self.attention(first, x, context, rate=rate, key=attention_key)
         x = first + dropout(attention_sum_key, rate, attended)
@@ -152,7 +153,7 @@ class Encoder(nnx.Module):
         queries: int | None = None,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
-        remat: str = "none",
+        engine: Engine = PLAIN,
     ) -> Float[Array, "B Q D"]:
         """Return the hidden states of the last layer.
 
@@ -167,7 +168,7 @@ class Encoder(nnx.Module):
             rate: the rate of the pretrained model's own dropout.
             key: the random key of all dropout, that of adapters included; without a key
                 nothing is dropped.
-            remat: what the backward pass computes anew, one of `nn.blocks.REMATS`.
+            engine: how the blocks are computed.
 
         Raises:
             ValueError: the rows are longer than the model has positions.
@@ -177,23 +178,23 @@ class Encoder(nnx.Module):
         check_row_length(tokens, longest)
         if segments is None:
             segments = jnp.zeros_like(tokens)
-        mask = mask_padding(tokens, length)
+        context = AttentionContext(Visibility(stop=length), engine=engine)
         embedded = self.embed(tokens, segments)
-        # The residual stream is float32 whatever the embedding is stored in.
-        embedded = embedded.astype(jnp.float32)
+        # Whatever the embedding is stored in.
+        embedded = embedded.astype(engine.activations)
         x = dropout(fold_key(key, 0), rate, embedded)
 
         def step(x, index, block, _):
             block_key = fold_key(key, 1 + index)
-            return block(x, mask, rate=rate, key=block_key), None
+            return block(x, context, rate=rate, key=block_key), None
 
         # The last block is apart, because it may be computed for a few tokens only. The
         # backward pass begins in it, so that it keeps its numbers for no time.
         blocks, last_block = without_last(self.blocks)
-        unroll = should_unroll(self.blocks, remat)
-        x, _ = scan_blocks(step, x, blocks, unroll=unroll, remat=remat)
+        unroll = should_unroll(self.blocks, engine.remat)
+        x, _ = scan_blocks(step, x, blocks, unroll=unroll, remat=engine.remat)
         last_key = fold_key(key, self.config.layers)
-        return last_block(x, mask, queries=queries, rate=rate, key=last_key)
+        return last_block(x, context, queries=queries, rate=rate, key=last_key)
 
     def __call__(
         self,
@@ -203,14 +204,14 @@ class Encoder(nnx.Module):
         *,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
-        remat: str = "none",
+        engine: Engine = PLAIN,
     ) -> Float[Array, "B C"]:
         """Return the logits in float32. Arguments and errors are those of `hidden`."""
         # The head reads the first token alone: the last block is computed for no other.
         states = self.hidden(
-            tokens, segments, length, queries=1, rate=rate, key=key, remat=remat
+            tokens, segments, length, queries=1, rate=rate, key=key, engine=engine
         )
-        x = states[:, 0]  # [B, D]
+        x = states[:, 0].astype(jnp.float32)  # [B, D]
         if self.pooler is not None:  # BERT's; RoBERTa has it in its head
             x = jnp.tanh(self.pooler(x))
         # Key 0 is the embedding's, 1 to L are the blocks', L + 1 is the head's.

@@ -7,17 +7,18 @@ for generation, and a head that may be tied to the token embedding. `gpt2.py` an
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from lora_jax import quant
-from lora_jax.models.padding import check_row_length, mask_padding
+from lora_jax.models.padding import check_row_length
 from lora_jax.nn.attention import Attention, AttentionContext, Cache
 from lora_jax.nn.blocks import layer_count, scan_blocks, should_unroll
 from lora_jax.nn.dense import dense
+from lora_jax.nn.engine import PLAIN, Engine
 from lora_jax.nn.layers import dropout, fold_key
+from lora_jax.nn.visibility import Visibility
 
 
 class Block(nnx.Module):
@@ -87,7 +88,7 @@ class Decoder(nnx.Module):
         *,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
-        remat: str = "none",
+        engine: Engine = PLAIN,
     ) -> Float[Array, "B T D"]:
         """Return the hidden states after the final norm.
 
@@ -100,24 +101,20 @@ class Decoder(nnx.Module):
             rate: the rate of the pretrained model's own dropout.
             key: the random key of all dropout, that of adapters included; without a key
                 nothing is dropped.
-            remat: what the backward pass computes anew, one of `nn.blocks.REMATS`.
+            engine: how the blocks are computed.
 
         Raises:
             ValueError: the rows are longer than the model has positions.
         """
         check_row_length(tokens, self.config.max_positions)
-        size = tokens.shape[1]
-        positions = jnp.arange(size)
-        is_past = positions <= positions[:, None]  # [T, S], the token itself included
-        is_real = mask_padding(tokens, length)  # [B, 1, S]
-        mask = is_past & is_real  # [B, T, S]
+        positions = jnp.arange(tokens.shape[1])
         states, _ = self._run_blocks(
             tokens,
             positions[None],
-            mask,
+            Visibility(stop=length, first_query=0),
             rate=rate,
             key=key,
-            remat=remat,
+            engine=engine,
         )
         return states
 
@@ -139,17 +136,11 @@ class Decoder(nnx.Module):
         """
         size = tokens.shape[1]
         index = cache_index + jnp.arange(size)  # [T]
-        keys = jax.tree.leaves(cache)[0]  # [.. B, G, S, K]
-        cache_size = keys.shape[-2]
-        key_index = jnp.arange(cache_size)  # [S]
-
-        is_past = key_index <= index[:, None]  # [T, S]
-        is_text = key_index >= start[:, None]  # [B, S]
-        mask = is_past & is_text[:, None]  # [B, T, S]
         positions = index - start[:, None]  # [B, T]
         # Padding has indices below 0; it is not attended to, so that any will do.
         positions = jnp.maximum(positions, 0)
-        return self._run_blocks(tokens, positions, mask, cache, cache_index)
+        visibility = Visibility(start, first_query=cache_index)
+        return self._run_blocks(tokens, positions, visibility, cache, cache_index)
 
     def cache(self, rows: int, size: int, dtype: Any = jnp.float32) -> Any:
         """Return an empty cache of `rows` rows of `size` tokens.
@@ -195,27 +186,29 @@ class Decoder(nnx.Module):
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "#B T"],
-        mask: Bool[Array, "B T S"],
+        visibility: Visibility,
         cache: Any = None,
         cache_index: Any = None,
         *,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
-        remat: str = "none",
+        engine: Engine = PLAIN,
     ) -> tuple[Float[Array, "B T D"], Any]:
         rotary = self._rotary(positions)
-        context = AttentionContext(mask, rotary, cache_index)
+        context = AttentionContext(visibility, rotary, cache_index, engine)
         embedded = self.embed(tokens, positions)
-        # The residual stream is float32 whatever the embedding is stored in.
-        embedded = embedded.astype(jnp.float32)
+        # Whatever the embedding is stored in.
+        embedded = embedded.astype(engine.activations)
         x = dropout(fold_key(key, 0), rate, embedded)
 
         def step(x, index, block, cache):
             block_key = fold_key(key, 1 + index)
             return block(x, context, cache, rate=rate, key=block_key)
 
-        unroll = should_unroll(self.blocks, remat)
-        x, cache = scan_blocks(step, x, self.blocks, cache, unroll=unroll, remat=remat)
+        unroll = should_unroll(self.blocks, engine.remat)
+        x, cache = scan_blocks(
+            step, x, self.blocks, cache, unroll=unroll, remat=engine.remat
+        )
         return self.norm(x), cache
 
     def _rotary(self, positions: Int[Array, "#B T"]) -> Any:

@@ -1,4 +1,4 @@
-"""Attention: grouped queries, masks, rotary positions, and a cache for generation.
+"""Attention: its linear layers, rotary positions, and a cache for generation.
 
 Shape letters are those of `layers.py`.
 """
@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float
 
-from lora_jax.nn.layers import dropout, fold_key
+from lora_jax.nn.attend import attend
+from lora_jax.nn.engine import PLAIN, Engine
+from lora_jax.nn.layers import fold_key
+from lora_jax.nn.visibility import Visibility
 
 
 def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "B H T K"]:
@@ -23,66 +26,13 @@ def heads_first(x: Float[Array, "B T D"], heads: int) -> Float[Array, "B H T K"]
     return by_head.transpose(0, 2, 1, 3)
 
 
-def _tokens_first(x: Float[Array, "B H T K"]) -> Float[Array, "B T D"]:
-    batch, heads, tokens, head_dim = x.shape
-    by_token = x.transpose(0, 2, 1, 3)
-    return by_token.reshape(batch, tokens, heads * head_dim)
-
-
-def attention(
-    query: Float[Array, "B H T K"],
-    key: Float[Array, "B G S K"],
-    value: Float[Array, "B G S K"],
-    mask: Bool[Array, "B #T S"],
-    *,
-    rate: float = 0.0,
-    dropout_key: Key[Array, ""] | None = None,
-) -> Float[Array, "B T D"]:
-    """Return softmax attention; each of the G heads of keys serves H/G of queries.
-
-    Args:
-        query, key, value: heads first, as `heads_first` gives them.
-        mask: true where a token may attend to a key.
-        rate: share of the attention weights that is dropped.
-        dropout_key: without one, nothing is dropped.
-    """
-    batch, heads, tokens, head_dim = query.shape
-    kv_heads = key.shape[1]
-
-    # Queries that share keys are rows of one product: M = H/G * T of them. Scaling the
-    # queries is cheaper than scaling the scores.
-    scaled = query * head_dim**-0.5
-    rows = scaled.reshape(batch, kv_heads, -1, head_dim)  # [B, G, M, K]
-    scores = jnp.einsum(
-        "bgmk,bgsk->bgms",
-        rows,
-        key,
-        preferred_element_type=jnp.float32,
-    )
-    scores = scores.reshape(batch, heads, tokens, -1)  # [B, H, T, S]
-    weights = _masked_softmax(scores, mask).astype(value.dtype)
-    weights = dropout(dropout_key, rate, weights)
-
-    weights = weights.reshape(*rows.shape[:3], -1)  # [B, G, M, S]
-    mixed = jnp.einsum("bgms,bgsk->bgmk", weights, value)
-    by_head = mixed.reshape(batch, heads, tokens, head_dim)
-    return _tokens_first(by_head).astype(query.dtype)
-
-
-def _masked_softmax(scores, mask):
-    # A masked score is the lowest number and not -inf: the softmax of a token that
-    # attends to nothing would be NaN.
-    lowest = jnp.finfo(jnp.float32).min
-    scores = jnp.where(mask[:, None], scores, lowest)  # alike for all heads
-    return jax.nn.softmax(scores, axis=-1)
-
-
 class AttentionContext(NamedTuple):
-    """Which tokens attend to which, and where they stand."""
+    """Which tokens attend to which, where they stand, and how it is computed."""
 
-    mask: Bool[Array, "B #T S"]  # true where a token may attend to a key
+    visibility: Visibility
     rotary: tuple[Array, Array] | None = None  # cosines and sines, see `rotate`
     cache_index: Any = None  # of the first of the tokens
+    engine: Engine = PLAIN
 
 
 class Cache(NamedTuple):
@@ -123,7 +73,7 @@ class Attention(nnx.Module):
     values of y. The arguments:
 
     * x, y: what queries are made of, and what keys and values are made of.
-    * context: the mask, and where the tokens of y stand.
+    * context: which of y's tokens are attended to, and where they stand.
     * cache: keys and values of earlier tokens, which are attended to as well.
     * prefix: keys and values [B, G, P, K] that every token attends to.
     * rate, key: dropout of the weights; without a key nothing is dropped, in adapters
@@ -167,17 +117,18 @@ class Attention(nnx.Module):
             cache = cache.store(keys, values, context.cache_index)
             keys, values = cache
 
-        mask = context.mask
+        visibility = context.visibility
         if prefix is not None:
             keys = _put_before(prefix[0], keys)
             values = _put_before(prefix[1], values)
-            mask = _unmask(mask, prefix[0])
+            visibility = visibility.after(prefix[0].shape[2])
 
-        mixed = attention(
+        mixed = attend(
             query,
             keys,
             values,
-            mask,
+            visibility,
+            context.engine,
             rate=rate,
             dropout_key=fold_key(key, 3),
         )
@@ -199,12 +150,6 @@ def _put_before(prefix, x):
     # Both are [B, G, tokens, K].
     both = [prefix.astype(x.dtype), x]
     return jnp.concatenate(both, axis=2)
-
-
-def _unmask(mask, prefix):
-    length = prefix.shape[2]
-    padding = [(0, 0), (0, 0), (length, 0)]
-    return jnp.pad(mask, padding, constant_values=True)
 
 
 def rotate(

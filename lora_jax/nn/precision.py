@@ -1,4 +1,4 @@
-"""The dtype of products, apart from that of storage and that of adapters."""
+"""The dtype of computation, apart from that of storage and that of adapters."""
 
 import re
 from pathlib import Path
@@ -12,17 +12,39 @@ from lora_jax import quant, tree
 # Kernels anywhere but in the head; a quantized kernel's arrays have longer paths.
 BODY_KERNELS = r"^(?!head/).*(^|/)kernel(/|$)"
 
+# The names of the ways to compute, by the dtypes of products and of activations.
+COMPUTE_DTYPES = {
+    "float32": ("float32", "float32"),
+    "bfloat16": ("bfloat16", "float32"),
+    "bfloat16_activations": ("bfloat16", "bfloat16"),
+}
+
 CPUINFO = Path("/proc/cpuinfo")
 BFLOAT16_FLAGS = r"\b(avx512_bf16|amx_bf16|bf16)\b"  # as Linux spells them
 
 
-def cast_kernels(model: Any, compute_dtype: str) -> Any:
-    """Return the model with the float32 kernels of its body in another dtype.
+def product_dtype(compute_dtype: str) -> str:
+    """Return the dtype that the factors of products have."""
+    product, _ = COMPUTE_DTYPES[compute_dtype]
+    return product
 
-    Products are computed in the dtype of their kernel, all else stays in float32: what
-    torch calls autocast. A quantized kernel keeps its bits and is dequantized to that
-    dtype. Adapters, head and embeddings keep their dtypes.
+
+def activation_dtype(compute_dtype: str) -> str:
+    """Return the dtype of the residual stream and of what is kept of a forward pass.
+
+    Norms, softmax and loss are computed in float32 all the same, and products summed.
     """
+    _, activations = COMPUTE_DTYPES[compute_dtype]
+    return activations
+
+
+def cast_kernels(model: Any, compute_dtype: str) -> Any:
+    """Return the model with the float32 kernels of its body in the dtype of products.
+
+    A quantized kernel keeps its bits and is dequantized to that dtype. Adapters, head
+    and embeddings keep their dtypes.
+    """
+    dtype = product_dtype(compute_dtype)
 
     def cast(keys, leaf):
         path = tree.path_name(keys)
@@ -30,7 +52,7 @@ def cast_kernels(model: Any, compute_dtype: str) -> Any:
             return leaf
         if leaf.dtype != jnp.float32:
             return leaf
-        return leaf.astype(compute_dtype)
+        return leaf.astype(dtype)
 
     # Holes that `tree.split` left are no leaves, and stay.
     return jax.tree_util.tree_map_with_path(
@@ -41,13 +63,13 @@ def cast_kernels(model: Any, compute_dtype: str) -> Any:
 
 
 def fast_dtype() -> str:
-    """Return the dtype of the fastest products with which training works as well.
+    """Return the name of the fastest computation with which training works as well.
 
-    It is bfloat16 on accelerators and on processors that have such products. On other
-    processors it is float32, to which they would convert bfloat16.
+    On accelerators products and activations are in bfloat16. On processors that have
+    such products these alone are; others would convert bfloat16 to float32.
     """
     if jax.default_backend() != "cpu":
-        return "bfloat16"
+        return "bfloat16_activations"
     # Only Linux says which instructions a processor has.
     if not CPUINFO.exists():
         return "float32"

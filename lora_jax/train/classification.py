@@ -1,6 +1,7 @@
 """Classification and regression: the loss, and batched prediction."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ def loss(
         batch.length,
         rate=config.hidden_dropout,
         key=key,
-        remat=config.remat,
+        engine=config.engine,
     )
     by_row = losses(logits, batch.label, config.label_smoothing)
     # Rows of weight 0 only fill the batch up.
@@ -71,7 +72,7 @@ def predict(
         size: rows in a batch.
         widths: widths that batches are padded to, in tokens.
         pad: the token that they are padded with.
-        compute_dtype: dtype of the matrix products.
+        compute_dtype: a name of `precision.COMPUTE_DTYPES`.
     """
     mesh = devices.mesh(size)
     model = precision.cast_kernels(model, compute_dtype)
@@ -81,7 +82,8 @@ def predict(
     outputs = []
     for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad):
         indices.append(batch.index)
-        outputs.append(_logits(model, devices.shard_rows(batch, mesh)))
+        rows = devices.shard_rows(batch, mesh)
+        outputs.append(_logits(model, rows, compute_dtype))
 
     index = np.concatenate(indices)
     logits = np.concatenate([np.asarray(output) for output in outputs])
@@ -91,6 +93,11 @@ def predict(
     return logits[is_example][order]
 
 
-@jax.jit
-def _logits(model: Any, batch: data.Batch) -> Float[Array, "B C"]:
-    return model(batch.tokens, batch.segments, batch.length)
+@partial(jax.jit, static_argnames="compute_dtype")
+def _logits(
+    model: Any,
+    batch: data.Batch,
+    compute_dtype: str,
+) -> Float[Array, "B C"]:
+    engine = StepConfig(compute_dtype=compute_dtype).engine
+    return model(batch.tokens, batch.segments, batch.length, engine=engine)

@@ -4,8 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import jax
+
 from lora_jax import devices
+from lora_jax.nn import precision
+from lora_jax.nn.attend import ATTENTIONS
 from lora_jax.nn.blocks import REMATS
+from lora_jax.nn.engine import Engine
 
 
 # The docstring below each field is the help text of its command-line flag.
@@ -40,9 +45,16 @@ class TrainConfig:
     """What the backward pass computes anew instead of keeping it: nothing, all of a
     block but its input, or all but the results of linear layers. auto is the fastest
     that fits the device's memory."""
-    compute_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Dtype of matrix products. auto is bfloat16 where the machine has such products,
-    else float32."""
+    attention: Literal["auto", "plain", "chunked", "cudnn"] = "auto"
+    """How attention is computed. plain keeps the scores of all tokens by all tokens,
+    chunked computes those of a few tokens at a time, cudnn is NVIDIA's kernel, for
+    bfloat16 activations. auto chooses by backend, length and dtype."""
+    compute_dtype: Literal["auto", "float32", "bfloat16", "bfloat16_activations"] = (
+        "float32"
+    )
+    """Dtype of matrix products. With bfloat16_activations what is between them and is
+    kept for the backward pass is bfloat16 too. auto is that on a GPU or TPU, bfloat16
+    where a processor has such products, else float32."""
 
 
 class StepConfig(NamedTuple):
@@ -61,6 +73,20 @@ class StepConfig(NamedTuple):
     compute_dtype: str = "float32"
     offload: bool = False
     remat: str = "none"
+    attention: str = "auto"
+    # The backend that the step is compiled for, if it is not the default one: cpu, gpu
+    # or tpu. It is for programs that are compiled and not run.
+    backend: str = ""
+
+    @property
+    def engine(self) -> Engine:
+        """How the model is computed."""
+        return Engine(
+            remat=self.remat,
+            activations=precision.activation_dtype(self.compute_dtype),
+            attention=self.attention,
+            backend=self.backend,
+        )
 
 
 def step_config(config: TrainConfig) -> StepConfig:
@@ -78,6 +104,7 @@ def step_config(config: TrainConfig) -> StepConfig:
         compute_dtype=config.compute_dtype,
         offload=config.offload,
         remat="none" if config.remat == "auto" else config.remat,
+        attention=config.attention,
     )
 
 
@@ -109,10 +136,13 @@ def check(config: TrainConfig) -> None:
     expect(0 <= config.label_smoothing < 1, "label_smoothing", "in [0, 1)")
     expect(0 <= config.hidden_dropout < 1, "hidden_dropout", "in [0, 1)")
     # "auto" is for whoever makes the configuration to resolve.
-    is_concrete = config.compute_dtype in ("float32", "bfloat16")
-    expect(is_concrete, "compute_dtype", "float32 or bfloat16")
+    names = precision.COMPUTE_DTYPES
+    is_concrete = config.compute_dtype in names
+    expect(is_concrete, "compute_dtype", f"one of {', '.join(names)}")
     remats = ("auto", *REMATS)
     expect(config.remat in remats, "remat", f"one of {', '.join(remats)}")
+    is_usable, expected = _attention_bound(config)
+    expect(is_usable, "attention", expected)
     # Only some backends have memory of the host that a device can read.
     memory_kinds = devices.memory_kinds()
     can_offload = devices.HOST in memory_kinds
@@ -124,6 +154,22 @@ def check(config: TrainConfig) -> None:
     )
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def _attention_bound(config: TrainConfig) -> tuple[bool, str]:
+    """Return whether this process can compute attention so, and what is expected."""
+    if config.attention != "cudnn":
+        return config.attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}"
+    # It neither rounds nor drops weights itself: something else would be computed.
+    is_usable = (
+        jax.default_backend() == "gpu"
+        and config.compute_dtype == "bfloat16_activations"
+        and config.hidden_dropout == 0
+    )
+    return is_usable, (
+        "auto, plain or chunked, as cudnn is for a GPU, for bfloat16_activations and "
+        "for no hidden_dropout"
+    )
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:

@@ -93,7 +93,8 @@ def _loss_and_gradients(
         def chunk_of(array):
             return jax.lax.dynamic_slice_in_dim(array, start, width, axis=1)
 
-        chunk_x = chunk_of(moved.x)
+        # The logits of bfloat16 states are float32.
+        chunk_x = chunk_of(moved.x).astype(jnp.float32)
         # [B, W, V]
         logits = dense(chunk_x, forward_kernel)
         loss, d_logits = _loss_of_logits(

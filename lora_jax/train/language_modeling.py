@@ -39,7 +39,7 @@ def loss(
         batch.length,
         rate=config.hidden_dropout,
         key=key,
-        remat=config.remat,
+        engine=config.engine,
     )
     position = jnp.arange(batch.tokens.shape[1])
     is_text = position < batch.length[:, None]
@@ -51,7 +51,8 @@ def loss(
     weight = jnp.pad(target_weight, next_token)[:, 1:]
     labels = jnp.pad(batch.tokens, next_token)[:, 1:]
     # A head that is tied to the embedding has not been cast with the other kernels.
-    kernel = model.head().astype(config.compute_dtype)
+    dtype = precision.product_dtype(config.compute_dtype)
+    kernel = model.head().astype(dtype)
     if quant.is_quantized(kernel):
         kernel = kernel.dequantize()
     smoothing = config.label_smoothing
@@ -80,7 +81,7 @@ def evaluate(
         size: rows in a batch.
         widths: widths that batches are padded to, in tokens.
         pad: the token that they are padded with.
-        compute_dtype: dtype of the matrix products.
+        compute_dtype: a name of `precision.COMPUTE_DTYPES`.
     """
     mesh = devices.mesh(size)
     model = precision.cast_kernels(model, compute_dtype)

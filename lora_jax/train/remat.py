@@ -9,10 +9,14 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
 from lora_jax import tree
-from lora_jax.train.config import TrainConfig
+from lora_jax.nn import precision
+from lora_jax.nn.attend import choose
+from lora_jax.nn.visibility import Visibility
+from lora_jax.train.config import TrainConfig, step_config
 
 # The part of a device's memory that the estimate may fill; allocators fragment it, and
 # the estimate knows nothing of the loss.
@@ -55,6 +59,7 @@ def activation_bytes(
     tokens: int,
     length: int,
     compute_bytes: int = FLOAT32,
+    kept_bytes: int = FLOAT32,
     has_scores: bool = True,
 ) -> int:
     """Return about how many bytes of activations a step has at its fullest.
@@ -65,15 +70,17 @@ def activation_bytes(
         tokens: of a micro-batch on one device, padding included.
         length: of a row, in tokens.
         compute_bytes: of a number that a linear layer returns.
+        kept_bytes: of a number between layers.
         has_scores: whether attention makes a score of each token and each other.
     """
-    scores = 2 * sizes.heads * length if has_scores else 0  # before and after softmax
-    block = KEPT_PER_OUTPUT * sizes.block_outputs + scores
-    kept_of_block = tokens * FLOAT32 * block
+    # Before and after the softmax, which is in float32.
+    scores = 2 * FLOAT32 * sizes.heads * length if has_scores else 0
+    block = kept_bytes * KEPT_PER_OUTPUT * sizes.block_outputs + scores
+    kept_of_block = tokens * block
     if remat == "none":
         return round(sizes.layers * kept_of_block)
     # All of one block exists while it is computed anew.
-    inputs = sizes.layers * tokens * FLOAT32 * sizes.width
+    inputs = sizes.layers * tokens * kept_bytes * sizes.width
     outputs = 0
     if remat == "products":
         outputs = tokens * compute_bytes * sizes.outputs
@@ -107,8 +114,23 @@ def resolved(
         length=length,
         memory=memory,
         compute_dtype=config.compute_dtype,
+        has_scores=keeps_scores(trainable.config, config, rows=rows, length=length),
     )
     return replace(config, remat=remat)
+
+
+def keeps_scores(sizes: Any, config: TrainConfig, *, rows: int, length: int) -> bool:
+    """Return whether the attention of a training makes all its scores at once.
+
+    `sizes` is the model's configuration; `rows` and `length` are as for `resolved`.
+    """
+    head_dim = getattr(sizes, "head_dim", sizes.width // sizes.heads)
+    engine = step_config(config).engine
+    shape = (rows, sizes.heads, length, head_dim)
+    tokens: Any = jax.ShapeDtypeStruct(shape, engine.activations)
+    causal = Visibility(first_query=0)
+    rate = config.hidden_dropout
+    return choose(tokens, tokens, causal, engine, rate=rate) == "plain"
 
 
 def choose_remat(
@@ -131,7 +153,7 @@ def choose_remat(
         length: of a row, in tokens.
         memory: of one device, in bytes; None where it is not known, and then nothing
             is computed anew.
-        compute_dtype: of the products.
+        compute_dtype: a name of `nn.precision.COMPUTE_DTYPES`.
         has_scores: whether attention makes a score of each token and each other.
     """
     if memory is None:
@@ -140,7 +162,8 @@ def choose_remat(
     stored = 4 * tree.nbytes(trainable) + tree.nbytes(frozen)
     free = USABLE * memory - stored
     sizes = block_sizes(trainable, frozen)
-    compute_bytes = np.dtype(compute_dtype).itemsize
+    compute_bytes = jnp.dtype(precision.product_dtype(compute_dtype)).itemsize
+    kept_bytes = jnp.dtype(precision.activation_dtype(compute_dtype)).itemsize
     # From the fastest to the one that keeps least.
     for remat in ("none", "products"):
         needed = activation_bytes(
@@ -149,6 +172,7 @@ def choose_remat(
             tokens=tokens,
             length=length,
             compute_bytes=compute_bytes,
+            kept_bytes=kept_bytes,
             has_scores=has_scores,
         )
         if needed <= free:

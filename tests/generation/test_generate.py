@@ -145,7 +145,7 @@ class TestArguments:
             ({"batch": 0}, "batch: expected 1 or more prompts, got 0"),
             (
                 {"compute_dtype": "float3"},
-                "compute_dtype: expected float32 or bfloat16, got 'float3'",
+                "compute_dtype: expected one of float32, bfloat16, bfloat16_activations, got 'float3'",
             ),
             (
                 {"batch": 0, "eos_ids": 24},

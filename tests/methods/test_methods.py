@@ -19,7 +19,9 @@ from flax import nnx
 from lora_jax import data, methods, models, quant, train, tree
 from lora_jax.checkpoints import adapter
 from lora_jax.models import gpt2, llama
+from lora_jax.nn.attention import AttentionContext
 from lora_jax.nn.blocks import stacks
+from lora_jax.nn.visibility import Visibility
 from lora_jax.train import classification
 
 KEY = jax.random.key(1)
@@ -205,11 +207,11 @@ def test_several_adapters_over_one_base_in_one_call(case, trained, batch):
 @every_case
 def test_the_scan_over_stacked_blocks_is_the_loop_over_blocks(case, trained, batch):
     model = trained(case).end
-    is_text = jnp.arange(16) < batch.length[:, None]
+    context = AttentionContext(Visibility(stop=batch.length))
     x = model.embed(batch.tokens, batch.segments)
     for stack in stacks(model.blocks):
         for block in tree.unstack(stack):
-            x = block(x, is_text[:, None])
+            x = block(x, context)
     pooled = jnp.tanh(model.pooler(x[:, 0]))
     assert_close(model.head(pooled), logits(model, batch))
 

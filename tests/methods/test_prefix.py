@@ -11,6 +11,8 @@ import pytest
 from lora_jax import accounting, methods, tree
 from lora_jax.methods.prefix import read_by_attention
 from lora_jax.models import gpt2, llama
+from lora_jax.nn.attention import AttentionContext
+from lora_jax.nn.visibility import Visibility
 
 KEY = jax.random.key(0)
 SIZES: dict[str, Any] = dict(
@@ -80,18 +82,22 @@ def test_an_encoder_s_block_reads_it_as_tokens_in_front(tiny, batch):
     model = methods.prefix(4).adapt(KEY, tiny())
     block = tree.unstack(model.blocks)[1]
     plain_block = tree.unstack(tiny().blocks)[1]
-    output = jax.jit(type(plain_block).__call__, static_argnames="queries")
+
+    def output(block, x, length, queries=None):
+        def call(x):
+            context = AttentionContext(Visibility(stop=length))
+            return block(x, context, queries=queries)
+
+        return jax.jit(call)(x)
 
     x = tiny().embed(batch.tokens, batch.segments)
-    mask = (jnp.arange(16) < batch.length[:, None])[:, None]  # [B, 1, T]
     front = jnp.broadcast_to(block.attention.prefix[...], (8, 4, 16))
     longer_x = jnp.concatenate([front, x], 1)
     # All tokens attend to the prefix.
-    longer_mask = jnp.pad(mask, [(0, 0), (0, 0), (4, 0)], constant_values=True)
-    expected = output(plain_block, longer_x, longer_mask)[:, 4:]
+    expected = output(plain_block, longer_x, batch.length + 4)[:, 4:]
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    close(output(block, x, mask), expected)
-    close(output(block, x, mask, queries=1), expected[:, :1])
+    close(output(block, x, batch.length), expected)
+    close(output(block, x, batch.length, queries=1), expected[:, :1])
 
 
 @pytest.mark.parametrize("name", ["gpt2-medium", "gpt2-large"])

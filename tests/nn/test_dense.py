@@ -50,6 +50,19 @@ class TestMixedDtypes:
         assert self.X.shape not in frozen
         assert self.X.shape in trained
 
+    def test_the_gradient_of_an_adapter_is_summed_in_float32(self):
+        x = self.X.astype(jnp.bfloat16)
+        adapter = self.KERNEL.astype(jnp.float32)
+
+        def weighted(adapter):
+            return jnp.sum(dense(x, adapter) * self.WEIGHTS)
+
+        gradient = jax.grad(weighted)(adapter)
+        rows = np.asarray(self.WEIGHTS.astype(jnp.bfloat16), np.float64)
+        exact = np.einsum("bti,bto->io", np.asarray(x, np.float64), rows)
+        assert gradient.dtype == jnp.float32
+        np.testing.assert_allclose(gradient, exact, rtol=1e-5, atol=1e-5)
+
     # Of a frozen kernel the gradient is not even asked for.
     @pytest.mark.parametrize("arguments", [0, 1, (0, 1)])
     def test_gradients_of_a_bfloat16_kernel_are_those_of_float32_rounded(

@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 
+import jax
 import pytest
 
 from lora_jax import devices, train
@@ -37,13 +38,20 @@ class TestCheck:
             hidden_dropout=1,
             compute_dtype="float16",  # type: ignore[arg-type]
             remat="some",  # type: ignore[arg-type]
+            attention="some",  # type: ignore[arg-type]
         )
         with pytest.raises(ValueError) as caught:
             train.check(wrong)
         text = str(caught.value)
         assert "learning_rate: expected > 0, got 0" in text
         assert "accumulate: expected >= 1 and a divisor of batch, got 4" in text
-        assert "compute_dtype: expected float32 or bfloat16, got float16" in text
+        assert (
+            "compute_dtype: expected one of float32, bfloat16, bfloat16_activations, "
+            "got float16" in text
+        )
+        assert (
+            "attention: expected one of auto, plain, chunked, cudnn, got some" in text
+        )
         # A batch of 6 is fine, and offload is wrong on other backends only.
         fine = ("batch", "offload")
         for field in fields(train.TrainConfig):
@@ -54,6 +62,27 @@ class TestCheck:
         config = train.TrainConfig(compute_dtype="auto")
         with pytest.raises(ValueError, match=r"^compute_dtype: expected .*, got auto$"):
             train.check(config)
+
+    @pytest.mark.parametrize(
+        ("backend", "changes"),
+        [
+            ("cpu", {}),
+            ("gpu", {"compute_dtype": "bfloat16"}),
+            ("gpu", {"hidden_dropout": 0.1}),
+        ],
+    )
+    def test_cudnn_needs_a_gpu_and_what_it_can_compute(
+        self, monkeypatch, backend, changes
+    ):
+        fitting = train.TrainConfig(
+            attention="cudnn", compute_dtype="bfloat16_activations"
+        )
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+        train.check(fitting)
+        monkeypatch.setattr(jax, "default_backend", lambda: backend)
+        text = "attention: expected auto, plain or chunked, .*, got cudnn"
+        with pytest.raises(ValueError, match=text):
+            train.check(replace(fitting, **changes))
 
     def test_offload_needs_a_backend_with_such_memory(self, monkeypatch):
         monkeypatch.setattr(devices, "memory_kinds", lambda: ["device"])
@@ -74,9 +103,13 @@ def test_all_that_is_compiled_comes_from_the_configuration():
         compute_dtype="bfloat16",
         offload=True,
         remat="block",
+        attention="chunked",
     )
     step = train.step_config(config)
-    for name, value in step._asdict().items():
+    settings = step._asdict()
+    # What is compiled for another backend is not run.
+    assert settings.pop("backend") == ""
+    for name, value in settings.items():
         assert value == getattr(config, name)
         # None of them is at its default, which could be a coincidence.
         assert value != getattr(train.StepConfig(), name)

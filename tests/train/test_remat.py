@@ -17,6 +17,7 @@ from lora_jax.train.remat import (
     choose_remat,
 )
 from tests.models import small_decoders
+from tests.train.batches import text_batch
 
 KEY = jax.random.key(0)
 # Dropout of the model's own places and of the adapters' inputs.
@@ -33,20 +34,6 @@ def adapted(model: Any) -> Any:
         if "lora_" in path:
             factors[path] = leaf + 0.1
     return tree.replace(model, factors)
-
-
-def text_batch(rows: int = 3, width: int = 10) -> data.Batch:
-    """Rows of text, all of which the loss is about."""
-    rng = np.random.default_rng(1)
-    tokens = rng.integers(0, 50, (rows, width)).astype(np.int32)
-    return data.Batch(
-        tokens=tokens,
-        segments=np.ones_like(tokens),
-        length=np.full(rows, width, np.int32),
-        label=np.zeros(rows, np.int32),
-        weight=np.ones(rows, np.float32),
-        index=np.arange(rows, dtype=np.int32),
-    )
 
 
 @pytest.fixture(params=["an encoder", "two stacks", "a decoder in 4 bits"])
@@ -107,7 +94,7 @@ def test_it_takes_less_memory(tiny):
 def test_an_unknown_name_is_refused():
     config: Any = train.TrainConfig(remat="some")  # pyright: ignore
     with pytest.raises(
-        ValueError, match="remat: expected one of none, block, products"
+        ValueError, match="remat: expected one of auto, none, block, products"
     ):
         train.check(config)
 
