@@ -43,15 +43,15 @@ class Options:
     """Formats of the base: none, nf4, nf4_double, int8, and so on."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """What the base is stored in where it is not quantized."""
-    compute: Literal["bfloat16", "float32"] = "bfloat16"
-    """Dtype of matrix products."""
+    compute: Literal["auto", "bfloat16_activations", "bfloat16", "float32"] = "auto"
+    """Dtype of matrix products, and of what is between them; auto is the fastest."""
     batch: int = 1
     """Rows in a step, over all devices."""
     length: int = 512
     """Tokens of each row."""
     remat: tuple[Literal["none", "block", "products"], ...] = ("block",)
     """What the backward pass computes anew."""
-    mesh: str = fitted_step.AUTO
+    mesh: str = paper_steps.AUTO
     """Devices along data and model, as data=4,model=2. auto has all along data."""
     shard_base: bool = True
     """Cut the base over data too, not over model alone."""

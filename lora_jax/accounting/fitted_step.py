@@ -17,7 +17,6 @@ from lora_jax.accounting import program_text
 from lora_jax.accounting.compiled_step import abstract_batch
 from lora_jax.accounting.described_devices import machine_devices
 from lora_jax.accounting.machines import (
-    MACHINES,
     Machine,
     compiler_version,
     device_memory,
@@ -35,7 +34,8 @@ from lora_jax.train import classification, language_modeling, sharding
 from lora_jax.train.cross_entropy import CHUNK
 
 NOT_QUANTIZED = "none"
-AUTO = "auto"  # a mesh with all devices along `data`
+# jax's name of a backend, where it is another than that of its compiler.
+BACKENDS = {"cuda": "gpu"}
 # How a compiler says how much a program would need that does not fit.
 _NEEDED = re.compile(r"\bUsed ([\d.]+)G of|temporaries \(([\d.]+)G\)")
 _REFUSED = "RESOURCE_EXHAUSTED"
@@ -50,7 +50,7 @@ class FittedStep(NamedTuple):
     rank: int
     quantize: str  # the format of the base, of `quant.FORMATS`, or "none"
     dtype: str  # what the base is stored in where it is not quantized
-    compute: str  # dtype of the products
+    compute: str  # of `nn.precision.COMPUTE_DTYPES`
     batch: int  # rows, over all devices
     length: int  # tokens of each row
     # A row's setting `remat` is of a run, which is the same however it fits.
@@ -58,21 +58,6 @@ class FittedStep(NamedTuple):
     machine: str  # see `machines.MACHINES`
     mesh: str = ""  # `data=4,model=2`, see `train.sharding`; empty for one device
     shard_base: bool = False  # over `data` as well as `model`
-
-
-def spread(step: FittedStep, mesh: str, *, shard_base: bool) -> FittedStep:
-    """Return the step on a mesh of all devices of its machine.
-
-    With "auto" all are along `data`. A single device has no mesh.
-    """
-    # One that is not known is an error of `check`.
-    if step.machine not in MACHINES:
-        return step
-    count = MACHINES[step.machine].devices
-    if count == 1 and mesh == AUTO:
-        return step
-    shape = f"{sharding.DATA}={count}" if mesh == AUTO else mesh
-    return step._replace(mesh=shape, shard_base=shard_base)
 
 
 class _Arguments(NamedTuple):
@@ -165,6 +150,13 @@ def _cast(model: Any, dtype: str) -> Any:
     return jax.tree.map(cast, model)
 
 
+def _step_config(step: FittedStep) -> train.StepConfig:
+    config = train.step_config(_train_config(step))
+    # Attention, for one, is another on a GPU.
+    compiler = find_machine(step.machine).compiler
+    return config._replace(backend=BACKENDS.get(compiler, compiler))
+
+
 def _train_config(step: FittedStep) -> train.TrainConfig:
     settings: Any = {"compute_dtype": step.compute, "remat": step.recompute}
     return train.TrainConfig(batch=step.batch, **settings)
@@ -187,7 +179,7 @@ def step_cost(step: FittedStep) -> dict[str, Any]:
     machine = find_machine(step.machine)
     arguments = _placed(_arguments(step), step)
     loss = _loss_of(shaped_model(step.model))
-    config = train.step_config(_train_config(step))
+    config = _step_config(step)
     with jax.set_mesh(arguments.rate.sharding.mesh):
         traced = train.train_step.trace(*arguments, loss=loss, config=config)
     loops = _loss_chunks(step)
@@ -216,7 +208,7 @@ def step_cost(step: FittedStep) -> dict[str, Any]:
 
 def _arguments(step: FittedStep) -> _Arguments:
     trainable, frozen = step_shapes(step)
-    config = train.step_config(_train_config(step))
+    config = _step_config(step)
     return _Arguments(
         trainable,
         jax.eval_shape(train.optimizer(config).init, trainable),

@@ -10,6 +10,13 @@ from typing import Any
 
 from jax.extend import core
 
+# cuDNN's attention is one operation, of so many products of [T, S] by a head's numbers:
+# scores and their mean of values, and in the backward pass the gradients of both sides.
+_ATTENTION = {
+    "dot_product_attention_fwd_wrapper": 2,
+    "dot_product_attention_bwd_wrapper": 4,
+}
+
 
 def product_operations(jaxpr: Any, *, loops: int) -> int:
     """Return the operations of all products of a program, over all devices.
@@ -25,6 +32,9 @@ def product_operations(jaxpr: Any, *, loops: int) -> int:
         if name == "dot_general":
             total += _product(equation)
             continue
+        if name in _ATTENTION:
+            total += _ATTENTION[name] * _attention_product(equation)
+            continue
         inner = [product_operations(item, loops=loops) for item in _jaxprs(equation)]
         if name == "scan":
             total += equation.params["length"] * sum(inner)
@@ -35,6 +45,15 @@ def product_operations(jaxpr: Any, *, loops: int) -> int:
         else:
             total += sum(inner)
     return total
+
+
+def _attention_product(equation: Any) -> int:
+    """Return the operations of queries by keys; a causal mask hides half of them."""
+    rows, tokens, heads, size = equation.invars[0].aval.shape  # [B, T, H, K]
+    keys = equation.invars[1].aval.shape[1]  # of [B, S, G, K]
+    operations = 2 * rows * heads * tokens * keys * size
+    is_causal = equation.params["mask_type"].name == "CAUSAL"
+    return operations // 2 if is_causal else operations
 
 
 def _product(equation: Any) -> int:

@@ -4,7 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from lora_jax.accounting.fitted_step import AUTO, FittedStep, spread
+from lora_jax.accounting.fitted_step import FittedStep
+from lora_jax.accounting.machines import MACHINES
+from lora_jax.train.sharding import DATA
+
+AUTO = "auto"  # the machine's own: a mesh along `data`, the fastest products
 
 ALL_MATRICES = "query,key,value,output,gate,up,down"
 QUERY_VALUE = "query,value"
@@ -67,6 +71,32 @@ def crossed_steps(
     return steps
 
 
+def spread(step: FittedStep, mesh: str, *, shard_base: bool) -> FittedStep:
+    """Return the step on a mesh of all devices of its machine.
+
+    With "auto" all are along `data`. A single device has no mesh. A compute of "auto"
+    is what is fastest on the machine.
+    """
+    # One that is not known is an error of `check`.
+    if step.machine not in MACHINES:
+        return step
+    step = _with_compute(step)
+    count = MACHINES[step.machine].devices
+    if count == 1 and mesh == AUTO:
+        return step
+    shape = f"{DATA}={count}" if mesh == AUTO else mesh
+    return step._replace(mesh=shape, shard_base=shard_base)
+
+
+def _with_compute(step: FittedStep) -> FittedStep:
+    """Return the step with what a compute of "auto" means on its machine."""
+    if step.compute != AUTO:
+        return step
+    # As `nn.precision.fast_dtype` chooses where the machine is at hand.
+    is_cpu = MACHINES[step.machine].compiler == "cpu"
+    return step._replace(compute="bfloat16" if is_cpu else "bfloat16_activations")
+
+
 def _lora(
     model: str,
     targets: str,
@@ -86,7 +116,7 @@ def _lora(
         length=length,
         machine=machine,
         dtype="bfloat16",
-        compute="bfloat16",
+        compute=AUTO,
         recompute="block",
     )
     return spread(step, AUTO, shard_base=True)

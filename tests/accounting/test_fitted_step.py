@@ -104,16 +104,6 @@ def test_a_compiler_that_fails_otherwise_is_an_error():
         fitted_step._refused({}, RuntimeError("INTERNAL"))
 
 
-def test_a_step_is_spread_over_all_devices():
-    many = STEP._replace(machine="h100x8")
-    spread = fitted_step.spread(many, "auto", shard_base=True)
-    assert (spread.mesh, spread.shard_base) == ("data=8", True)
-    spread = fitted_step.spread(many, "data=4,model=2", shard_base=False)
-    assert (spread.mesh, spread.shard_base) == ("data=4,model=2", False)
-    # One device has no mesh.
-    assert fitted_step.spread(STEP, "auto", shard_base=True) == STEP
-
-
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
