@@ -118,7 +118,12 @@ def test_verdicts_on_qlora():
     assert figure.evidence.startswith("42.9 GB")
     assert figure.verdict == text.verdict == claims.EQUAL
     assert text.statement == "memory, 65B, QLoRA: < 48 GB (Q2)"
-    figure, text = fit_papers.memory_claims([row(bytes__total=48 * GB)])
+    assert text.evidence == "41.9 GiB, compiled for one H100 (45.0 GB)"
+    # Within the card, but not within the bar; 3 GB of adapters, and of a gradient.
+    figure, text = fit_papers.memory_claims([row(bytes__total=49 * GB)])
+    assert (figure.verdict, text.verdict) == (claims.UNEXPLAINED, claims.EQUAL)
+    assert figure.evidence.endswith("; 43.9 if adapters had 16 bits")
+    figure, text = fit_papers.memory_claims([row(bytes__total=52 * GB)])
     assert figure.verdict == text.verdict == claims.UNEXPLAINED
     # Of another machine, or another length, nothing is claimed.
     others = [row(machine="v5e-1"), row(length=1024), row(batch=2)]
