@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 from lora_jax.accounting.fitted_step import FittedStep
-from lora_jax.accounting.machines import MACHINES
+from lora_jax.accounting.machines import CPU, MACHINES
 from lora_jax.train.sharding import DATA
 
 AUTO = "auto"  # the machine's own: a mesh along `data`, the fastest products
@@ -77,10 +77,10 @@ def spread(step: FittedStep, mesh: str, *, shard_base: bool) -> FittedStep:
     With "auto" all are along `data`. A single device has no mesh. A compute of "auto"
     is what is fastest on the machine.
     """
+    step = _with_compute(step)
     # One that is not known is an error of `check`.
     if step.machine not in MACHINES:
         return step
-    step = _with_compute(step)
     count = MACHINES[step.machine].devices
     if count == 1 and mesh == AUTO:
         return step
@@ -93,8 +93,8 @@ def _with_compute(step: FittedStep) -> FittedStep:
     if step.compute != AUTO:
         return step
     # As `nn.precision.fast_dtype` chooses where the machine is at hand.
-    is_cpu = MACHINES[step.machine].compiler == "cpu"
-    return step._replace(compute="bfloat16" if is_cpu else "bfloat16_activations")
+    compute = "bfloat16" if step.machine == CPU.name else "bfloat16_activations"
+    return step._replace(compute=compute)
 
 
 def _lora(
