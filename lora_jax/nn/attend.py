@@ -107,8 +107,11 @@ def _fits_cudnn(query, key, visibility, rate):
     is_causal = visibility.first_query is not None
     # It has a causal mask of squares alone, and padding after the text alone.
     is_square = query.shape[2] == key.shape[2] and _starts_at_zero(visibility)
+    # With lengths it trains on even numbers alone; BERT's last block has one query.
+    is_even = query.shape[2] % 2 == 0 and key.shape[2] % 2 == 0
     return (
         query.dtype in CUDNN_DTYPES
+        and is_even
         and head_dim <= CUDNN_HEAD_DIM
         and head_dim % CUDNN_HEAD_MULTIPLE == 0
         and rate == 0

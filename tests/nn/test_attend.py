@@ -50,7 +50,10 @@ class TestChoice:
     def test_on_a_gpu_it_is_cudnn(self):
         assert choice("gpu", 64) == "cudnn"
         assert choice("gpu", 64, visibility=PADDED) == "cudnn"
-        assert choice("gpu", 1, keys=64, visibility=PADDED) == "cudnn"
+        assert choice("gpu", 2, keys=64, visibility=PADDED) == "cudnn"
+        # It cannot train on odd numbers of either.
+        assert choice("gpu", 1, keys=64, visibility=PADDED) == "plain"
+        assert choice("gpu", 64, keys=63, visibility=PADDED) == "plain"
 
     @pytest.mark.parametrize(
         "changes",
