@@ -16,6 +16,7 @@ from lora_jax.data.load import (
     check_name,
     load,
 )
+from lora_jax.data.packing import pack
 from lora_jax.data.task import (
     Examples,
     Task,
@@ -50,6 +51,7 @@ __all__ = [
     "encode_pairs",
     "encode_prompts",
     "load",
+    "pack",
     "references",
     "subset",
     "subset_of_sources",

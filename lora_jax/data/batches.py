@@ -34,6 +34,18 @@ class Batch(NamedTuple):
     weight: np.ndarray  # [B] float32, 1 or 0
     # [B] int32, the row's place in what was encoded.
     index: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride] # tuple.index
+    # Of packed rows alone (see `packing.py`), whose labels, weights and indices are
+    # [B, N], of each row's texts.
+    texts: np.ndarray | None = None  # [B, T] int32, a token's text, from 1; padding: 0
+    starts: np.ndarray | None = None  # [B, N] int32, the first token of each text
+
+    @property
+    def token_count(self) -> int:
+        """The tokens of all rows that do not only fill the batch up."""
+        is_row = self.index >= 0
+        if self.texts is not None:
+            is_row = is_row.any(1)
+        return int(self.length[is_row].sum())
 
 
 def widths(max_length: int) -> tuple[int, ...]:

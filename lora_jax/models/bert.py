@@ -18,7 +18,7 @@ from lora_jax.models.bert_checkpoint import (
 )
 from lora_jax.models.bert_config import Config
 from lora_jax.models.initial_weights import matrix_drawer
-from lora_jax.models.padding import check_row_length
+from lora_jax.models.padding import check_row_length, text_positions
 from lora_jax.nn.attention import Attention, AttentionContext
 from lora_jax.nn.blocks import scan_blocks, should_unroll, without_last
 from lora_jax.nn.engine import PLAIN, Engine
@@ -62,11 +62,15 @@ class Embed(nnx.Module):
         self.offset = offset
 
     def __call__(
-        self, tokens: Int[Array, "B T"], segments: Int[Array, "B T"]
+        self,
+        tokens: Int[Array, "B T"],
+        segments: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        size = tokens.shape[1]
-        positions = self.positions(self.offset + jnp.arange(size))  # [T, D]
-        summed = self.tokens(tokens) + self.segments(segments) + positions
+        if positions is None:
+            positions = jnp.arange(tokens.shape[1])[None]
+        embedded_positions = self.positions(self.offset + positions)
+        summed = self.tokens(tokens) + self.segments(segments) + embedded_positions
         return self.norm(summed)
 
 
@@ -150,6 +154,7 @@ class Encoder(nnx.Module):
         segments: Int[Array, "B T"] | None = None,
         length: Int[Array, " B"] | None = None,
         *,
+        texts: Int[Array, "B T"] | None = None,
         queries: int | None = None,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
@@ -163,6 +168,8 @@ class Encoder(nnx.Module):
                 by default.
             length: the number of real tokens of each row; what follows is padding and
                 is not attended to. All are real by default.
+            texts: the number of each token's text in rows of several texts, which do
+                not see each other. It says what is padding, too.
             queries: the number of first tokens whose states are returned; all by
                 default.
             rate: the rate of the pretrained model's own dropout.
@@ -175,11 +182,17 @@ class Encoder(nnx.Module):
         """
         # RoBERTa's first positions belong to its padding.
         longest = self.config.max_positions - self.config.offset
-        check_row_length(tokens, longest)
+        if texts is None:
+            check_row_length(tokens, longest)
         if segments is None:
             segments = jnp.zeros_like(tokens)
-        context = AttentionContext(Visibility(stop=length), engine=engine)
-        embedded = self.embed(tokens, segments)
+        positions = None
+        visibility = Visibility(stop=length)
+        if texts is not None:
+            positions = text_positions(texts)
+            visibility = Visibility(texts=texts)
+        context = AttentionContext(visibility, engine=engine)
+        embedded = self.embed(tokens, segments, positions)
         # Whatever the embedding is stored in.
         embedded = embedded.astype(engine.activations)
         x = dropout(fold_key(key, 0), rate, embedded)
@@ -202,16 +215,33 @@ class Encoder(nnx.Module):
         segments: Int[Array, "B T"] | None = None,
         length: Int[Array, " B"] | None = None,
         *,
+        texts: Int[Array, "B T"] | None = None,
+        starts: Int[Array, "B N"] | None = None,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
         engine: Engine = PLAIN,
-    ) -> Float[Array, "B C"]:
-        """Return the logits in float32. Arguments and errors are those of `hidden`."""
-        # The head reads the first token alone: the last block is computed for no other.
+    ) -> Float[Array, "B C"] | Float[Array, "B N C"]:
+        """Return the logits in float32. Arguments and errors are those of `hidden`.
+
+        In rows of several texts they are those of each text, [B, N, C]. `starts` has
+        the texts' first tokens.
+        """
+        # The head reads a text's first token alone. Where it is the row's, the last
+        # block is computed for no other.
         states = self.hidden(
-            tokens, segments, length, queries=1, rate=rate, key=key, engine=engine
+            tokens,
+            segments,
+            length,
+            texts=texts,
+            queries=1 if starts is None else None,
+            rate=rate,
+            key=key,
+            engine=engine,
         )
-        x = states[:, 0].astype(jnp.float32)  # [B, D]
+        x = states[:, 0]  # [B, D]
+        if starts is not None:
+            x = jnp.take_along_axis(states, starts[..., None], axis=1)  # [B, N, D]
+        x = x.astype(jnp.float32)
         if self.pooler is not None:  # BERT's; RoBERTa has it in its head
             x = jnp.tanh(self.pooler(x))
         # Key 0 is the embedding's, 1 to L are the blocks', L + 1 is the head's.

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from lora_jax import quant
-from lora_jax.models.padding import check_row_length
+from lora_jax.models.padding import check_row_length, text_positions
 from lora_jax.nn.attention import Attention, AttentionContext, Cache
 from lora_jax.nn.blocks import layer_count, scan_blocks, should_unroll
 from lora_jax.nn.dense import dense
@@ -86,6 +86,7 @@ class Decoder(nnx.Module):
         tokens: Int[Array, "B T"],
         length: Int[Array, " B"] | None = None,
         *,
+        texts: Int[Array, "B T"] | None = None,
         rate: float = 0.0,
         key: Key[Array, ""] | None = None,
         engine: Engine = PLAIN,
@@ -98,6 +99,8 @@ class Decoder(nnx.Module):
             tokens: one text a row.
             length: the number of real tokens of each row; what follows is padding and
                 is not attended to. All are real by default.
+            texts: the number of each token's text in rows of several texts, which do
+                not see each other. It says what is padding, too.
             rate: the rate of the pretrained model's own dropout.
             key: the random key of all dropout, that of adapters included; without a key
                 nothing is dropped.
@@ -106,12 +109,17 @@ class Decoder(nnx.Module):
         Raises:
             ValueError: the rows are longer than the model has positions.
         """
-        check_row_length(tokens, self.config.max_positions)
-        positions = jnp.arange(tokens.shape[1])
+        if texts is None:
+            check_row_length(tokens, self.config.max_positions)
+        positions = jnp.arange(tokens.shape[1])[None]
+        visibility = Visibility(stop=length, first_query=0)
+        if texts is not None:
+            positions = text_positions(texts)
+            visibility = Visibility(first_query=0, texts=texts)
         states, _ = self._run_blocks(
             tokens,
-            positions[None],
-            Visibility(stop=length, first_query=0),
+            positions,
+            visibility,
             rate=rate,
             key=key,
             engine=engine,

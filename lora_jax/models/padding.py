@@ -1,5 +1,7 @@
-"""Which rows of tokens fit a model."""
+"""Which rows of tokens fit a model, and where the tokens of packed rows stand."""
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 
@@ -14,3 +16,15 @@ def check_row_length(tokens: Int[Array, "B T"], longest: int) -> None:
             f"expected rows of at most {longest} tokens, the model's positions; "
             f"got {length}"
         )
+
+
+def text_positions(texts: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """Return the position of each token within its text, in rows of several texts.
+
+    `texts` has a number for each token, the same for all tokens of a text.
+    """
+    index = jnp.arange(texts.shape[1])
+    before = jnp.roll(texts, 1, axis=1)
+    is_first = (texts != before) | (index == 0)
+    start = jax.lax.cummax(jnp.where(is_first, index, 0), axis=1)
+    return index - start

@@ -116,6 +116,7 @@ def _fits_cudnn(query, key, visibility, rate):
         and head_dim % CUDNN_HEAD_MULTIPLE == 0
         and rate == 0
         and visibility.start is None
+        and visibility.texts is None
         and visibility.prefix == 0
         and (is_square or not is_causal)
     )

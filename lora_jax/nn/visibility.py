@@ -20,6 +20,8 @@ class Visibility(NamedTuple):
     # The key of the first query, if attention is causal; else None.
     first_query: Int[Array, ""] | int | None = None
     prefix: int = 0  # keys before all others, which every token attends to
+    # The text that each key is of, in rows of several; a token attends to its text.
+    texts: Int[Array, "B S"] | None = None
 
     def matrix(
         self, queries: Int[Array, " T"], keys: Int[Array, " S"]
@@ -35,6 +37,11 @@ class Visibility(NamedTuple):
             # A token attends to itself and to those before it.
             query_index = self.first_query + queries
             visible &= index <= query_index[:, None]
+        if self.texts is not None:
+            first = 0 if self.first_query is None else self.first_query
+            text_of_query = self.texts[:, first + queries]  # [B, T]
+            text_of_key = self.texts[:, jnp.maximum(index, 0)]  # [B, S]
+            visible &= text_of_query[:, :, None] == text_of_key[:, None]
         return visible | (index < 0)
 
     def after(self, prefix: int) -> "Visibility":

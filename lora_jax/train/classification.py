@@ -22,34 +22,36 @@ def loss(
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the losses of the rows of a `data.Batch`, summed, and their number."""
-    # [B, C]
+    # [B, C], of packed rows [B, N, C]
     logits = model(
         batch.tokens,
         batch.segments,
         batch.length,
+        texts=batch.texts,
+        starts=batch.starts,
         rate=config.hidden_dropout,
         key=key,
         engine=config.engine,
     )
-    by_row = losses(logits, batch.label, config.label_smoothing)
-    # Rows of weight 0 only fill the batch up.
-    return jnp.sum(by_row * batch.weight), jnp.sum(batch.weight)
+    by_text = losses(logits, batch.label, config.label_smoothing)
+    # Texts of weight 0 only fill the batch up.
+    return jnp.sum(by_text * batch.weight), jnp.sum(batch.weight)
 
 
 def losses(
-    logits: Float[Array, "B C"],
-    label: Shaped[Array, " B"],
+    logits: Float[Array, "*B C"],
+    label: Shaped[Array, "*B"],
     smoothing: float,
-) -> Float[Array, " B"]:
-    """Return the loss of each row.
+) -> Float[Array, "*B"]:
+    """Return the loss of each text.
 
     It is the squared error where the model has one output (regression), and the
     cross-entropy with smoothed labels where it has more.
     """
     classes = logits.shape[-1]
     if classes == 1:
-        return (logits[:, 0] - label) ** 2
-    # [B, C]
+        return (logits[..., 0] - label) ** 2
+    # [.., C]
     target = jax.nn.one_hot(label, classes)
     target = optax.smooth_labels(target, smoothing)
     return optax.softmax_cross_entropy(logits, target)

@@ -28,6 +28,9 @@ class TrainConfig:
     """Rows in a step."""
     accumulate: int = 1
     """Micro-batches in a step, to save memory. Divides the batch."""
+    pack: int = 0
+    """Tokens of a row that several short texts share, which do not see each other. 0
+    pads each text to a row. A step is of the same texts either way."""
     weight_decay: float = 0.01
     """AdamW's decay of matrices. Biases and norms are not decayed."""
     warmup: float = 0.06
@@ -130,6 +133,7 @@ def check(config: TrainConfig) -> None:
     # In this order, as there is no remainder of a division by zero.
     divides = config.accumulate >= 1 and config.batch % config.accumulate == 0
     expect(divides, "accumulate", ">= 1 and a divisor of batch")
+    expect(config.pack >= 0, "pack", ">= 0 (0: a row for each text)")
     expect(config.weight_decay >= 0, "weight_decay", ">= 0")
     expect(0 <= config.warmup < 1, "warmup", "a share in [0, 1)")
     expect(config.clip >= 0, "clip", ">= 0 (0: none)")

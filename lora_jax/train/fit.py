@@ -93,6 +93,7 @@ def fit(
     steps = config.epochs * epoch_steps
     # Every device has whole micro-batches.
     mesh = devices.mesh(config.batch // config.accumulate)
+    _check_pack(objective, config)
     trainable, frozen = tree.split(model, mask)
     config = remat.resolved(
         config,
@@ -118,7 +119,7 @@ def fit(
     state = saver.restore(state)
     losses = state.history.losses
     for epoch in range(len(losses) // epoch_steps, config.epochs):
-        batches = _epoch_batches(objective, config, seed, epoch)
+        batches = _epoch_batches(objective, config, seed, epoch, mesh)
         # A restored state may stand in the middle of an epoch.
         for batch in itertools.islice(batches, len(losses) % epoch_steps, None):
             saver.save_if_due(state)
@@ -135,6 +136,16 @@ def fit(
             scores = score(_joined(state.trainable, frozen))
         state = after_epoch(state, epoch + 1, scores)
     return _finished(state, frozen, config.remat)
+
+
+def _check_pack(objective: Objective, config: TrainConfig) -> None:
+    """Raise a ValueError unless the longest row fits a packed one."""
+    longest = int(objective.encoded.lengths.max())
+    if config.pack and longest > config.pack:
+        raise ValueError(
+            f"pack: expected 0, or at least the {longest} tokens of the longest row, "
+            f"got {config.pack}"
+        )
 
 
 def _step_function(
@@ -161,23 +172,35 @@ def _step_function(
             config=compiled_config,
         )
         history.losses.append(value)
-        # Rows of index -1 only fill the batch up.
-        history.tokens += int(batch.length[batch.index >= 0].sum())
+        history.tokens += batch.token_count
         return state._replace(trainable=trainable, optimizer=moments)
 
     return take_step
 
 
 def _epoch_batches(
-    objective: Objective, config: TrainConfig, seed: int, epoch: int
+    objective: Objective, config: TrainConfig, seed: int, epoch: int, mesh: Mesh
 ) -> Iterator[data.Batch]:
-    return data.batches(
+    """Return the batches of an epoch, packed where the configuration says so."""
+    padded = data.batches(
         objective.encoded,
         size=config.batch,
         widths=objective.widths,
         seed=seed,
         epoch=epoch,
         pad=objective.pad,
+    )
+    if not config.pack:
+        return padded
+    return (
+        data.pack(
+            batch,
+            width=config.pack,
+            # Every device has whole micro-batches.
+            multiple=config.accumulate * mesh.size,
+            pad=objective.pad,
+        )
+        for batch in padded
     )
 
 

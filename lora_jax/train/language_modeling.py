@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Key
 
 from lora_jax import data, devices, quant
 from lora_jax.models.decoder import Decoder
+from lora_jax.models.padding import text_positions
 from lora_jax.nn import precision
 from lora_jax.train.config import StepConfig
 from lora_jax.train.cross_entropy import cross_entropy
@@ -37,6 +38,7 @@ def loss(
     x = model.hidden(
         batch.tokens,
         batch.length,
+        texts=batch.texts,
         rate=config.hidden_dropout,
         key=key,
         engine=config.engine,
@@ -44,8 +46,13 @@ def loss(
     position = jnp.arange(batch.tokens.shape[1])
     is_text = position < batch.length[:, None]
     is_target = is_text & (batch.segments == 1)
-    # Rows of weight 0 only fill the batch up.
-    target_weight = is_target * batch.weight[:, None]
+    if batch.texts is None:
+        # Rows of weight 0 only fill the batch up.
+        target_weight = is_target * batch.weight[:, None]
+    else:
+        # The token before the first one of a text is another text's.
+        is_first = text_positions(batch.texts) == 0
+        target_weight = 1.0 * (is_target & ~is_first)
     # Position t predicts the token at t + 1, and the last position nothing.
     next_token = [(0, 0), (0, 1)]
     weight = jnp.pad(target_weight, next_token)[:, 1:]

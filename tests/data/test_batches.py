@@ -66,7 +66,9 @@ def test_a_batch_by_hand():
     assert batch.weight.tolist() == [1, 1, 0]
     assert batch.index.tolist() == [0, 1, -1]
     assert batch.label.tolist() == [0, 1, 0]
-    dtypes = [array.dtype for array in batch]
+    # A text a row.
+    assert batch[6:] == (None, None)
+    dtypes = [array.dtype for array in batch[:6]]
     assert dtypes == [np.int32] * 4 + [np.float32, np.int32]
 
 

@@ -31,6 +31,7 @@ class TestCheck:
             epochs=0,
             batch=6,
             accumulate=4,
+            pack=-1,
             weight_decay=-1,
             warmup=1,
             clip=-1,
