@@ -17,6 +17,7 @@ KEY = jax.random.key(0)
 TOKENS, WIDTH = 11, 2
 STOP = jnp.array([11, 4, 0])
 START = jnp.array([0, 9, 3])
+TEXTS = jnp.array([[0] * 5 + [1] * 6, [0] * 11, [0] + [1] * 9 + [2]])
 
 CASES = {
     "all": (Visibility(), 11),
@@ -27,6 +28,8 @@ CASES = {
     "causal, padding before, room after": (Visibility(START, first_query=0), 14),
     "causal, a traced index": (Visibility(START, first_query=jnp.int32(2)), 14),
     "causal, an index": (Visibility(START, first_query=2), 14),
+    "several texts": (Visibility(texts=TEXTS), 11),
+    "causal, several texts": (Visibility(texts=TEXTS, first_query=0), 11),
     "a prefix": (Visibility(stop=STOP, prefix=3), 14),
     "causal, a prefix": (Visibility(stop=STOP, first_query=0, prefix=3), 14),
 }

@@ -15,6 +15,7 @@ from lora_jax.train.remat import (
     activation_bytes,
     block_sizes,
     choose_remat,
+    keeps_scores,
 )
 from tests.models import small_decoders
 from tests.train.batches import text_batch
@@ -148,6 +149,16 @@ class TestChoice:
             assert choose_remat(*parts, **options, memory=int(exact) - 2) == slower
         assert choose_remat(*parts, **options, memory=1) == "block"
         assert choose_remat(*parts, **options, memory=None) == "none"
+
+    def test_attention_keeps_no_scores_of_long_rows(self):
+        def keeps(length: int, **settings: Any) -> bool:
+            config = train.TrainConfig(**settings)
+            return keeps_scores(small_decoders.LLAMA, config, rows=2, length=length)
+
+        assert keeps(511)
+        assert not keeps(512)
+        assert not keeps(64, attention="chunked")
+        assert keeps(512, attention="plain")
 
     def test_a_training_chooses_by_the_memory_of_its_devices(
         self, tiny, examples, monkeypatch
