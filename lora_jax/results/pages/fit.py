@@ -66,7 +66,7 @@ def report(rows: Iterable[Row], intro: str | None) -> Report:
     missing = largest_lines(rows)
     if missing:
         blocks = [LARGEST_TEXT, "\n".join(missing)]
-        sections.append(Section("What does not fit, and why", blocks))
+        sections.append(Section("What does not fit, or is beyond the figure", blocks))
     sections.append(Section("Compilers and peaks", ["\n".join(compiler_lines(rows))]))
     drawing = fit_papers.figure(rows)
     return Report(
