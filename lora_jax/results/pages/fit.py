@@ -32,9 +32,11 @@ All sizes are in GB of 10^9 bytes, and of one device.
   with the batch.
 - *memory* is what a program can have on the device. A compiler may refuse a step that
   needs more; it then says how much that would be, or nothing.
-- *TFLOP* are the operations of the matrix products, a device's share. *moved, GB* are
-  the bytes that the compiled step reads and writes in the device's memory, with each
-  pass of a loop; what a kernel reads again from its cache is not counted.
+- *TFLOP* are the operations of the matrix products, a device's share. Of attention they
+  are those of all tokens by all tokens; a kernel may leave out the half that a causal
+  mask hides, up to 5 % of a step here. *moved, GB* are the bytes that the compiled step
+  reads and writes in the device's memory, with each pass of a loop; what a kernel reads
+  again from its cache is not counted.
 - *floor, ms* is what the step takes **at least**: the larger of operations by the
   device's published peak and bytes by its published bandwidth. Neither is reached in
   practice, and messages between devices come on top. A processor has no published peak.

@@ -111,7 +111,7 @@ def _gpt3_claims(row: Row) -> list[Claim]:
     )
     printed = f"{float(published[claim]):g}"
     statement = f"memory, {label(config)}: {printed} {unit} ({claim})"
-    evidence = f"{stored / size:.4g} {unit} on {where}, without temporaries"
+    evidence = f"{stored / size:.4g} {unit} on {where}, each with embeddings"
     verdict = claims.near_value(stored / size, printed)
     return [Claim("LoRA section 4.2", statement, evidence, verdict)]
 

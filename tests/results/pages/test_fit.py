@@ -135,7 +135,7 @@ def test_verdicts_on_gpt3_are_of_what_all_devices_store():
     lora["metrics"] |= {"bytes/base": 22 * GB, "bytes/adapters": 0}
     lora["metrics"]["bytes/optimizer"] = 0
     (claim,) = fit_papers.memory_claims([lora])
-    assert claim.evidence == "352 GB on 16 devices, without temporaries"
+    assert claim.evidence == "352 GB on 16 devices, each with embeddings"
     assert claim.verdict == claims.NEAR
     full = deepcopy(lora)
     full["config"] |= {"method": "full", "targets": "", "rank": 0}
