@@ -39,13 +39,14 @@ def _is_variable(node: Any) -> bool:
     return isinstance(node, nnx.Variable)
 
 
-def _is_quantized(node: Any) -> bool:
+def is_quantized(node: Any) -> bool:
+    """Return whether a node is a quantized value, in a box or not."""
     # A quantized value is one leaf: all of it is trainable or frozen.
     return hasattr(node, "dequantize")
 
 
 def _is_leaf(node: Any) -> bool:
-    return _is_variable(node) or _is_quantized(node)
+    return _is_variable(node) or is_quantized(node)
 
 
 def _value(node: Any) -> Any:
@@ -195,7 +196,7 @@ def mask(tree: Tree, pattern: str) -> Tree:
         path = path_name(keys)
         is_match = re.search(pattern, path) is not None
         # The box around a leaf stays, for the mask to have the tree's structure.
-        return jax.tree.map(lambda _: is_match, leaf, is_leaf=_is_quantized)
+        return jax.tree.map(lambda _: is_match, leaf, is_leaf=is_quantized)
 
     # A pattern that matches nothing would freeze the whole model in silence.
     marks = jax.tree_util.tree_map_with_path(match, tree, is_leaf=_is_leaf)
@@ -221,8 +222,8 @@ def split(tree: Tree, mask: Tree) -> tuple[Tree, Tree]:
     def keep_frozen(leaf, is_trainable):
         return hole if is_trainable else leaf
 
-    trainable = jax.tree.map(keep_trainable, tree, mask, is_leaf=_is_quantized)
-    frozen = jax.tree.map(keep_frozen, tree, mask, is_leaf=_is_quantized)
+    trainable = jax.tree.map(keep_trainable, tree, mask, is_leaf=is_quantized)
+    frozen = jax.tree.map(keep_frozen, tree, mask, is_leaf=is_quantized)
     return trainable, frozen
 
 

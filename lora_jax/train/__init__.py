@@ -12,9 +12,11 @@ from lora_jax.train.config import (
     step_config,
 )
 from lora_jax.train.fit import Diverged, Fit, Objective, Progress, fit
+from lora_jax.train.fit_many import Cell, fit_many
 from lora_jax.train.step import Loss, decay_mask, gradient, optimizer, train_step
 
 __all__ = [
+    "Cell",
     "Diverged",
     "Fit",
     "Loss",
@@ -25,6 +27,7 @@ __all__ = [
     "check",
     "decay_mask",
     "fit",
+    "fit_many",
     "gradient",
     "learning_rate",
     "optimizer",

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key, Shaped
 from lora_jax import data, devices
 from lora_jax.nn import precision
 from lora_jax.train.config import StepConfig
+from lora_jax.train.population import Population, over_cells
 
 
 def loss(
@@ -79,13 +80,47 @@ def predict(
     mesh = devices.mesh(size)
     model = precision.cast_kernels(model, compute_dtype)
     model = devices.replicate(model, mesh)
+    options: Any = {"size": size, "widths": widths, "pad": pad}
+    return _in_order(lambda batch: _logits(model, batch, compute_dtype), encoded, mesh, options)
+
+
+def predict_many(
+    population: Population,
+    encoded: data.Encoded,
+    *,
+    size: int,
+    widths: Sequence[int],
+    pad: int,
+    compute_dtype: str,
+) -> np.ndarray:
+    """Return the logits [cells, N, C] of all models; arguments are as for `predict`."""
+    mesh = devices.mesh(size)
+    leaves = population.trainable, population.private, population.shared
+    leaves = precision.cast_kernels(leaves, compute_dtype)
+    leaves = devices.replicate(leaves, mesh)
+    settings: Any = {
+        "compute_dtype": compute_dtype,
+        "together": population.together,
+    }
+    options: Any = {"size": size, "widths": widths, "pad": pad}
+
+    # [B, cells, C], rows first as of one model.
+    def predict_batch(batch):
+        return _logits_of_cells(*leaves, batch, **settings).swapaxes(0, 1)
+
+    return _in_order(predict_batch, encoded, mesh, options).swapaxes(0, 1)
+
+
+def _in_order(
+    predict_batch: Any, encoded: data.Encoded, mesh: Any, options: Any
+) -> np.ndarray:
+    """What is predicted of batches [B, ...], in the order of the examples."""
     # All batches are dispatched before the first result is waited for.
     indices = []
     outputs = []
-    for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad):
+    for batch in data.batches(encoded, seed=None, **options):
         indices.append(batch.index)
-        rows = devices.shard_rows(batch, mesh)
-        outputs.append(_logits(model, rows, compute_dtype))
+        outputs.append(predict_batch(devices.shard_rows(batch, mesh)))
 
     index = np.concatenate(indices)
     logits = np.concatenate([np.asarray(output) for output in outputs])
@@ -103,3 +138,21 @@ def _logits(
 ) -> Float[Array, "B C"]:
     engine = StepConfig(compute_dtype=compute_dtype).engine
     return model(batch.tokens, batch.segments, batch.length, engine=engine)
+
+
+@partial(jax.jit, static_argnames=("compute_dtype", "together"))
+def _logits_of_cells(
+    trainable: Any,
+    private: Any,
+    shared: Any,
+    batch: data.Batch,
+    *,
+    compute_dtype: str,
+    together: int,
+) -> Float[Array, "N B C"]:
+    population = Population(trainable, private, shared, together)
+
+    def logits_of(model: Any) -> Float[Array, "B C"]:
+        return _logits(model, batch, compute_dtype)
+
+    return over_cells(logits_of, population)

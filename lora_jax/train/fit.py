@@ -40,7 +40,8 @@ class Progress(NamedTuple):
     step: int  # counted from 1
     steps: int  # of the whole training
     loss: float  # of the step before; NaN at the first
-    tokens: int  # trained on so far
+    tokens: int  # trained on so far, by all cells
+    cells: int = 1  # trainings that take the step together and have not diverged
 
 
 class Fit(NamedTuple):
@@ -93,7 +94,7 @@ def fit(
     steps = config.epochs * epoch_steps
     # Every device has whole micro-batches.
     mesh = devices.mesh(config.batch // config.accumulate)
-    _check_pack(objective, config)
+    check_pack(objective, config)
     trainable, frozen = tree.split(model, mask)
     config = remat.resolved(
         config,
@@ -119,7 +120,7 @@ def fit(
     state = saver.restore(state)
     losses = state.history.losses
     for epoch in range(len(losses) // epoch_steps, config.epochs):
-        batches = _epoch_batches(objective, config, seed, epoch, mesh)
+        batches = epoch_batches(objective, config, seed, epoch, mesh)
         # A restored state may stand in the middle of an epoch.
         for batch in itertools.islice(batches, len(losses) % epoch_steps, None):
             saver.save_if_due(state)
@@ -138,7 +139,7 @@ def fit(
     return _finished(state, frozen, config.remat)
 
 
-def _check_pack(objective: Objective, config: TrainConfig) -> None:
+def check_pack(objective: Objective, config: TrainConfig) -> None:
     """Raise a ValueError unless the longest row fits a packed one."""
     longest = int(objective.encoded.lengths.max())
     if config.pack and longest > config.pack:
@@ -178,7 +179,7 @@ def _step_function(
     return take_step
 
 
-def _epoch_batches(
+def epoch_batches(
     objective: Objective, config: TrainConfig, seed: int, epoch: int, mesh: Mesh
 ) -> Iterator[data.Batch]:
     """Return the batches of an epoch, packed where the configuration says so."""
@@ -212,13 +213,18 @@ def _finite_loss(
         return math.nan
     value = float(losses[index])
     if not math.isfinite(value):
-        rate = learning_rate(config, index, steps)
-        raise Diverged(
-            f"the loss is {value} at step {index + 1} of {steps}, learning rate "
-            f"{rate:.3g}: expected a finite one. Try a lower learning rate, a longer "
-            "warm-up, or float32 compute."
-        )
+        raise divergence(value, index, config, steps)
     return value
+
+
+def divergence(value: float, index: int, config: TrainConfig, steps: int) -> Diverged:
+    """Return the error of a training whose loss at a step, from 0, is not finite."""
+    rate = learning_rate(config, index, steps)
+    return Diverged(
+        f"the loss is {value} at step {index + 1} of {steps}, learning rate "
+        f"{rate:.3g}: expected a finite one. Try a lower learning rate, a longer "
+        "warm-up, or float32 compute."
+    )
 
 
 def _joined(trainable: Any, frozen: Any) -> Any:

@@ -19,6 +19,7 @@ from lora_jax.models.padding import text_positions
 from lora_jax.nn import precision
 from lora_jax.train.config import StepConfig
 from lora_jax.train.cross_entropy import cross_entropy
+from lora_jax.train.population import Population, over_cells
 
 METRICS = ("loss", "perplexity")  # of `evaluate`
 
@@ -98,8 +99,35 @@ def evaluate(
     for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad):
         rows = devices.shard_rows(batch, mesh)
         sums.append(_plain_loss(model, rows, compute_dtype))
-    # In float64, as there may be many batches: [batches, 2] to [2].
-    sums = np.asarray(sums, float)
+    return _metrics(np.asarray(sums, float))
+
+
+def evaluate_many(
+    population: Population,
+    encoded: data.Encoded,
+    *,
+    size: int,
+    widths: Sequence[int],
+    pad: int,
+    compute_dtype: str,
+) -> list[dict[str, float]]:
+    """Return what `evaluate` returns, of all models of a population."""
+    mesh = devices.mesh(size)
+    leaves = population.trainable, population.private, population.shared
+    leaves = precision.cast_kernels(leaves, compute_dtype)
+    leaves = devices.replicate(leaves, mesh)
+    options: Any = {"compute_dtype": compute_dtype, "together": population.together}
+    sums: Any = []
+    for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad):
+        rows = devices.shard_rows(batch, mesh)
+        sums.append(_loss_of_cells(*leaves, rows, **options))
+    # [batches, 2, cells] to one [batches, 2] a cell
+    by_cell = np.moveaxis(np.asarray(sums, float), -1, 0)
+    return [_metrics(cell_sums) for cell_sums in by_cell]
+
+
+def _metrics(sums: np.ndarray) -> dict[str, float]:
+    """The metrics of the sums of losses and of weights [batches, 2], in float64."""
     total, count = np.sum(sums, axis=0)
     mean = total / count
     values = float(mean), float(np.exp(mean))
@@ -113,3 +141,18 @@ def _plain_loss(
     compute_dtype: str,
 ) -> tuple[Array, Array]:
     return loss(model, batch, StepConfig(compute_dtype=compute_dtype))
+
+
+@partial(jax.jit, static_argnames=("compute_dtype", "together"))
+def _loss_of_cells(
+    trainable: Any,
+    private: Any,
+    shared: Any,
+    batch: data.Batch,
+    *,
+    compute_dtype: str,
+    together: int,
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    population = Population(trainable, private, shared, together)
+    config = StepConfig(compute_dtype=compute_dtype)
+    return over_cells(loss, population, batch, config)

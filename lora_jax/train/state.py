@@ -67,7 +67,15 @@ def after_epoch(
     The first of the scores decides; of equal epochs it is the earlier. Without scores
     the latest epoch is the best.
     """
-    history = state.history
+    if not record_epoch(state.history, epoch, scores):
+        return state
+    return state._replace(best=jax.tree.map(jnp.copy, state.trainable))
+
+
+def record_epoch(
+    history: History, epoch: int, scores: Mapping[str, float] | None
+) -> bool:
+    """Add an epoch to a history, and return whether it is the best so far."""
     if scores is None:
         score = float(epoch)
     else:
@@ -76,11 +84,11 @@ def after_epoch(
         if not metrics.higher_is_better(name):
             score = -score
     if history.best_score is not None and score <= history.best_score:
-        return state
+        return False
 
     history.best_epoch = epoch
     history.best_score = score
-    return state._replace(best=jax.tree.map(jnp.copy, state.trainable))
+    return True
 
 
 class Saver:
@@ -97,16 +105,22 @@ class Saver:
 
     def save_if_due(self, state: TrainState) -> None:
         """Save the state if the last save is longer ago than it may be."""
-        elapsed = time.monotonic() - self.last_save
-        if self.folder is None or elapsed <= SECONDS_BETWEEN_SAVES:
+        if not self.is_due():
             return
         losses = [float(loss) for loss in state.history.losses]
-        facts = vars(state.history) | {
-            "losses": losses,
-            IDENTITY: dict(self.identify()),
-        }
-        leaves = jax.tree.leaves(state.arrays)
-        training_state.save(self.folder, len(losses), leaves, facts)
+        facts = vars(state.history) | {"losses": losses}
+        self.write(len(losses), state.arrays, facts)
+
+    def is_due(self) -> bool:
+        """Return whether the last save is longer ago than it may be."""
+        elapsed = time.monotonic() - self.last_save
+        return self.folder is not None and elapsed > SECONDS_BETWEEN_SAVES
+
+    def write(self, step: int, arrays: Any, facts: Mapping[str, Any]) -> None:
+        """Save arrays, and facts that JSON can hold, as the state before a step."""
+        assert self.folder is not None  # else nothing is due
+        identified = {**facts, IDENTITY: dict(self.identify())}
+        training_state.save(self.folder, step, jax.tree.leaves(arrays), identified)
         self.last_save = time.monotonic()
 
     def restore(self, start: TrainState) -> TrainState:
@@ -115,12 +129,26 @@ class Saver:
         Raises:
             ValueError: the saved state is damaged, or of another training.
         """
-        if self.folder is None:
-            return start
-        leaves, structure = jax.tree.flatten(start.arrays)
-        saved = training_state.restore(self.folder, leaves)
+        saved = self.read(start.arrays)
         if saved is None:
             return start
+        (trainable, moments, best), facts = saved
+        return TrainState(trainable, moments, best, self.history(facts))
+
+    def read(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
+        """Return the arrays and the facts that were saved last, or None.
+
+        `template` is a tree with the structure, shapes and dtypes of the arrays.
+
+        Raises:
+            ValueError: the saved state is damaged, or of another training.
+        """
+        if self.folder is None:
+            return None
+        leaves, structure = jax.tree.flatten(template)
+        saved = training_state.restore(self.folder, leaves)
+        if saved is None:
+            return None
         saved_leaves, facts = saved
         identity = facts.pop(IDENTITY, None) if isinstance(facts, dict) else None
         if not isinstance(identity, dict):
@@ -134,10 +162,9 @@ class Saver:
                 f"{self.folder}: holds another training, with {'; '.join(differing)}; "
                 "delete it to start this training anew"
             )
-        trainable, moments, best = jax.tree.unflatten(structure, saved_leaves)
-        return TrainState(trainable, moments, best, self._history(facts))
+        return jax.tree.unflatten(structure, saved_leaves), facts
 
-    def _history(self, facts: dict[str, Any]) -> History:
+    def history(self, facts: dict[str, Any]) -> History:
         """Return the history among the facts that were saved."""
         try:
             history = History(**facts)

@@ -53,12 +53,32 @@ def train_step(
         The trainable tree, the optimizer's state, and the batch's mean loss. The first
         two take the memory of those passed in, which cannot be used afterwards.
     """
+    return updated(trainable, state, frozen, batch, rate, key, loss=loss, config=config)
+
+
+def updated(
+    trainable: Any,
+    state: Any,
+    frozen: Any,
+    batch: data.Batch,
+    rate: Float[Array, ""],
+    key: Key[Array, ""],
+    *,
+    loss: Loss,
+    config: StepConfig,
+    weight_decay: Float[Array, ""] | None = None,
+) -> tuple[Any, Any, Float[Array, ""]]:
+    """Return what `train_step` returns, to be compiled as a part of something larger.
+
+    A weight decay that is data stands in for that of the configuration.
+    """
     value, gradients = gradient(trainable, frozen, batch, key, loss=loss, config=config)
     # Offloaded moments come for the update, when the activations are gone, and so add
     # nothing to the peak of memory.
     if config.offload:
         state = jax.device_put(state, jax.memory.Space.Device)
-    updates, state = optimizer(config).update(gradients, state, trainable)
+    transformation = optimizer(config, weight_decay)
+    updates, state = transformation.update(gradients, state, trainable)
     if config.offload:
         state = jax.device_put(state, jax.memory.Space.Host)
     # Adam's updates are of the learning rate 1.
@@ -77,12 +97,10 @@ def gradient(
 ) -> tuple[Float[Array, ""], Any]:
     """Return the batch's mean loss, and its gradient by the trainable tree."""
 
-    def summed_loss(trainable, batch, key):
-        model = tree.merge(trainable, frozen)
-        model = precision.cast_kernels(model, config.compute_dtype)
-        return loss(model, batch, config, key)
+    def loss_of(trainable, batch, key):
+        return summed_loss(trainable, frozen, batch, key, loss, config)
 
-    differentiated = jax.value_and_grad(summed_loss, has_aux=True)
+    differentiated = jax.value_and_grad(loss_of, has_aux=True)
     # Both are sums, so that micro-batches of unlike numbers of tokens weigh as they
     # should; the mean comes last.
     if config.accumulate == 1:
@@ -92,6 +110,20 @@ def gradient(
             differentiated, trainable, batch, key, config.accumulate
         )
     return total / count, jax.tree.map(lambda leaf: leaf / count, gradients)
+
+
+def summed_loss(
+    trainable: Any,
+    frozen: Any,
+    batch: data.Batch,
+    key: Key[Array, ""] | None,
+    loss: Loss,
+    config: StepConfig,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Return the batch's summed loss, and over how many rows or tokens it is."""
+    model = tree.merge(trainable, frozen)
+    model = precision.cast_kernels(model, config.compute_dtype)
+    return loss(model, batch, config, key)
 
 
 def _accumulated(
@@ -121,14 +153,18 @@ def _accumulated(
     return sums
 
 
-def optimizer(config: StepConfig) -> optax.GradientTransformation:
+def optimizer(
+    config: StepConfig, weight_decay: Float[Array, ""] | None = None
+) -> optax.GradientTransformation:
     """Return AdamW without its learning rate, which each step is passed.
 
     The gradient is clipped by its global norm, which is that of the trainable leaves.
+    A weight decay that is data stands in for that of the configuration.
     """
+    decay: Any = config.weight_decay if weight_decay is None else weight_decay
     transformations = [
         optax.scale_by_adam(),
-        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.add_decayed_weights(decay, decay_mask),
     ]
     if config.clip:
         transformations.insert(0, optax.clip_by_global_norm(config.clip))

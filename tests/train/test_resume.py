@@ -135,8 +135,8 @@ class TestResume:
         saver = state.Saver(tmp_path / "run", dict)
         text = "run: expected the losses and scores of a training, got others .*; del"
         with pytest.raises(ValueError, match=text):
-            saver._history(facts)
-        whole = saver._history({"losses": [1, 0.5], "tokens": 7, "best_score": 1})
+            saver.history(facts)
+        whole = saver.history({"losses": [1, 0.5], "tokens": 7, "best_score": 1})
         assert whole == state.History([1.0, 0.5], 7, best_score=1.0)
 
     def test_another_seed_rate_or_rows_are_another_training(

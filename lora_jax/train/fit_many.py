@@ -1,0 +1,355 @@
+"""The training loop of a population: many cells, one frozen base, one compiled step.
+
+A cell is one training. Cells may differ in whatever is data to the step: the numbers
+that their adapters start from, ranks and scales of LoRA, learning rate, warm-up, weight
+decay and seed. Each ends as `fit` alone would have trained it, up to rounding.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lora_jax import data, devices, methods
+from lora_jax.nn import precision
+from lora_jax.train.config import (
+    StepConfig,
+    TrainConfig,
+    check,
+    learning_rate,
+    step_config,
+)
+from lora_jax.train.fit import (
+    Diverged,
+    Fit,
+    Objective,
+    Progress,
+    divergence,
+    epoch_batches,
+)
+from lora_jax.train.identity import training_identity
+from lora_jax.train.population import Population, gather, trained_model
+from lora_jax.train.population_state import (
+    Course,
+    PopulationState,
+    after_epoch,
+    initial_state,
+    restore,
+    save_if_due,
+)
+from lora_jax.train.population_step import CellSettings, population_step
+from lora_jax.train.state import Saver
+from lora_jax.train.together import activation_bytes, cells_together
+
+# The settings in which the cells of a population may differ.
+FREE = ("learning_rate", "weight_decay", "warmup")
+
+
+class Cell(NamedTuple):
+    """One training of a population; the fields are arguments of `fit`."""
+
+    model: Any
+    mask: Any
+    config: TrainConfig
+    seed: int
+
+
+class _Places(NamedTuple):
+    """Where arrays lie: the axis of cells, or that of rows, is shared by the devices."""
+
+    cells: NamedSharding  # leaves [N, ...]
+    batches: NamedSharding  # leaves [S, B, ...]
+    shared: NamedSharding
+
+
+def fit_many(
+    cells: Sequence[Cell],
+    objective: Objective,
+    *,
+    score: Callable[[Population, Sequence[int]], list[dict[str, float]]] | None = None,
+    report: Callable[[Progress], None] | None = None,
+    resume: Path | None = None,
+) -> list[Fit | Diverged]:
+    """Train the cells together, and return what `fit` returns or raises for each.
+
+    Args:
+        cells: the trainings.
+        objective: the loss and the rows of all cells.
+        score: returns the metrics on validation data of some cells of a population, by
+            their indices; see `fit`.
+        report: is called after each step.
+        resume: a folder that a training of minutes is saved to, all cells in one.
+
+    Raises:
+        ValueError: a setting is outside its range, the cells cannot share a step, or
+            `resume` holds a state of another training.
+    """
+    check_cells(cells, objective.widths)
+    config = cells[0].config
+    epoch_steps = math.ceil(len(objective.encoded.lengths) / config.batch)
+    steps = config.epochs * epoch_steps
+    models = [cell.model for cell in cells]
+    population = gather(models, [cell.mask for cell in cells])
+    population = with_cells_together(population, objective, config)
+    places = _places(config)
+    take_step = _step_function(population, objective, cells, steps, places)
+
+    def place(leaves: Any) -> Any:
+        return jax.device_put(leaves, places.cells)
+
+    saver = Saver(resume, lambda: _identity(cells, population, objective))
+    start = initial_state(population.trainable, len(cells), _compiled(config), place)
+    state = restore(saver, start)
+    course = state.course
+    for epoch in range(len(course.losses) // epoch_steps, config.epochs):
+        batches = _epoch_batches(objective, config, _seeds(cells), epoch)
+        # A restored state may stand in the middle of an epoch.
+        for batch in itertools.islice(batches, len(course.losses) % epoch_steps, None):
+            save_if_due(saver, state)
+            state = take_step(state, batch)
+            # The loss of the step before, for that of this one would be waited for.
+            loss = _mean_loss(course, len(course.losses) - 2)
+            if report is not None:
+                step = len(course.losses)
+                live = len(course.live)
+                report(Progress(epoch + 1, step, steps, loss, course.tokens, live))
+            if not course.live:
+                return _results(cells, population, state, steps)
+        course.read_loss(len(course.losses) - 1)
+        if not course.live:
+            return _results(cells, population, state, steps)
+        scores = None
+        if score is not None:
+            scores = score(_current(population, state.trainable), course.live)
+        state = after_epoch(state, epoch + 1, scores)
+    return _results(cells, population, state, steps)
+
+
+def check_cells(cells: Sequence[Cell], widths: Sequence[int]) -> None:
+    """Check the settings of cells that are to be trained together.
+
+    Raises:
+        ValueError: there are none, a setting is outside its range, or settings differ
+            that a step is compiled with; lists them.
+    """
+    if not cells:
+        raise ValueError("a population: expected at least one cell, got none")
+    problems = []
+    for number, cell in enumerate(cells, start=1):
+        check(cell.config)
+        differing = _compiled_differences(cells[0].config, cell.config)
+        if differing:
+            problems.append(f"cell {number} has {', '.join(differing)}")
+    if cells[0].config.offload:
+        problems.append("moments cannot be offloaded")
+    # A mask of dropout depends on the width of its batch.
+    if len(_seeds(cells)) > 1 and len(widths) > 1 and _drops(cells):
+        problems.append(
+            "with dropout, cells of several seeds need batches of one width"
+        )
+    if problems:
+        raise ValueError(
+            "a population: expected settings that differ in "
+            f"{', '.join(FREE)} and seed alone; {'; '.join(problems)}"
+        )
+
+
+def _compiled_differences(first: TrainConfig, other: TrainConfig) -> list[str]:
+    values = asdict(other)
+    texts = []
+    for name, value in asdict(first).items():
+        if name not in FREE and values[name] != value:
+            texts.append(f"{name} {values[name]}, not {value}")
+    return texts
+
+
+def _drops(cells: Sequence[Cell]) -> bool:
+    """Whether anything is dropped in training."""
+    if cells[0].config.hidden_dropout:
+        return True
+    layers = methods.adapters(cells[0].model)
+    return any(getattr(layer, "rate", 0) for layer in layers.values())
+
+
+def _seeds(cells: Sequence[Cell]) -> list[int]:
+    """The seeds of the cells, each once: as many orders the rows have."""
+    return list(dict.fromkeys(cell.seed for cell in cells))
+
+
+def _compiled(config: TrainConfig) -> StepConfig:
+    """What is compiled into the step; the weight decay is data."""
+    return step_config(replace(config, weight_decay=0.0))
+
+
+def _places(config: TrainConfig) -> _Places:
+    """Share the rows of a batch by the devices."""
+    mesh = devices.mesh(config.batch // config.accumulate)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return _Places(
+        cells=everywhere,
+        batches=NamedSharding(mesh, PartitionSpec(None, "rows")),
+        shared=everywhere,
+    )
+
+
+def _step_function(
+    population: Population,
+    objective: Objective,
+    cells: Sequence[Cell],
+    steps: int,
+    places: _Places,
+) -> Callable[[PopulationState, data.Batch], PopulationState]:
+    """Return the function that takes the next step of all cells."""
+    config = cells[0].config
+    compiled_config = _compiled(config)
+    # Cast once, not in every step.
+    shared = precision.cast_kernels(population.shared, config.compute_dtype)
+    private = precision.cast_kernels(population.private, config.compute_dtype)
+    shared = jax.device_put(shared, places.shared)
+    private = jax.device_put(private, places.cells)
+    orders = _orders(cells)
+    settings = jax.device_put(_settings(cells), places.cells)
+
+    def take_step(state: PopulationState, batches: data.Batch) -> PopulationState:
+        course = state.course
+        index = len(course.losses)
+        rates = [learning_rate(cell.config, index, steps) for cell in cells]
+        rate = jax.device_put(np.array(rates, np.float32), places.cells)
+        trainable, moments, values = population_step(
+            state.trainable,
+            state.optimizer,
+            private,
+            shared,
+            jax.device_put(batches, places.batches),
+            settings._replace(rate=rate),
+            np.int32(index),
+            loss=objective.loss,
+            config=compiled_config,
+            together=population.together,
+        )
+        course.losses.append(values)
+        for history, count in zip(course.cells, _tokens(batches)[orders], strict=True):
+            history.tokens += int(count)
+        return state._replace(trainable=trainable, optimizer=moments)
+
+    return take_step
+
+
+def with_cells_together(
+    population: Population, objective: Objective, config: TrainConfig
+) -> Population:
+    """Return the population with the number of cells to be computed at a time."""
+    batch = next(epoch_batches(objective, config, 0, 0))
+    cell_bytes = activation_bytes(
+        population, batch, loss=objective.loss, config=_compiled(config)
+    )
+    together = cells_together(population.size, cell_bytes)
+    return population._replace(together=together)
+
+
+def _settings(cells: Sequence[Cell]) -> CellSettings:
+    keys = [jax.random.key(cell.seed) for cell in cells]
+    return CellSettings(
+        rate=jnp.zeros(len(cells)),  # set before each step
+        weight_decay=jnp.array([cell.config.weight_decay for cell in cells]),
+        key=jnp.stack(keys),
+        order=jnp.array(_orders(cells)),
+    )
+
+
+def _orders(cells: Sequence[Cell]) -> np.ndarray:
+    """Which of the orders of the rows is each cell's, [N]."""
+    seeds = _seeds(cells)
+    return np.array([seeds.index(cell.seed) for cell in cells], np.int32)
+
+
+def _tokens(batches: data.Batch) -> np.ndarray:
+    """The tokens of each batch, [S]."""
+    # Rows of index -1 only fill the batch up.
+    return np.where(batches.index >= 0, batches.length, 0).sum(axis=1)
+
+
+def _epoch_batches(
+    objective: Objective, config: TrainConfig, seeds: Sequence[int], epoch: int
+) -> Iterator[data.Batch]:
+    """Yield the next batch of every order of the rows, leaves [S, B, ...]."""
+    by_seed = [epoch_batches(objective, config, seed, epoch) for seed in seeds]
+    for batches in zip(*by_seed, strict=True):
+        width = max(batch.tokens.shape[1] for batch in batches)
+        padded = [_padded(batch, width, objective.pad) for batch in batches]
+        yield jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+
+
+def _padded(batch: data.Batch, width: int, pad: int) -> data.Batch:
+    """The batch with rows of that many tokens."""
+    padding = [(0, 0), (0, width - batch.tokens.shape[1])]
+    tokens = np.pad(batch.tokens, padding, constant_values=pad)
+    return batch._replace(tokens=tokens, segments=np.pad(batch.segments, padding))
+
+
+def _mean_loss(course: Course, index: int) -> float:
+    """Return the mean loss of the cells that have not diverged; NaN before a step."""
+    if index < 0:
+        return math.nan
+    losses = course.read_loss(index)
+    live = course.live
+    return float(losses[live].mean()) if live else math.nan
+
+
+def _current(population: Population, trainable: Any) -> Population:
+    """The population with other trainable leaves, on one device."""
+    return population._replace(trainable=devices.to_first_device(trainable))
+
+
+def _identity(
+    cells: Sequence[Cell], population: Population, objective: Objective
+) -> dict[str, str]:
+    """Texts by name that two populations share only if their steps are the same."""
+    identity = {}
+    for index, cell in enumerate(cells):
+        texts = training_identity(
+            jax.tree.map(lambda leaf: leaf[index], population.trainable),  # noqa: B023
+            objective.encoded,
+            cell.config,
+            seed=cell.seed,
+            widths=objective.widths,
+        )
+        for name, text in texts.items():
+            identity[f"cell {index + 1}'s {name}"] = text
+    return identity
+
+
+def _results(
+    cells: Sequence[Cell],
+    population: Population,
+    state: PopulationState,
+    steps: int,
+) -> list[Fit | Diverged]:
+    """What became of the cells, in their order."""
+    course = state.course
+    losses = np.array(course.losses, np.float32)  # [steps, N]
+    best = _current(population, state.best)
+    results: list[Fit | Diverged] = []
+    for index, cell in enumerate(cells):
+        if step := course.diverged[index]:
+            value = float(losses[step - 1, index])
+            results.append(divergence(value, step - 1, cell.config, steps))
+            continue
+        history = course.cells[index]
+        results.append(
+            Fit(
+                model=trained_model(best, index, cell.model, cell.mask),
+                best_epoch=history.best_epoch,
+                validation=history.validation,
+                losses=losses[:, index],
+                tokens=history.tokens,
+            )
+        )
+    return results
