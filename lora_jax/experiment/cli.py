@@ -48,6 +48,7 @@ class Command(NamedTuple):
     dry_run: bool
     keep: bool
     huge_pages: bool
+    population: int = 0  # trainings that share a step; 0 or 1: one by one
 
 
 def parse(
@@ -127,6 +128,7 @@ def _command(
         dry_run=values["dry_run"],
         keep=values["keep"],
         huge_pages=values["huge_pages"],
+        population=values["population"],
     )
 
 

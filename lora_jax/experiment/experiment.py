@@ -15,6 +15,7 @@ from lora_jax.experiment import (
     cli,
     fitting,
     forecast,
+    populations,
     process,
     provenance,
     row_settings,
@@ -70,6 +71,7 @@ class Experiment(NamedTuple):
         # which pass their arguments.
         if command.huge_pages and arguments is None:
             process.use_huge_pages()
+        populations.check_size(command.population)
         # A line that is no row is an error before anything is loaded.
         self.rows(command.out)
         self._announce(command)
@@ -86,12 +88,15 @@ class Experiment(NamedTuple):
             provenance=provenance.provenance(),
             keep=command.keep,
             row_recorded=redraw.row_recorded,
+            population=command.population,
         )
         pending = plan.pending(items)
         done = len(items) - len(pending)
         print(f"{counted(len(items), 'row')}, {done} of them there already", flush=True)
         if command.dry_run:
             print("\n".join(forecast.plan_lines(items, pending, by_key)))
+            if command.population > 1:
+                print(_population_line(plan, pending))
             if line := fitting.compiled_line(plan.to_train(pending), benches):
                 print(line, flush=True)
         if time_text := self._time_text(pending, plan.to_train(pending), by_key):
@@ -248,6 +253,18 @@ class Experiment(NamedTuple):
             return None
         count = counted(len(runs), "training")
         return f"about {clock(seconds)} on this machine for {count}"
+
+
+def _population_line(plan: schedule.Schedule, pending: Sequence[Measurement]) -> str:
+    """What is trained together: first for rows, and then to be kept for analyses."""
+    trainings, _ = schedule.kinds(pending)
+    rows = schedule.unique_runs(trainings)
+    row_keys = {key(run.flat()) for run in rows}
+    kept = []
+    for run in plan.to_train(pending):
+        if key(run.flat()) not in row_keys:
+            kept.append(run)
+    return populations.plan_line((rows, kept), plan.population, plan.benches)
 
 
 def reference_folder() -> Path | None:

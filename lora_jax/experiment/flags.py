@@ -97,6 +97,14 @@ def process_flags(keep: bool) -> list[Flag]:
             "fine-tuning.",
         ),
         Flag(
+            "population",
+            int,
+            0,
+            "Trainings that share one compiled step and one frozen model, at most: they "
+            "may differ in seed, rank, alpha, targets within attention, learning rate "
+            "and weight decay. 0 or 1 trains one by one.",
+        ),
+        Flag(
             "huge_pages",
             bool,
             True,

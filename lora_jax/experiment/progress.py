@@ -46,6 +46,7 @@ class Display:
         self.live = live
         self.done = 0
         self.label = ""
+        self.cells = 1
         now = time.monotonic()
         self.run_start_time = now
         self.last_line_time = now
@@ -57,9 +58,10 @@ class Display:
             self.run_bar = live.add_task(f"0/{runs}", total=runs, note="")
             self.step_bar = live.add_task("", total=None, note="")
 
-    def start(self, label: str) -> None:
-        """Report that a run begins."""
+    def start(self, label: str, cells: int = 1) -> None:
+        """Report that a run begins, or that `cells` runs do that are trained together."""
         self.label = label
+        self.cells = cells
         self.run_start_time = time.monotonic()
         self.paces = {}
         # In a file nothing is drawn over: what began has a line of its own.
@@ -78,6 +80,8 @@ class Display:
         # Reports between two reads of the loss have none.
         if not math.isnan(progress.loss):
             notes.append(f"loss {progress.loss:.3f}")
+        if progress.cells > 1:
+            notes.append(f"{progress.cells} cells")
         if seconds:
             steps = progress.step - self.paces["step"].start
             speed = (progress.tokens - self.tokens) / (steps * seconds)
@@ -91,7 +95,8 @@ class Display:
     def finish(self, result: str) -> None:
         """Report that the run is done; its result stays on the screen."""
         self.done += 1
-        self.finished_seconds += time.monotonic() - self.run_start_time
+        # Of a population every cell takes its share.
+        self.finished_seconds += (time.monotonic() - self.run_start_time) / self.cells
         line = f"[{self.done}/{self.runs}] {self.label}: {result}"
         if self.live:
             description = f"{self.done}/{self.runs}"
@@ -139,10 +144,11 @@ class Display:
         # A run also scores and writes, which the runs that are done have behind them.
         # Runs that differ in length make this rough.
         if self.done:
-            run_seconds = self.finished_seconds / self.done
+            run_seconds = self.cells * self.finished_seconds / self.done
             elapsed = time.monotonic() - self.run_start_time
             left = max(left, run_seconds - elapsed)
-        left += run_seconds * (self.runs - self.done - 1)
+        others = max(0, self.runs - self.done - self.cells)
+        left += run_seconds / self.cells * others
         return f"{clock(left)} left"
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lora_jax import train
+from lora_jax import methods, train
 from lora_jax.experiment import provenance
 from lora_jax.experiment.scoring import (
     flat_metrics,
@@ -32,6 +32,30 @@ class Trained(NamedTuple):
     bench: Workbench
 
 
+class Tests(NamedTuple):
+    """The scores of every split but those of training, and what was generated."""
+
+    scores: dict[str, dict[str, float]]
+    written: dict[str, Row]
+
+
+class Stopwatch:
+    """Seconds since it was made, and those spent in what it measured."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.spent = 0.0
+
+    def measured(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.monotonic()
+        result = function(*arguments)
+        self.spent += time.monotonic() - start
+        return result
+
+    def total(self) -> float:
+        return time.monotonic() - self.start
+
+
 def train_run(
     bench: Workbench,
     *,
@@ -51,12 +75,25 @@ def train_run(
     Raises:
         train.Diverged: the loss is not finite.
     """
-    clock = _Stopwatch()
+    clock = Stopwatch()
     provenance.reset_peak()
     # Counting adapts a model of its own: before the training, whose memory is measured.
     parameters = bench.counts()
     fit = _fit(bench, clock, report, resume)
     tests = _test(bench, fit.model, clock, written)
+    times = times_of(fit.tokens, clock.total(), clock.spent)
+    row = complete_row(bench, parameters, fit, tests, times)
+    return Trained(fit.model, row, bench)
+
+
+def complete_row(
+    bench: Workbench,
+    parameters: methods.Counts,
+    fit: train.Fit,
+    tests: Tests,
+    times: Row,
+) -> Row:
+    """The row of a finished training."""
     # The best epoch's scores are known from training.
     validation = dict(fit.validation[fit.best_epoch - 1])
     # What tells a collapse is no score: it stays in the course of the training.
@@ -70,14 +107,14 @@ def train_run(
         "examples": {split: _size(bench, split) for split in bench.task.splits},
         "parameters": parameters._asdict(),
         **_course(fit, bench.run.train.epochs),
-        **_times(fit, clock),
+        **times,
         "peak_memory_mb": provenance.peak_mb(),
     }
     # Of a language model also the curve, for one epoch is all it has.
     if tests.written:
         row["curve"] = _curve(fit.losses)
         row["written"] = tests.written
-    return Trained(fit.model, row, bench)
+    return row
 
 
 def diverged_row(bench: Workbench) -> Row:
@@ -94,33 +131,9 @@ def diverged_row(bench: Workbench) -> Row:
     }
 
 
-class _Tests(NamedTuple):
-    """The scores of every split but those of training, and what was generated."""
-
-    scores: dict[str, dict[str, float]]
-    written: dict[str, Row]
-
-
-class _Stopwatch:
-    """Seconds since it was made, and those spent in what it measured."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-        self.spent = 0.0
-
-    def measured(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        start = time.monotonic()
-        result = function(*arguments)
-        self.spent += time.monotonic() - start
-        return result
-
-    def total(self) -> float:
-        return time.monotonic() - self.start
-
-
 def _fit(
     bench: Workbench,
-    clock: _Stopwatch,
+    clock: Stopwatch,
     report: Callable[[train.Progress], None] | None,
     resume: Path | None,
 ) -> train.Fit:
@@ -148,20 +161,32 @@ def _fit(
 def _test(
     bench: Workbench,
     model: Any,
-    clock: _Stopwatch,
+    clock: Stopwatch,
     report: Callable[[int, int], None] | None,
-) -> _Tests:
+) -> Tests:
     """Score the splits that training did not see."""
     scores: dict[str, dict[str, float]] = {}
     for split in bench.encoded:
         if split not in ("train", "validation"):
             scores[split] = clock.measured(score, bench, model, split)
+    tests = test_texts(bench, model, clock, report)
+    return tests._replace(scores={**scores, **tests.scores})
+
+
+def test_texts(
+    bench: Workbench,
+    model: Any,
+    clock: Stopwatch,
+    report: Callable[[int, int], None] | None,
+) -> Tests:
+    """Score the splits that texts are generated for."""
+    scores: dict[str, dict[str, float]] = {}
     written: dict[str, Row] = {}
     for split in bench.prompts:
         generated = clock.measured(generate, bench, model, split, report)
         scores[split] = generated.scores
         written[split] = generated.facts
-    return _Tests(scores, written)
+    return Tests(scores, written)
 
 
 def _course(fit: train.Fit, epochs: int) -> Row:
@@ -176,14 +201,13 @@ def _course(fit: train.Fit, epochs: int) -> Row:
     }
 
 
-def _times(fit: train.Fit, clock: _Stopwatch) -> Row:
+def times_of(tokens: int, seconds: float, evaluating: float) -> Row:
     """Seconds in all and evaluating, and the speed of training alone."""
-    seconds = clock.total()
-    training = seconds - clock.spent
+    training = seconds - evaluating
     return {
         "seconds": round(seconds, 3),
-        "seconds_evaluating": round(clock.spent, 3),
-        "tokens_per_second": round(fit.tokens / training, 1),
+        "seconds_evaluating": round(evaluating, 3),
+        "tokens_per_second": round(tokens / training, 1),
     }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lora_jax import train
-from lora_jax.experiment import adapters
+from lora_jax.experiment import adapters, cells
 from lora_jax.experiment.config import NO_METHOD, RunConfig, key
 from lora_jax.experiment.measurement import Measurement, labels
 from lora_jax.experiment.progress import Display, display
@@ -38,6 +38,7 @@ class Schedule(NamedTuple):
     provenance: Row  # of this process, captured once, so later edits do not change it
     keep: bool
     row_recorded: Callable[[], None]  # called after each row, to draw what there is
+    population: int = 0  # trainings that share a step, at most; 0 for one by one
 
     def complete(self, measurements: Sequence[Measurement]) -> list[str]:
         """Make every row that is missing; return the labels of runs that diverged.
@@ -47,7 +48,7 @@ class Schedule(NamedTuple):
         Raises:
             ValueError: a run that a measurement needs diverged.
         """
-        trainings, others = _kinds(measurements)
+        trainings, others = kinds(measurements)
         diverged: list[str] = []
         # A bar of no runs would only confuse.
         if trainings:
@@ -68,7 +69,7 @@ class Schedule(NamedTuple):
 
     def to_train(self, pending: Sequence[Measurement]) -> list[RunConfig]:
         """Return the runs that pending measurements have to train, each once."""
-        trainings, others = _kinds(pending)
+        trainings, others = kinds(pending)
         # What a measurement needs may have been trained for another one, and kept.
         missing = adapters.missing(self.out, unique_runs(others))
         by_key = {}
@@ -80,6 +81,7 @@ class Schedule(NamedTuple):
         names = _names(measurements)
         diverged: list[str] = []
         with display(len(self.pending(measurements))) as screen:
+            diverged += cells.train_rows(self, measurements, names, screen)
             # Once around for what is free, once more for what others were busy with.
             for wait in (False, True):
                 for item in self.pending(measurements):
@@ -102,14 +104,21 @@ class Schedule(NamedTuple):
             self.file.record({**trained.row, "config": config})
 
         finished = self._train(run, label, screen, keep=self.keep, record=record)
-        # A result like others: the same command does not try it again.
-        if not finished and item.may_diverge:
-            row = diverged_row(self.benches.bench(run))
-            self.file.record({**row, "config": config, "provenance": self.provenance})
-            finished = True
+        if not finished:
+            finished = self.record_diverged(item)
         if finished:
             self.row_recorded()
         return finished
+
+    def record_diverged(self, item: Measurement) -> bool:
+        """Record the row of a run that diverged, if it may; else False."""
+        if not item.may_diverge:
+            return False
+        # A result like others: the same command does not try it again.
+        row = diverged_row(self.benches.bench(item.runs[0]))
+        config = item.config()
+        self.file.record({**row, "config": config, "provenance": self.provenance})
+        return True
 
     def _train(
         self,
@@ -154,7 +163,19 @@ class Schedule(NamedTuple):
             shutil.rmtree(unfinished, ignore_errors=True)
             screen.finish(str(error))
             return False
-        trained.row["key"] = key(run.flat())
+        self.record_trained(trained, screen, keep, record)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        return True
+
+    def record_trained(
+        self,
+        trained: Trained,
+        screen: Display,
+        keep: bool,
+        record: Callable[[Trained], None] | None,
+    ) -> None:
+        """Keep what a run learned, and record its row."""
+        trained.row["key"] = key(trained.bench.run.flat())
         trained.row["provenance"] = self.provenance
         # Killed between the two, the run is trained again; never is there a row whose
         # adapter is missing.
@@ -162,9 +183,7 @@ class Schedule(NamedTuple):
             adapters.keep(self.out, trained)
         if record:
             record(trained)
-        shutil.rmtree(unfinished, ignore_errors=True)
         screen.finish(_result_text(trained.row))
-        return True
 
     def _measure_rows(self, measurements: Sequence[Measurement]) -> None:
         pending = self.pending(measurements)
@@ -191,18 +210,22 @@ class Schedule(NamedTuple):
         missing = adapters.missing(self.out, runs)
         names = labels([run.flat() for run in missing])
         with display(len(missing)) as screen:
+            cells.train_to_keep(self, missing, names, screen)
             for run, label in zip(missing, names, strict=True):
+                # Kept as a cell of a population.
+                if self.population and not adapters.missing(self.out, [run]):
+                    continue
                 if not self._train(run, label, screen, keep=True):
-                    raise ValueError(f"{label} diverged: there is no model to analyze")
+                    raise cells.no_model(label)
 
     def _load(self, run: RunConfig) -> Trained:
         return adapters.load(self.out, self.benches.bench(run))
 
 
-def _kinds(
+def kinds(
     measurements: Iterable[Measurement],
 ) -> tuple[list[Measurement], list[Measurement]]:
-    """The measurements that are a training, and those that analyze trained runs."""
+    """Return the measurements that are a training, and those that analyze runs."""
     trainings = []
     others = []
     for item in measurements:

@@ -11,7 +11,8 @@ from lora_jax.experiment.workbench import Workbench
 from lora_jax.metrics import text as text_metrics
 from lora_jax.results.baselines import MAJORITY, PREDICTED
 from lora_jax.results.rows import Row
-from lora_jax.train import language_modeling
+from lora_jax.train import classification, language_modeling
+from lora_jax.train.population import Population
 
 GENERATED_TOGETHER = 80  # rows that are generated at a time, beams included
 EXAMPLES_KEPT = 6  # generated texts that a row has beside their references
@@ -55,6 +56,56 @@ def validate(bench: Workbench, model: Any) -> dict[str, float]:
     logits = _logits(bench, model, "validation", compute)
     classes = np.unique(logits.argmax(axis=-1))
     return {**_scores(bench, logits, "validation"), PREDICTED: len(classes)}
+
+
+def validate_many(
+    benches: Sequence[Workbench], population: Population, cells: Sequence[int]
+) -> list[dict[str, float]]:
+    """Return what `validate` returns, of some cells of a population.
+
+    Args:
+        benches: of all cells.
+        population: the models.
+        cells: those to be scored, counted from 0.
+    """
+    by_cell = score_many(benches, population, "validation", cells)
+    return [{**scores.metrics, **scores.predicted} for scores in by_cell]
+
+
+def score_many(
+    benches: Sequence[Workbench],
+    population: Population,
+    split: str,
+    cells: Sequence[int],
+) -> list["CellScores"]:
+    """Return the metrics of some cells on a split that is encoded with its targets."""
+    bench = benches[0]
+    encoded = bench.encoded[split]
+    options: Any = {
+        "compute_dtype": bench.run.train.compute_dtype,
+        **bench.eval_options,
+    }
+    if bench.task.generates:
+        losses = language_modeling.evaluate_many(population, encoded, **options)
+        return [CellScores(losses[cell], {}) for cell in cells]
+    # [N, rows, C]
+    logits = classification.predict_many(population, encoded, **options)
+    results = []
+    for cell in cells:
+        scores = _scores(benches[cell], logits[cell], split)
+        predicted: dict[str, float] = {}
+        if bench.task.labels:
+            classes = np.unique(logits[cell].argmax(axis=-1))
+            predicted = {PREDICTED: len(classes)}
+        results.append(CellScores(scores, predicted))
+    return results
+
+
+class CellScores(NamedTuple):
+    """The metrics of a cell, and how many classes it predicts, if there are any."""
+
+    metrics: dict[str, float]
+    predicted: dict[str, float]
 
 
 def majority(bench: Workbench, split: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ The losses are `classification.loss` and `language_modeling.loss`. They are hand
 `fit` as part of its `Objective`, so that another loss is an ordinary function.
 """
 
+from lora_jax.train.cells import Cell
 from lora_jax.train.config import (
     StepConfig,
     TrainConfig,
@@ -12,7 +13,7 @@ from lora_jax.train.config import (
     step_config,
 )
 from lora_jax.train.fit import Diverged, Fit, Objective, Progress, fit
-from lora_jax.train.fit_many import Cell, fit_many
+from lora_jax.train.fit_many import fit_many
 from lora_jax.train.step import Loss, decay_mask, gradient, optimizer, train_step
 
 __all__ = [

@@ -96,6 +96,7 @@ def predict_many(
     """Return the logits [cells, N, C] of all models; arguments are as for `predict`."""
     mesh = devices.mesh(size)
     leaves = population.trainable, population.private, population.shared
+    # Adapters stay beside their base: merged, every cell would have a base.
     leaves = precision.cast_kernels(leaves, compute_dtype)
     leaves = devices.replicate(leaves, mesh)
     settings: Any = {

@@ -8,21 +8,21 @@ decay and seed. Each ends as `fit` alone would have trained it, up to rounding.
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lora_jax import data, devices, methods
+from lora_jax import data, devices
 from lora_jax.nn import precision
+from lora_jax.train import together
+from lora_jax.train.cells import Cell, check_cells, orders_of, seeds_of, settings_of
 from lora_jax.train.config import (
     StepConfig,
     TrainConfig,
-    check,
     learning_rate,
     step_config,
 )
@@ -42,23 +42,11 @@ from lora_jax.train.population_state import (
     after_epoch,
     initial_state,
     restore,
+    save,
     save_if_due,
 )
-from lora_jax.train.population_step import CellSettings, population_step
+from lora_jax.train.population_step import population_step
 from lora_jax.train.state import Saver
-from lora_jax.train.together import activation_bytes, cells_together
-
-# The settings in which the cells of a population may differ.
-FREE = ("learning_rate", "weight_decay", "warmup")
-
-
-class Cell(NamedTuple):
-    """One training of a population; the fields are arguments of `fit`."""
-
-    model: Any
-    mask: Any
-    config: TrainConfig
-    seed: int
 
 
 class _Places(NamedTuple):
@@ -92,14 +80,20 @@ def fit_many(
             `resume` holds a state of another training.
     """
     check_cells(cells, objective.widths)
+    # In all that is read from it here, the cells are alike.
     config = cells[0].config
     epoch_steps = math.ceil(len(objective.encoded.lengths) / config.batch)
     steps = config.epochs * epoch_steps
     models = [cell.model for cell in cells]
     population = gather(models, [cell.mask for cell in cells])
-    population = with_cells_together(population, objective, config)
     places = _places(config)
-    take_step = _step_function(population, objective, cells, steps, places)
+    config, population = together.resolved(
+        config,
+        population,
+        rows=config.batch // config.accumulate // places.shared.mesh.size,
+        length=max(objective.widths),
+    )
+    take_step = _step_function(population, objective, cells, config, steps, places)
 
     def place(leaves: Any) -> Any:
         return jax.device_put(leaves, places.cells)
@@ -108,8 +102,9 @@ def fit_many(
     start = initial_state(population.trainable, len(cells), _compiled(config), place)
     state = restore(saver, start)
     course = state.course
+    restored_steps = len(course.losses)
     for epoch in range(len(course.losses) // epoch_steps, config.epochs):
-        batches = _epoch_batches(objective, config, _seeds(cells), epoch)
+        batches = _epoch_batches(objective, config, seeds_of(cells), epoch)
         # A restored state may stand in the middle of an epoch.
         for batch in itertools.islice(batches, len(course.losses) % epoch_steps, None):
             save_if_due(saver, state)
@@ -121,66 +116,20 @@ def fit_many(
                 live = len(course.live)
                 report(Progress(epoch + 1, step, steps, loss, course.tokens, live))
             if not course.live:
-                return _results(cells, population, state, steps)
+                return _results(cells, population, state, steps, config.remat)
+        # The epoch's last loss, before anything is made of what the cells learned.
         course.read_loss(len(course.losses) - 1)
         if not course.live:
-            return _results(cells, population, state, steps)
+            return _results(cells, population, state, steps, config.remat)
         scores = None
         if score is not None:
             scores = score(_current(population, state.trainable), course.live)
         state = after_epoch(state, epoch + 1, scores)
-    return _results(cells, population, state, steps)
-
-
-def check_cells(cells: Sequence[Cell], widths: Sequence[int]) -> None:
-    """Check the settings of cells that are to be trained together.
-
-    Raises:
-        ValueError: there are none, a setting is outside its range, or settings differ
-            that a step is compiled with; lists them.
-    """
-    if not cells:
-        raise ValueError("a population: expected at least one cell, got none")
-    problems = []
-    for number, cell in enumerate(cells, start=1):
-        check(cell.config)
-        differing = _compiled_differences(cells[0].config, cell.config)
-        if differing:
-            problems.append(f"cell {number} has {', '.join(differing)}")
-    if cells[0].config.offload:
-        problems.append("moments cannot be offloaded")
-    # A mask of dropout depends on the width of its batch.
-    if len(_seeds(cells)) > 1 and len(widths) > 1 and _drops(cells):
-        problems.append(
-            "with dropout, cells of several seeds need batches of one width"
-        )
-    if problems:
-        raise ValueError(
-            "a population: expected settings that differ in "
-            f"{', '.join(FREE)} and seed alone; {'; '.join(problems)}"
-        )
-
-
-def _compiled_differences(first: TrainConfig, other: TrainConfig) -> list[str]:
-    values = asdict(other)
-    texts = []
-    for name, value in asdict(first).items():
-        if name not in FREE and values[name] != value:
-            texts.append(f"{name} {values[name]}, not {value}")
-    return texts
-
-
-def _drops(cells: Sequence[Cell]) -> bool:
-    """Whether anything is dropped in training."""
-    if cells[0].config.hidden_dropout:
-        return True
-    layers = methods.adapters(cells[0].model)
-    return any(getattr(layer, "rate", 0) for layer in layers.values())
-
-
-def _seeds(cells: Sequence[Cell]) -> list[int]:
-    """The seeds of the cells, each once: as many orders the rows have."""
-    return list(dict.fromkeys(cell.seed for cell in cells))
+    # Of a training of minutes the end is saved too: testing its cells may take as long.
+    is_saved = resume is not None and resume.exists()
+    if is_saved and len(course.losses) > restored_steps:
+        save(saver, state)
+    return _results(cells, population, state, steps, config.remat)
 
 
 def _compiled(config: TrainConfig) -> StepConfig:
@@ -203,23 +152,24 @@ def _step_function(
     population: Population,
     objective: Objective,
     cells: Sequence[Cell],
+    config: TrainConfig,
     steps: int,
     places: _Places,
 ) -> Callable[[PopulationState, data.Batch], PopulationState]:
     """Return the function that takes the next step of all cells."""
-    config = cells[0].config
     compiled_config = _compiled(config)
     # Cast once, not in every step.
     shared = precision.cast_kernels(population.shared, config.compute_dtype)
     private = precision.cast_kernels(population.private, config.compute_dtype)
     shared = jax.device_put(shared, places.shared)
     private = jax.device_put(private, places.cells)
-    orders = _orders(cells)
-    settings = jax.device_put(_settings(cells), places.cells)
+    orders = orders_of(cells)
+    settings = jax.device_put(settings_of(cells), places.cells)
 
     def take_step(state: PopulationState, batches: data.Batch) -> PopulationState:
         course = state.course
         index = len(course.losses)
+        # Steps have numbers, and so rates, even where a cell has diverged.
         rates = [learning_rate(cell.config, index, steps) for cell in cells]
         rate = jax.device_put(np.array(rates, np.float32), places.cells)
         trainable, moments, values = population_step(
@@ -242,34 +192,6 @@ def _step_function(
     return take_step
 
 
-def with_cells_together(
-    population: Population, objective: Objective, config: TrainConfig
-) -> Population:
-    """Return the population with the number of cells to be computed at a time."""
-    batch = next(epoch_batches(objective, config, 0, 0))
-    cell_bytes = activation_bytes(
-        population, batch, loss=objective.loss, config=_compiled(config)
-    )
-    together = cells_together(population.size, cell_bytes)
-    return population._replace(together=together)
-
-
-def _settings(cells: Sequence[Cell]) -> CellSettings:
-    keys = [jax.random.key(cell.seed) for cell in cells]
-    return CellSettings(
-        rate=jnp.zeros(len(cells)),  # set before each step
-        weight_decay=jnp.array([cell.config.weight_decay for cell in cells]),
-        key=jnp.stack(keys),
-        order=jnp.array(_orders(cells)),
-    )
-
-
-def _orders(cells: Sequence[Cell]) -> np.ndarray:
-    """Which of the orders of the rows is each cell's, [N]."""
-    seeds = _seeds(cells)
-    return np.array([seeds.index(cell.seed) for cell in cells], np.int32)
-
-
 def _tokens(batches: data.Batch) -> np.ndarray:
     """The tokens of each batch, [S]."""
     # Rows of index -1 only fill the batch up.
@@ -282,6 +204,7 @@ def _epoch_batches(
     """Yield the next batch of every order of the rows, leaves [S, B, ...]."""
     by_seed = [epoch_batches(objective, config, seed, epoch) for seed in seeds]
     for batches in zip(*by_seed, strict=True):
+        # Rows that were padded for one cell alone are padded for all.
         width = max(batch.tokens.shape[1] for batch in batches)
         padded = [_padded(batch, width, objective.pad) for batch in batches]
         yield jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
@@ -313,6 +236,7 @@ def _identity(
 ) -> dict[str, str]:
     """Texts by name that two populations share only if their steps are the same."""
     identity = {}
+    # Cell by cell, so that an error names the one that differs.
     for index, cell in enumerate(cells):
         texts = training_identity(
             jax.tree.map(lambda leaf: leaf[index], population.trainable),  # noqa: B023
@@ -331,10 +255,12 @@ def _results(
     population: Population,
     state: PopulationState,
     steps: int,
+    remat: str,
 ) -> list[Fit | Diverged]:
     """What became of the cells, in their order."""
     course = state.course
     losses = np.array(course.losses, np.float32)  # [steps, N]
+    # Each cell's best epoch is another one, but all are in one tree.
     best = _current(population, state.best)
     results: list[Fit | Diverged] = []
     for index, cell in enumerate(cells):
@@ -350,6 +276,7 @@ def _results(
                 validation=history.validation,
                 losses=losses[:, index],
                 tokens=history.tokens,
+                remat=remat,
             )
         )
     return results

@@ -117,6 +117,7 @@ def evaluate_many(
     leaves = precision.cast_kernels(leaves, compute_dtype)
     leaves = devices.replicate(leaves, mesh)
     options: Any = {"compute_dtype": compute_dtype, "together": population.together}
+    # As of one model: dispatched before the first result is waited for.
     sums: Any = []
     for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad):
         rows = devices.shard_rows(batch, mesh)

@@ -57,6 +57,7 @@ def gather(models: Sequence[Any], masks: Sequence[Any]) -> Population:
     frozen = [part[1] for part in parts]
     _check_alike(trainable, "trainable")
     _check_alike(frozen, "frozen")
+    # A base that was loaded once is the same arrays in all cells.
     differs = jax.tree.map(_differ, *frozen, is_leaf=tree.is_quantized)
     private = [tree.split(leaves, differs)[0] for leaves in frozen]
     _, shared = tree.split(frozen[0], differs)

@@ -62,6 +62,7 @@ def initial_state(
     # A step takes the memory of the tree it is passed, so each has a copy of its own.
     updated = place(jax.tree.map(jnp.copy, trainable))
     best = place(jax.tree.map(jnp.copy, trainable))
+    # Adam's count too is one for each cell.
     moments = place(jax.vmap(optimizer(config).init)(trainable))
     histories = [History() for _ in range(size)]
     return PopulationState(updated, moments, best, Course([], histories, [0] * size))
@@ -88,6 +89,7 @@ def _chosen(is_new: Any, new: Any, old: Any) -> Any:
     """The leaves of each cell from one of two trees."""
 
     def choose(new_leaf, old_leaf):
+        # [N] to [N, 1, ...]
         by_cell = is_new.reshape(-1, *[1] * (new_leaf.ndim - 1))
         return jnp.where(by_cell, new_leaf, old_leaf)
 
@@ -96,8 +98,12 @@ def _chosen(is_new: Any, new: Any, old: Any) -> Any:
 
 def save_if_due(saver: Saver, state: PopulationState) -> None:
     """Save the state if the last save is longer ago than it may be."""
-    if not saver.is_due():
-        return
+    if saver.is_due():
+        save(saver, state)
+
+
+def save(saver: Saver, state: PopulationState) -> None:
+    """Save the state, all cells in one."""
     course = state.course
     losses = [np.asarray(values).tolist() for values in course.losses]
     facts = {
@@ -124,6 +130,7 @@ def restore(saver: Saver, start: PopulationState) -> PopulationState:
 def _course(saver: Saver, start: PopulationState, facts: dict[str, Any]) -> Course:
     """The course among the facts that were saved."""
     size = len(start.course.cells)
+    # Any file may lie there.
     try:
         losses = [np.array(values, np.float32) for values in facts["losses"]]
         diverged = [int(step) for step in facts["diverged"]]

@@ -97,10 +97,12 @@ def gradient(
 ) -> tuple[Float[Array, ""], Any]:
     """Return the batch's mean loss, and its gradient by the trainable tree."""
 
-    def loss_of(trainable, batch, key):
-        return summed_loss(trainable, frozen, batch, key, loss, config)
+    def summed_loss(trainable, batch, key):
+        model = tree.merge(trainable, frozen)
+        model = precision.cast_kernels(model, config.compute_dtype)
+        return loss(model, batch, config, key)
 
-    differentiated = jax.value_and_grad(loss_of, has_aux=True)
+    differentiated = jax.value_and_grad(summed_loss, has_aux=True)
     # Both are sums, so that micro-batches of unlike numbers of tokens weigh as they
     # should; the mean comes last.
     if config.accumulate == 1:
@@ -110,20 +112,6 @@ def gradient(
             differentiated, trainable, batch, key, config.accumulate
         )
     return total / count, jax.tree.map(lambda leaf: leaf / count, gradients)
-
-
-def summed_loss(
-    trainable: Any,
-    frozen: Any,
-    batch: data.Batch,
-    key: Key[Array, ""] | None,
-    loss: Loss,
-    config: StepConfig,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return the batch's summed loss, and over how many rows or tokens it is."""
-    model = tree.merge(trainable, frozen)
-    model = precision.cast_kernels(model, config.compute_dtype)
-    return loss(model, batch, config, key)
 
 
 def _accumulated(

@@ -7,30 +7,70 @@ MiniLM at once took 2.7 times as long as one after the other alone, and in a loo
 a time, 0.8 times (LOG.md).
 """
 
+import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from lora_jax import data, tree
-from lora_jax.train.config import StepConfig
+from lora_jax import devices, tree
+from lora_jax.train import remat
+from lora_jax.train.config import TrainConfig
 from lora_jax.train.population import Population
-from lora_jax.train.step import Loss, summed_loss
 
 CACHE_BYTES = 16 * 2**20  # of a processor, roughly
-MEMORY_SHARE = 0.6  # of an accelerator; the rest is for the base and temporaries
 
 
-def cells_together(size: int, cell_bytes: int) -> int:
+def resolved(
+    config: TrainConfig, population: Population, *, rows: int, length: int
+) -> tuple[TrainConfig, Population]:
+    """Return both with what is computed anew, and how many cells at a time.
+
+    Args:
+        config: of all cells.
+        population: the cells.
+        rows: of a micro-batch on one device.
+        length: of the longest rows, in tokens.
+    """
+    cell = jax.tree.map(_without_axis, population.trainable)
+    frozen = tree.merge(
+        jax.tree.map(_without_axis, population.private), population.shared
+    )
+    # By the estimate that chooses what is computed anew.
+    memory = devices.memory_bytes()
+    config = remat.resolved(
+        config, cell, frozen, rows=rows, length=length, memory=memory
+    )
+    cell_bytes = remat.activation_bytes(
+        remat.block_sizes(cell, frozen),
+        config.remat,
+        tokens=rows * length,
+        length=length,
+        compute_bytes=np.dtype(config.compute_dtype).itemsize,
+    )
+    # The optimizer's moments, the gradient and the best epoch of each cell.
+    stored = 5 * tree.nbytes(population.trainable) + tree.nbytes(frozen)
+    together = cells_together(population.size, cell_bytes, stored, memory)
+    return config, population._replace(together=together)
+
+
+def cells_together(
+    size: int, cell_bytes: int, stored: int = 0, memory: int | None = None
+) -> int:
     """Return how many of `size` cells are to be computed at a time; it divides `size`.
 
-    `cell_bytes` is what a cell keeps for its backward pass, see `activation_bytes`.
+    Args:
+        size: of the population.
+        cell_bytes: that a cell keeps for its backward pass.
+        stored: bytes of what all cells store, and of the base.
+        memory: of a device, in bytes, if it is known.
     """
     if jax.default_backend() == "cpu":
         limit = float(CACHE_BYTES)
+    elif memory is None:
+        limit = math.inf
     else:
-        statistics = jax.local_devices()[0].memory_stats() or {}
-        limit = MEMORY_SHARE * statistics.get("bytes_limit", float("inf"))
+        limit = remat.USABLE * memory - stored
     # A loop with a rest would be compiled twice.
     for count in range(size, 1, -1):
         if size % count == 0 and count * cell_bytes <= limit:
@@ -38,37 +78,6 @@ def cells_together(size: int, cell_bytes: int) -> int:
     return 1
 
 
-def activation_bytes(
-    population: Population, batch: data.Batch, *, loss: Loss, config: StepConfig
-) -> int:
-    """Return the bytes that the backward pass of one more cell keeps, from shapes.
-
-    `batch` has leaves [B, ...], those of the batch of every cell. Nothing is computed.
-    """
-    one, two = (_kept_bytes(population, batch, count, loss, config) for count in (1, 2))
-    return two - one
-
-
-def _kept_bytes(
-    population: Population, batch: Any, count: int, loss: Loss, config: StepConfig
-) -> int:
-    """What the backward pass of `count` cells keeps, weights included."""
-
-    def with_cells(leaf):
-        return jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype)
-
-    cells = population.trainable, population.private
-    trainable, private = jax.tree.map(with_cells, cells)
-
-    def backward(trainable, private, shared, batch):
-        def total(trainable):
-            def of_cell(trainable, private):
-                frozen = tree.merge(private, shared)
-                return summed_loss(trainable, frozen, batch, None, loss, config)[0]
-
-            return jnp.sum(jax.vmap(of_cell)(trainable, private))
-
-        return jax.vjp(total, trainable)[1]
-
-    kept = jax.eval_shape(backward, trainable, private, population.shared, batch)
-    return tree.nbytes(kept)
+def _without_axis(leaf: Any) -> jax.ShapeDtypeStruct:
+    """The shape of one cell's leaf."""
+    return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)

@@ -1,6 +1,5 @@
 """Populations end as their cells would have ended alone."""
 
-import importlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,8 +12,8 @@ import pytest
 from lora_jax import data, methods, quant, train
 from lora_jax.models import bert
 from lora_jax.nn import attention, layers
-from lora_jax.train import classification, population, state
-from lora_jax.train.fit_many import check_cells
+from lora_jax.train import classification, population, state, together
+from lora_jax.train.cells import check_cells, settings_of
 from lora_jax.train.population_step import population_step
 from tests.train.jaxprs import equations, output_shapes
 
@@ -152,10 +151,9 @@ class TestSharing:
         assert three == one
 
     def test_cells_in_a_loop_are_the_same(self, cell, examples, monkeypatch):
-        module = importlib.import_module("lora_jax.train.fit_many")
         cells = [cell(), cell(rank=1), cell(alpha=3.0), cell(targets="key")]
-        for together in (1, 2):
-            monkeypatch.setattr(module, "cells_together", lambda *_, n=together: n)
+        for count in (1, 2):
+            monkeypatch.setattr(together, "cells_together", lambda *_, n=count: n)
             assert_as_alone(cells, objective(examples), 1e-6)
 
     def test_a_population_compiles_once(self, cell, examples):
@@ -168,7 +166,7 @@ class TestSharing:
         train.fit_many([cell(config), cell(config, rank=4)], objective(examples))
         assert compilations() == before + 1
         changed = replace(config, learning_rate=0.1, weight_decay=0.0)
-        cells = [cell(changed, seed=3), cell(config, rank=3, alpha=1.0)]
+        cells = [cell(changed, seed=3), cell(config, seed=3, rank=3, alpha=1.0)]
         train.fit_many(cells, objective(examples))
         assert compilations() == before + 1
 
@@ -328,14 +326,13 @@ def program(cells, examples) -> Any:
     )
     config = train.step_config(replace(SHORT, weight_decay=0.0))
     moments = jax.vmap(train.optimizer(config).init)(gathered.trainable)
-    module = importlib.import_module("lora_jax.train.fit_many")
     traced = population_step.trace(
         gathered.trainable,
         moments,
         gathered.private,
         gathered.shared,
         batches,
-        module._settings(cells),
+        settings_of(cells),
         np.int32(0),
         loss=classification.loss,
         config=config,
