@@ -57,8 +57,8 @@ def program(run: RunConfig) -> Hashable:
     free: list[str] = list(FREE)
     if run.method == "lora" and _has_idle_targets(run):
         free += FREE_IN_LORA
-    # Another order of the rows has batches of other widths, and so other dropout.
-    if settings.get("hidden_dropout") or settings.get("dropout"):
+    # Another order of the rows has batches of other shapes, and so other dropout.
+    if settings.get("hidden_dropout") or settings.get("dropout") or run.train.pack:
         free.remove("seed")
     for name in free:
         settings.pop(name, None)

@@ -42,6 +42,8 @@ def check_cells(cells: Sequence[Cell], widths: Sequence[int]) -> None:
             problems.append(f"cell {number} has {', '.join(differing)}")
     if cells[0].config.offload:
         problems.append("moments cannot be offloaded")
+    if len(seeds_of(cells)) > 1 and cells[0].config.pack:
+        problems.append("cells of several seeds are packed into other rows")
     # A mask of dropout depends on the width of its batch.
     if len(seeds_of(cells)) > 1 and len(widths) > 1 and _drops(cells):
         problems.append(

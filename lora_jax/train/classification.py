@@ -81,7 +81,9 @@ def predict(
     model = precision.cast_kernels(model, compute_dtype)
     model = devices.replicate(model, mesh)
     options: Any = {"size": size, "widths": widths, "pad": pad}
-    return _in_order(lambda batch: _logits(model, batch, compute_dtype), encoded, mesh, options)
+    return _in_order(
+        lambda batch: _logits(model, batch, compute_dtype), encoded, mesh, options
+    )
 
 
 def predict_many(

@@ -31,6 +31,7 @@ from lora_jax.train.fit import (
     Fit,
     Objective,
     Progress,
+    check_pack,
     divergence,
     epoch_batches,
 )
@@ -80,6 +81,7 @@ def fit_many(
             `resume` holds a state of another training.
     """
     check_cells(cells, objective.widths)
+    check_pack(objective, cells[0].config)
     # In all that is read from it here, the cells are alike.
     config = cells[0].config
     epoch_steps = math.ceil(len(objective.encoded.lengths) / config.batch)
@@ -104,11 +106,13 @@ def fit_many(
     course = state.course
     restored_steps = len(course.losses)
     for epoch in range(len(course.losses) // epoch_steps, config.epochs):
-        batches = _epoch_batches(objective, config, seeds_of(cells), epoch)
+        batches = _epoch_batches(
+            objective, config, seeds_of(cells), epoch, places.shared.mesh
+        )
         # A restored state may stand in the middle of an epoch.
         for batch in itertools.islice(batches, len(course.losses) % epoch_steps, None):
             save_if_due(saver, state)
-            state = take_step(state, batch)
+            state = take_step(state, *batch)
             # The loss of the step before, for that of this one would be waited for.
             loss = _mean_loss(course, len(course.losses) - 2)
             if report is not None:
@@ -155,7 +159,7 @@ def _step_function(
     config: TrainConfig,
     steps: int,
     places: _Places,
-) -> Callable[[PopulationState, data.Batch], PopulationState]:
+) -> Callable[[PopulationState, data.Batch, np.ndarray], PopulationState]:
     """Return the function that takes the next step of all cells."""
     compiled_config = _compiled(config)
     # Cast once, not in every step.
@@ -166,7 +170,9 @@ def _step_function(
     orders = orders_of(cells)
     settings = jax.device_put(settings_of(cells), places.cells)
 
-    def take_step(state: PopulationState, batches: data.Batch) -> PopulationState:
+    def take_step(
+        state: PopulationState, batches: data.Batch, counts: np.ndarray
+    ) -> PopulationState:
         course = state.course
         index = len(course.losses)
         # Steps have numbers, and so rates, even where a cell has diverged.
@@ -185,29 +191,31 @@ def _step_function(
             together=population.together,
         )
         course.losses.append(values)
-        for history, count in zip(course.cells, _tokens(batches)[orders], strict=True):
+        for history, count in zip(course.cells, counts[orders], strict=True):
             history.tokens += int(count)
         return state._replace(trainable=trainable, optimizer=moments)
 
     return take_step
 
 
-def _tokens(batches: data.Batch) -> np.ndarray:
-    """The tokens of each batch, [S]."""
-    # Rows of index -1 only fill the batch up.
-    return np.where(batches.index >= 0, batches.length, 0).sum(axis=1)
-
-
 def _epoch_batches(
-    objective: Objective, config: TrainConfig, seeds: Sequence[int], epoch: int
-) -> Iterator[data.Batch]:
-    """Yield the next batch of every order of the rows, leaves [S, B, ...]."""
-    by_seed = [epoch_batches(objective, config, seed, epoch) for seed in seeds]
+    objective: Objective,
+    config: TrainConfig,
+    seeds: Sequence[int],
+    epoch: int,
+    mesh: Any,
+) -> Iterator[tuple[data.Batch, np.ndarray]]:
+    """Yield the next batch of every order of the rows, leaves [S, B, ...].
+
+    Beside it are the tokens of each, [S].
+    """
+    by_seed = [epoch_batches(objective, config, seed, epoch, mesh) for seed in seeds]
     for batches in zip(*by_seed, strict=True):
         # Rows that were padded for one cell alone are padded for all.
         width = max(batch.tokens.shape[1] for batch in batches)
         padded = [_padded(batch, width, objective.pad) for batch in batches]
-        yield jax.tree.map(lambda *leaves: np.stack(leaves), *padded)
+        counts = np.array([batch.token_count for batch in batches])
+        yield jax.tree.map(lambda *leaves: np.stack(leaves), *padded), counts
 
 
 def _padded(batch: data.Batch, width: int, pad: int) -> data.Batch:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lora_jax import devices, tree
 from lora_jax.train import remat
-from lora_jax.train.config import TrainConfig
+from lora_jax.train.config import TrainConfig, step_config
 from lora_jax.train.population import Population
 
 CACHE_BYTES = 16 * 2**20  # of a processor, roughly
@@ -46,7 +46,7 @@ def resolved(
         config.remat,
         tokens=rows * length,
         length=length,
-        compute_bytes=np.dtype(config.compute_dtype).itemsize,
+        compute_bytes=np.dtype(step_config(config).engine.activations).itemsize,
     )
     # The optimizer's moments, the gradient and the best epoch of each cell.
     stored = 5 * tree.nbytes(population.trainable) + tree.nbytes(frozen)
