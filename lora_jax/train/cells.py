@@ -82,6 +82,7 @@ def seeds_of(cells: Sequence[Cell]) -> list[int]:
 
 
 def settings_of(cells: Sequence[Cell]) -> CellSettings:
+    # The keys that `fit` begins with.
     keys = [jax.random.key(cell.seed) for cell in cells]
     return CellSettings(
         rate=jnp.zeros(len(cells)),  # set before each step

@@ -86,6 +86,7 @@ def fit_many(
     config = cells[0].config
     epoch_steps = math.ceil(len(objective.encoded.lengths) / config.batch)
     steps = config.epochs * epoch_steps
+    # One base, and the leaves of the cells side by side.
     models = [cell.model for cell in cells]
     population = gather(models, [cell.mask for cell in cells])
     places = _places(config)
@@ -95,6 +96,7 @@ def fit_many(
         rows=config.batch // config.accumulate // places.shared.mesh.size,
         length=max(objective.widths),
     )
+    # Remat and the cells at a time are known, so the step is as it will be compiled.
     take_step = _step_function(population, objective, cells, config, steps, places)
 
     def place(leaves: Any) -> Any:
@@ -166,6 +168,7 @@ def _step_function(
     shared = precision.cast_kernels(population.shared, config.compute_dtype)
     private = precision.cast_kernels(population.private, config.compute_dtype)
     shared = jax.device_put(shared, places.shared)
+    # The one goes to all devices as the other does.
     private = jax.device_put(private, places.cells)
     orders = orders_of(cells)
     settings = jax.device_put(settings_of(cells), places.cells)
@@ -214,6 +217,7 @@ def _epoch_batches(
         # Rows that were padded for one cell alone are padded for all.
         width = max(batch.tokens.shape[1] for batch in batches)
         padded = [_padded(batch, width, objective.pad) for batch in batches]
+        # Counted before they are padded.
         counts = np.array([batch.token_count for batch in batches])
         yield jax.tree.map(lambda *leaves: np.stack(leaves), *padded), counts
 

@@ -3,7 +3,7 @@
 A step may compute all cells at once, or some cells after the other, in a loop inside of
 the one compiled program. At once is best for an accelerator, as far as its memory goes.
 A processor is fastest where the numbers of the cells stay in its cache: 12 cells of
-MiniLM at once took 2.7 times as long as one after the other alone, and in a loop, one at
+MiniLM at once took 1.2 to 2.7 times as long as trained alone, and in a loop, one at
 a time, 0.8 times (LOG.md).
 """
 
@@ -11,11 +11,12 @@ import math
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from lora_jax import devices, tree
+from lora_jax.nn import precision
 from lora_jax.train import remat
-from lora_jax.train.config import TrainConfig, step_config
+from lora_jax.train.config import TrainConfig
 from lora_jax.train.population import Population
 
 CACHE_BYTES = 16 * 2**20  # of a processor, roughly
@@ -46,7 +47,8 @@ def resolved(
         config.remat,
         tokens=rows * length,
         length=length,
-        compute_bytes=np.dtype(step_config(config).engine.activations).itemsize,
+        compute_bytes=jnp.dtype(precision.product_dtype(config.compute_dtype)).itemsize,
+        kept_bytes=jnp.dtype(precision.activation_dtype(config.compute_dtype)).itemsize,
     )
     # The optimizer's moments, the gradient and the best epoch of each cell.
     stored = 5 * tree.nbytes(population.trainable) + tree.nbytes(frozen)
