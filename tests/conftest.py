@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,10 @@ if CACHE not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 # A test's thousands of single operations take 20 ms each: they are kept as well.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+# How long an example takes is a matter of what else the machine does.
+hypothesis.settings.register_profile("any_machine", deadline=None)
+hypothesis.settings.load_profile("any_machine")
 
 # Every training of the tests is spread over two devices.
 jax.config.update("jax_num_cpu_devices", 2)

@@ -10,6 +10,8 @@ from jax._src.ad_checkpoint import saved_residuals
 from lora_jax import methods, tree
 from lora_jax.accounting import activations
 from lora_jax.accounting.activations import saved_by_autodiff, saved_by_xla
+from lora_jax.nn.attention import AttentionContext
+from lora_jax.nn.visibility import Visibility
 from tests.accounting.encoders import METHODS, encoder_config, split_encoder
 
 SMALL = {"width": 16, "heads": 2, "ffn": 32}
@@ -128,10 +130,10 @@ def test_it_is_what_jax_says_a_block_keeps(name):
 
     split = split_encoder(METHODS[name])
     trainable, frozen = first_block(split[0]), first_block(split[1])
-    mask = jnp.ones((rows, 1, length), bool)
+    context = AttentionContext(Visibility(stop=jnp.full(rows, length)))
 
     def block(trainable, x):
-        return tree.merge(trainable, frozen)(x, mask)
+        return tree.merge(trainable, frozen)(x, context)
 
     residuals: Any = saved_residuals(block, trainable, jnp.zeros((rows, length, 64)))
     measured = 0
