@@ -6,7 +6,8 @@ from typing import Any
 
 from lora_jax import methods, tree
 from lora_jax.checkpoints import adapter
-from lora_jax.experiment.config import NO_METHOD, RunConfig, key
+from lora_jax.experiment.config import NO_METHOD, RunConfig
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.run import Trained
 from lora_jax.experiment.workbench import Workbench
 from lora_jax.results import files

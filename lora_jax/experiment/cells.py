@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from lora_jax import train
 from lora_jax.experiment import adapters, populations
-from lora_jax.experiment.config import RunConfig, key
+from lora_jax.experiment.config import RunConfig
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.measurement import Measurement
 from lora_jax.experiment.progress import Display
 from lora_jax.experiment.run import Trained

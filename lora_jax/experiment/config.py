@@ -6,8 +6,6 @@ declared here: they are the keywords of the method's constructor, and a run hold
 of its own method alone.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -144,7 +142,7 @@ class RunConfig:
         for name in RUN_FIELDS:
             flat[name] = getattr(self, name)
         for part in PARTS:
-            values = _values(getattr(self, part))
+            values = field_values(getattr(self, part))
             flat |= {ROW_NAMES.get(name, name): values[name] for name in values}
         # How a step is made to fit a machine changes no number beyond its rounding.
         for name in FITTED:
@@ -187,7 +185,7 @@ def part_of(name: str) -> str | None:
         return "run"
     field_name = _field_names().get(name, name)
     for part in PARTS:
-        if field_name in _values(getattr(DEFAULT, part)):
+        if field_name in field_values(getattr(DEFAULT, part)):
             return part
     return None
 
@@ -212,84 +210,18 @@ def from_row(config: Mapping[str, Any]) -> RunConfig:
     return DEFAULT.changed(**known)
 
 
-def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what tells a row's config from all others: the settings off their defaults.
-
-    A setting that is added later, at its default, therefore changes no old row's
-    identity; nor does an option of a method that the row's method does not take.
-    """
-    method = config.get("method")
-    # What is no run has no defaults: all of its settings count.
-    defaults: dict[str, Any] = {}
-    if method:
-        defaults = {**DEFAULT.flat(), **method_defaults(method)}
-    ignored = _ignored(method)
-    differing = {}
-    for name, value in config.items():
-        is_default = name in defaults and value == defaults[name]
-        if name not in ignored and not is_default:
-            differing[name] = _nested_identity(value)
-    return differing
-
-
-def key(config: Mapping[str, Any]) -> str:
-    """Return the key of a row's config: 16 hex digits of the hash of its identity."""
-    # One text for one identity: sorted, and without spaces.
-    text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@cache
-def _ignored(method: str | None) -> frozenset[str]:
-    """The settings that do not matter to the identity of a run with that method."""
-    if method is None:  # a pure computation, or a comparison of several runs
-        return frozenset()
-    # Old rows have the options of all methods.
-    foreign = all_options() - method_defaults(method).keys()
-    names = {name for name in foreign if part_of(name) is None}
-    # Where the official files lie; `data_source` says which files they are.
-    names |= {"data_dir", "glue_dir"}
-    # Some old rows have one of them among their settings.
-    names |= set(FITTED)
-    # Nothing is trained or drawn, so only the dtype of products matters of how.
-    if method == NO_METHOD:
-        trained = {ROW_NAMES.get(name, name) for name in _values(DEFAULT.train)}
-        names |= trained - {"compute"}
-        names.add("seed")
-    return frozenset(names)
-
-
-def _nested_identity(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return identity(value)
-    # 32 and 32.0 are one setting.
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-@cache
-def all_options() -> frozenset[str]:
-    """Return the options of every method."""
-    # Foreign to a run is what some other method takes and its own does not.
-    names: set[str] = set()
-    for method in methods.METHODS:
-        names |= method_defaults(method).keys()
-    return frozenset(names)
-
-
 @cache
 def _field_names() -> Mapping[str, str]:
     """The field of each row name, among the fields that the parts have now."""
     names = {}
     for part in PARTS:
-        for field_name in _values(getattr(DEFAULT, part)):
+        for field_name in field_values(getattr(DEFAULT, part)):
             names[ROW_NAMES.get(field_name, field_name)] = field_name
     return names
 
 
-def _values(part: Any) -> dict[str, Any]:
-    """The fields of a dataclass or of a named tuple."""
+def field_values(part: Any) -> dict[str, Any]:
+    """Return the fields of a part of a run by name."""
     if hasattr(part, "_asdict"):
         return part._asdict()
     return {item.name: getattr(part, item.name) for item in fields(part)}

@@ -21,13 +21,8 @@ from lora_jax.experiment import (
     row_settings,
     schedule,
 )
-from lora_jax.experiment.config import (
-    RunConfig,
-    all_options,
-    from_row,
-    key,
-    part_of,
-)
+from lora_jax.experiment.config import RunConfig
+from lora_jax.experiment.identity import comparison_key, complete_config, key
 from lora_jax.experiment.measurement import Measurement
 from lora_jax.experiment.redraw import Redraw
 from lora_jax.experiment.workbench import Workbenches
@@ -271,36 +266,3 @@ def reference_folder() -> Path | None:
     """Return the committed rows' folder; None in an installation without the checkout."""
     folder = REPOSITORY / "results" / REFERENCE
     return folder if folder.exists() else None
-
-
-def complete_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row's config with the settings that came later, at their defaults.
-
-    Options that its method does not take are left out, so that old and new rows of one
-    run are alike.
-    """
-    # No run, or several under names of their own.
-    if "method" not in config or "data" not in config:
-        complete = {}
-        for name, value in config.items():
-            is_run = isinstance(value, Mapping)
-            complete[name] = complete_config(value) if is_run else value
-        return complete
-    run = from_row(config)
-    complete = run.flat()
-    for name, value in config.items():
-        is_option = part_of(name) is None
-        is_foreign = name in all_options()
-        # What is left are the measurement's own settings.
-        if is_option and not is_foreign and name not in complete:
-            complete[name] = value
-    return complete
-
-
-def comparison_key(config: Mapping[str, Any]) -> str:
-    """Return the identity of a config but for the seed and the dtype of products."""
-    compared = dict(config)
-    # Another machine may have another dtype, and results must hold for any seed.
-    for name in ("seed", "compute"):
-        compared.pop(name, None)
-    return key(compared)

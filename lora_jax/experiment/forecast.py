@@ -6,7 +6,8 @@ from typing import NamedTuple
 from lora_jax import devices, methods
 from lora_jax.accounting import step_time
 from lora_jax.experiment import fitting
-from lora_jax.experiment.config import NO_METHOD, RunConfig, key
+from lora_jax.experiment.config import NO_METHOD, RunConfig
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.measurement import Measurement, labels
 from lora_jax.experiment.workbench import Workbench, Workbenches
 

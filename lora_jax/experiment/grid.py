@@ -5,12 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_jax import methods, tree
-from lora_jax.experiment.config import (
-    NO_METHOD,
-    RunConfig,
-    method_defaults,
-    part_of,
-)
+from lora_jax.experiment.config import NO_METHOD, RunConfig, method_defaults, part_of
 
 # Learning rates relative to LoRA's, from trials on 512 rows of E2E (LOG.md). BitFit's
 # is a guess, for no model of the trials has biases.

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from lora_jax.experiment.config import RunConfig, key
+from lora_jax.experiment.config import RunConfig
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.run import Trained
 from lora_jax.results.rows import Row
 

@@ -8,7 +8,8 @@ Which population a run was in is no part of its identity.
 from collections.abc import Hashable, Sequence
 
 from lora_jax import devices, tree
-from lora_jax.experiment.config import NO_METHOD, RunConfig, key
+from lora_jax.experiment.config import NO_METHOD, RunConfig
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.workbench import ATTENTION, Workbenches
 from lora_jax.plural import counted
 

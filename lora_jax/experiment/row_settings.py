@@ -16,9 +16,9 @@ from lora_jax.experiment.config import (
     RUN_FIELDS,
     DataConfig,
     RunConfig,
-    all_options,
     method_defaults,
 )
+from lora_jax.experiment.identity import all_options
 from lora_jax.generation import Decoding
 from lora_jax.results import row_fields
 from lora_jax.results.row_fields import Kind, Needs

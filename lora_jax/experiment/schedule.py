@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from lora_jax import train
 from lora_jax.experiment import adapters, cells
-from lora_jax.experiment.config import NO_METHOD, RunConfig, key
+from lora_jax.experiment.config import NO_METHOD, RunConfig
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.measurement import Measurement, labels
 from lora_jax.experiment.progress import Display, display
 from lora_jax.experiment.run import Trained, diverged_row, train_run

@@ -7,7 +7,7 @@ import safetensors.numpy
 from lora_jax import methods, tree
 from lora_jax.experiment import NO_METHOD, RunConfig, adapters, check, presets
 from lora_jax.experiment.adapters import through_file
-from lora_jax.experiment.config import key
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.run import Trained, train_run
 from tests.experiment.toy import BASE
 from tests.experiment.trained_runs import with_random_b

@@ -10,7 +10,6 @@ import pytest
 
 from lora_jax import results
 from lora_jax.experiment import (
-    NO_METHOD,
     Measurement,
     RunConfig,
     experiment,
@@ -18,8 +17,8 @@ from lora_jax.experiment import (
     provenance,
     schedule,
 )
-from lora_jax.experiment.config import DEFAULT, key
-from lora_jax.experiment.experiment import comparison_key, complete_config
+from lora_jax.experiment.config import DEFAULT
+from lora_jax.experiment.identity import key
 from lora_jax.results import files, report
 from tests.experiment.toy import BASE, FACTORS, RANKS, RankOptions
 
@@ -318,37 +317,9 @@ class TestRows:
         assert row["config"] == DEFAULT.changed(data="tiny", rank=4).flat()
         assert key(row["config"]) == key(old)
 
-    def test_options_of_another_method_are_left_out(self):
-        old = {"method": "full", "data": "tiny", "rank": 4, "budget": 64}
-        complete = complete_config(old)
-        assert "rank" not in complete
-        assert complete["budget"] == 64
-
-    def test_runs_inside_a_comparison_are_completed(self):
-        old = {"side": "in", "left": {"method": "lora", "data": "tiny"}}
-        complete = complete_config(old)
-        assert complete["side"] == "in"
-        assert complete["left"] == DEFAULT.changed(data="tiny").flat()
-
-    def test_what_is_no_run_stays_as_it_is(self):
-        assert complete_config({"table": 2}) == {"table": 2}
-
     def test_without_rows_nothing_is_drawn(self, tmp_path):
         assert RANKS.draw(tmp_path) == []
         assert not list(tmp_path.iterdir())
-
-
-class TestComparisonKey:
-    @pytest.mark.parametrize("changes", [{"seed": 3}, {"compute": "bfloat16"}])
-    def test_the_seed_and_the_dtype_do_not_matter(self, changes):
-        other = BASE.changed(**changes).flat()
-        assert key(other) != key(BASE.flat())
-        assert comparison_key(other) == comparison_key(BASE.flat())
-
-    @pytest.mark.parametrize("changes", [{"rank": 3}, {"method": NO_METHOD}])
-    def test_all_else_does(self, changes):
-        other = BASE.changed(**changes).flat()
-        assert comparison_key(other) != comparison_key(BASE.flat())
 
 
 def test_the_question_is_the_first_paragraph_in_one_line():

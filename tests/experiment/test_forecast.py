@@ -5,8 +5,8 @@ import pytest
 from lora_jax import methods
 from lora_jax.accounting import step_time
 from lora_jax.experiment import NO_METHOD, Measurement
-from lora_jax.experiment.config import key
 from lora_jax.experiment.forecast import forecasts, plan_lines, seconds
+from lora_jax.experiment.identity import key
 from tests.experiment.toy import BASE
 
 NONE = BASE.changed(method=NO_METHOD)

@@ -3,8 +3,8 @@
 import pytest
 
 from lora_jax.experiment import presets
-from lora_jax.experiment.config import key
 from lora_jax.experiment.grid import RATES, grid, grid_of_methods, takes
+from lora_jax.experiment.identity import key
 
 BASE = presets.NLG_SMOKE
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lora_jax.experiment import Measurement
-from lora_jax.experiment.config import key
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.measurement import labels
 from tests.experiment.toy import BASE
 

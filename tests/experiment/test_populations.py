@@ -3,7 +3,7 @@
 import pytest
 
 from lora_jax.experiment import Measurement, adapters, cells, check, grid, populations
-from lora_jax.experiment.config import key
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.schedule import Schedule
 from lora_jax.results import RowFile
 from lora_jax.train import state

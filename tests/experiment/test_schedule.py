@@ -7,7 +7,7 @@ import pytest
 
 from lora_jax import results
 from lora_jax.experiment import Measurement, adapters, check, grid, schedule
-from lora_jax.experiment.config import key
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.run import score, train_run
 from lora_jax.experiment.schedule import Schedule
 from lora_jax.results import RowFile

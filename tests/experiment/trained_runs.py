@@ -5,7 +5,7 @@ import numpy as np
 
 from lora_jax import methods, tree
 from lora_jax.experiment import RunConfig, check
-from lora_jax.experiment.config import key
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.run import Trained
 from lora_jax.experiment.workbench import Workbenches
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lora_jax.experiment.config import from_row, key
+from lora_jax.experiment.config import from_row
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.results import groups
 from lora_jax.results.pages import amplification as page

@@ -12,8 +12,8 @@ import pytest
 from lora_jax import data, methods
 from lora_jax.accounting import machines
 from lora_jax.experiment import Measurement, RunConfig, flags, schedule
-from lora_jax.experiment.config import key
 from lora_jax.experiment.experiment import reference_folder
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.plural import counted
 from lora_jax.results import files, report

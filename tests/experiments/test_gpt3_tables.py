@@ -5,8 +5,8 @@ import pytest
 
 from lora_jax import data
 from lora_jax.data import official_files
-from lora_jax.experiment.config import key
 from lora_jax.experiment.experiment import reference_folder
+from lora_jax.experiment.identity import key
 from lora_jax.results import claims
 
 EXPERIMENT = gpt3_tables.EXPERIMENT

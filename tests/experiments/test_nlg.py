@@ -7,9 +7,9 @@ import pytest
 
 from lora_jax import paper
 from lora_jax.experiment import fallback, presets
-from lora_jax.experiment.config import key
 from lora_jax.experiment.experiment import reference_folder
 from lora_jax.experiment.grid import RATES
+from lora_jax.experiment.identity import key
 
 EXPERIMENT = nlg.EXPERIMENT
 

@@ -6,7 +6,7 @@ import quantized_adapters
 import quantized_merge
 
 from lora_jax.experiment import presets
-from lora_jax.experiment.config import key
+from lora_jax.experiment.identity import key
 from tests.experiment.trained_runs import with_random_b
 from tests.results.pages.stored_adapters import SCORES, stored_metrics
 

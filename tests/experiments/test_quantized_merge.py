@@ -4,7 +4,7 @@ import pytest
 import quantized_merge
 
 from lora_jax.experiment import presets
-from lora_jax.experiment.config import key
+from lora_jax.experiment.identity import key
 
 PLACES = ("dequantized", "original", "requantized")
 

@@ -4,8 +4,8 @@ import pytest
 import rank_sweep_nlg
 
 from lora_jax.experiment import fallback
-from lora_jax.experiment.config import key
 from lora_jax.experiment.experiment import reference_folder
+from lora_jax.experiment.identity import key
 
 EXPERIMENT = rank_sweep_nlg.EXPERIMENT
 

@@ -7,7 +7,8 @@ import subspace_similarity
 from safetensors.numpy import load_file
 
 from lora_jax.experiment import presets, schedule
-from lora_jax.experiment.config import from_row, key
+from lora_jax.experiment.config import from_row
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.workbench import Workbenches
 from lora_jax.results import files
 

@@ -4,7 +4,7 @@ import pytest
 import weight_selection
 
 from lora_jax.experiment import presets
-from lora_jax.experiment.config import key
+from lora_jax.experiment.identity import key
 from lora_jax.experiment.workbench import Workbenches
 
 BASE = presets.SMOKE
