@@ -6,12 +6,16 @@ does not cut into threads (norms, softmax, transposes) then runs on all of them.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA = "data"  # the axis of a mesh that a batch's rows are cut over
+# Where Linux says what the containers of today may take (cgroups of version 2).
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
 HOST = "pinned_host"  # jax's name for host memory that a device reads directly
 
 # Each core that is a device holds a copy of the model, and has fewer rows of a batch
@@ -58,8 +62,18 @@ def memory_bytes() -> int | None:
         return statistics.get("bytes_limit")
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
         return None  # as on Windows
-    pages = os.sysconf("SC_PHYS_PAGES")
-    return pages * os.sysconf("SC_PAGE_SIZE") // len(devices)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(machine, _container_bytes() or machine) // len(devices)
+
+
+def _container_bytes() -> int | None:
+    """Return the bytes that this process's container may take; None without a limit."""
+    try:
+        limit = CONTAINER_LIMIT.read_text().strip()
+    except OSError:
+        return None
+    # Otherwise it is the word `max`.
+    return int(limit) if limit.isdigit() else None
 
 
 def mesh(rows: int) -> Mesh:

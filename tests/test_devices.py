@@ -17,10 +17,18 @@ def test_as_many_devices_as_share_the_rows_evenly(rows, count):
     assert devices.mesh(rows).size == count
 
 
-def test_cores_have_equal_parts_of_the_machines_memory():
-    memory = devices.memory_bytes()
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert memory == physical // 2
+@pytest.mark.parametrize("limit", ["no file", "max", "4096", "9" * 30])
+def test_cores_have_equal_parts_of_the_machines_or_the_containers_memory(
+    limit, tmp_path, monkeypatch
+):
+    path = tmp_path / "memory.max"
+    if limit != "no file":
+        path.write_text(f"{limit}\n")
+    monkeypatch.setattr(devices, "CONTAINER_LIMIT", path)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if limit == "4096":
+        memory = 4096
+    assert devices.memory_bytes() == memory // 2
 
 
 def test_each_device_has_its_rows(batch):
