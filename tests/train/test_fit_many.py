@@ -11,7 +11,7 @@ import pytest
 
 from lora_jax import data, methods, quant, train
 from lora_jax.models import bert
-from lora_jax.nn import attention, layers
+from lora_jax.nn import layers, plain_attention, precision
 from lora_jax.train import classification, population, state, together
 from lora_jax.train.cells import check_cells, settings_of
 from lora_jax.train.population_step import population_step
@@ -101,14 +101,16 @@ class TestEquality:
 
     def test_20_steps_in_float64(self, unlike, examples, monkeypatch):
         with jax.enable_x64(True):
-            # Norms, softmax and logits are in float32 otherwise.
-            for module in (layers, attention, bert):
+            # Norms, softmax, logits and what is between products are in float32
+            # otherwise.
+            for module in (layers, plain_attention, bert):
                 monkeypatch.setattr(module, "jnp", Float64())
+            monkeypatch.setattr(precision, "activation_dtype", lambda _: "float64")
             cells = []
             for cell in unlike:
                 model = jax.tree.map(lambda leaf: leaf.astype(float), cell.model)
                 cells.append(cell._replace(model=model))
-            assert_as_alone(cells, objective(examples), 1e-9)
+            assert_as_alone(cells, objective(examples), 1e-10)
 
     def test_dropout_is_drawn_by_the_seed_of_the_cell(self, cell, examples):
         config = replace(SHORT, hidden_dropout=0.2)
