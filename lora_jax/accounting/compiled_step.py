@@ -60,10 +60,15 @@ def step_bytes(
     # XLA lays buffers out before it makes machine code. That code is not run and need
     # not be good, which halves the time.
     compiled = lowered.compile({"xla_backend_optimization_level": "0"})
-    return _bytes_of(compiled.memory_analysis())
+    return analyzed_bytes(compiled.memory_analysis())
 
 
-def _bytes_of(analysis: Any) -> dict[str, int]:
+def analyzed_bytes(analysis: Any) -> dict[str, int]:
+    """Return the bytes of a compiled program's arguments and temporaries, and in all.
+
+    Raises:
+        ValueError: the backend does not say.
+    """
     if analysis is None:
         raise ValueError(
             "expected a backend that says what memory a program takes, "

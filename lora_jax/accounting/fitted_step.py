@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from lora_jax import data, methods, quant, train, tree
 from lora_jax.accounting import program_text
-from lora_jax.accounting.compiled_step import abstract_batch
+from lora_jax.accounting.compiled_step import abstract_batch, analyzed_bytes
 from lora_jax.accounting.described_devices import machine_devices
 from lora_jax.accounting.machines import (
     Machine,
@@ -198,7 +198,8 @@ def step_cost(step: FittedStep) -> dict[str, Any]:
         compiled = traced.lower().compile(_compiler_options(machine))
     except jax.errors.JaxRuntimeError as error:
         return row | _refused(metrics, error)
-    metrics |= _memory(compiled.memory_analysis())
+    sizes = analyzed_bytes(compiled.memory_analysis())
+    metrics |= {f"bytes/{name}": size for name, size in sizes.items()}
     metrics["step/fits"] = int(metrics["bytes/total"] <= metrics["bytes/device"])
     cost = program_cost(program_text.parse(compiled.as_text() or ""), loops=loops)
     metrics["step/accessed"] = cost.accessed
@@ -261,18 +262,6 @@ def _device_bytes(leaves: Any) -> int:
         shard = leaf.sharding.shard_shape(leaf.shape)
         total += tree.nbytes(jax.ShapeDtypeStruct(shard, leaf.dtype))
     return total
-
-
-def _memory(analysis: Any) -> dict[str, int]:
-    arguments = analysis.argument_size_in_bytes
-    temporary = analysis.temp_size_in_bytes
-    # Results that take an argument's place count once.
-    results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-    return {
-        "bytes/arguments": arguments,
-        "bytes/temporary": temporary,
-        "bytes/total": arguments + temporary + results,
-    }
 
 
 def _refused(metrics: dict[str, Any], error: Exception) -> dict[str, Any]:

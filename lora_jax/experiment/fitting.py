@@ -18,8 +18,6 @@ from lora_jax.nn import precision
 from lora_jax.train import config, remat
 
 NF4_BYTES = 4.5 / 8  # of a number, with its part of a scale
-# Frozen matrices that could be quantized, as they are.
-MATRICES = r"^blocks/(.*/)?kernel$"
 
 
 class Step(NamedTuple):
@@ -158,7 +156,7 @@ def estimate(step: Step, change: Change) -> int:
     # A gradient and two moments of every trainable leaf.
     stored = 4 * tree.nbytes(step.trainable) + tree.nbytes(step.frozen)
     if change.quantize != step.run.quantize:
-        for leaf in tree.find(step.frozen, MATRICES).values():
+        for leaf in tree.find(step.frozen, quant.BODY).values():
             if not quant.is_quantized(leaf):
                 stored += round(leaf.size * NF4_BYTES) - tree.nbytes(leaf)
     sizes = remat.block_sizes(step.trainable, step.frozen)

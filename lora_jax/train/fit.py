@@ -94,7 +94,7 @@ def fit(
     steps = config.epochs * epoch_steps
     # Every device has whole micro-batches.
     mesh = devices.mesh(config.batch // config.accumulate)
-    check_pack(objective, config)
+    check_pack(objective, config, model.config)
     trainable, frozen = tree.split(model, mask)
     config = remat.resolved(
         config,
@@ -139,10 +139,22 @@ def fit(
     return _finished(state, frozen, config.remat)
 
 
-def check_pack(objective: Objective, config: TrainConfig) -> None:
-    """Raise a ValueError unless the longest row fits a packed one."""
+def check_pack(objective: Objective, config: TrainConfig, sizes: Any) -> None:
+    """Raise a ValueError unless the longest row fits a packed one, and the model.
+
+    `sizes` is the model's configuration. A packed row may be longer than the model has
+    positions, for those of each of its texts begin anew.
+    """
+    if not config.pack:
+        return
     longest = int(objective.encoded.lengths.max())
-    if config.pack and longest > config.pack:
+    positions = sizes.max_positions - sizes.offset
+    if longest > positions:
+        raise ValueError(
+            f"pack: expected texts of at most {positions} tokens, the model's "
+            f"positions, got one of {longest}"
+        )
+    if longest > config.pack:
         raise ValueError(
             f"pack: expected 0, or at least the {longest} tokens of the longest row, "
             f"got {config.pack}"

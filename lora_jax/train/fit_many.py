@@ -81,7 +81,7 @@ def fit_many(
             `resume` holds a state of another training.
     """
     check_cells(cells, objective.widths)
-    check_pack(objective, cells[0].config)
+    check_pack(objective, cells[0].config, cells[0].model.config)
     # In all that is read from it here, the cells are alike.
     config = cells[0].config
     epoch_steps = math.ceil(len(objective.encoded.lengths) / config.batch)

@@ -102,3 +102,23 @@ class TestFit:
         )
         with pytest.raises(ValueError, match=message):
             self.fit(adapted(tiny()), examples, replace(self.CONFIG, pack=8))
+
+    def test_a_text_has_positions_in_the_model(self, tiny, examples):
+        message = (
+            "pack: expected texts of at most 12 tokens, the model's positions, "
+            "got one of 16"
+        )
+        with pytest.raises(ValueError, match=message):
+            self.fit(
+                adapted(tiny(max_positions=12)),
+                examples,
+                replace(self.CONFIG, pack=WIDTH),
+            )
+
+    def test_a_packed_row_may_be_longer_than_the_model_has_positions(
+        self, tiny, examples
+    ):
+        model = adapted(tiny(max_positions=16))
+        packed = self.fit(model, examples, replace(self.CONFIG, epochs=1, pack=WIDTH))
+        padded = self.fit(model, examples, replace(self.CONFIG, epochs=1))
+        np.testing.assert_allclose(packed.losses, padded.losses, rtol=1e-4)
