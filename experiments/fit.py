@@ -89,8 +89,7 @@ def chosen_steps(options: Options) -> list[FittedStep]:
     """The papers' steps, or those of the flags."""
     names = options.machines
     if not options.models:
-        steps = paper_steps.paper_steps()
-        return [step for step in steps if not names or step.machine in names]
+        return paper_steps.steps_on(names)
     axes = {
         "model": options.models,
         "quantize": options.quantize,

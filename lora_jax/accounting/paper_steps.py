@@ -120,3 +120,21 @@ def _lora(
         recompute="block",
     )
     return spread(step, AUTO, shard_base=True)
+
+
+def steps_on(names: Sequence[str]) -> list[FittedStep]:
+    """Return the papers' steps on these machines; without a name all of them.
+
+    Raises:
+        ValueError: the papers have no step on a machine of such a name.
+    """
+    steps = paper_steps()
+    # In their order, each once.
+    known = list(dict.fromkeys(step.machine for step in steps))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"machines: without --models expected some of {', '.join(known)}, "
+            f"got {', '.join(unknown)}"
+        )
+    return [step for step in steps if not names or step.machine in names]

@@ -1,5 +1,7 @@
 """Steps to compile: the papers', and those of a grid, each as on its machine."""
 
+import pytest
+
 from lora_jax.accounting import fitted_step, paper_steps
 from lora_jax.accounting.paper_steps import crossed_steps, spread
 from tests.accounting.test_fitted_step import STEP
@@ -9,6 +11,18 @@ def test_the_papers_steps_can_be_compiled():
     steps = paper_steps.paper_steps()
     assert len(set(steps)) == len(steps)
     fitted_step.check(steps)
+
+
+def test_the_papers_steps_on_some_machines():
+    on_tpu = paper_steps.steps_on(["v5e-1"])
+    assert {step.machine for step in on_tpu} == {"v5e-1"}
+    assert paper_steps.steps_on([]) == paper_steps.paper_steps()
+    for name in ("nosuch", "v5e-4"):
+        with pytest.raises(ValueError) as caught:
+            paper_steps.steps_on(["v5e-1", name])
+        text = str(caught.value)
+        assert text.startswith("machines: without --models expected some of h100, ")
+        assert text.endswith(f", got {name}")
 
 
 def test_a_step_is_spread_over_all_devices():
