@@ -5,17 +5,15 @@ compiler says what the largest step of a dry run takes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
-
-import jax.numpy as jnp
 
 from lora_jax import devices, quant, tree
 from lora_jax.accounting.compiled_step import step_bytes
 from lora_jax.accounting.step_memory import split_shapes
 from lora_jax.experiment.config import NO_METHOD, RunConfig
 from lora_jax.experiment.workbench import Workbench, Workbenches
-from lora_jax.nn import precision
-from lora_jax.train import config, remat
+from lora_jax.train import remat, step_config
 
 NF4_BYTES = 4.5 / 8  # of a number, with its part of a scale
 
@@ -130,7 +128,7 @@ def _compiled_bytes(bench: Workbench, memory: int | None) -> int:
         batch=step.rows,
         length=step.length,
         loss=bench.objective().loss,
-        config=config.step_config(train_config),
+        config=step_config(train_config),
     )
     return sizes["total"]
 
@@ -153,25 +151,15 @@ def _changes(run: RunConfig) -> list[list[Change]]:
 
 def estimate(step: Step, change: Change) -> int:
     """Return about how many bytes a step takes on one device with these settings."""
-    # A gradient and two moments of every trainable leaf.
-    stored = 4 * tree.nbytes(step.trainable) + tree.nbytes(step.frozen)
+    stored = remat.stored_bytes(step.trainable, step.frozen)
     if change.quantize != step.run.quantize:
         for leaf in tree.find(step.frozen, quant.BODY).values():
             if not quant.is_quantized(leaf):
                 stored += round(leaf.size * NF4_BYTES) - tree.nbytes(leaf)
-    sizes = remat.block_sizes(step.trainable, step.frozen)
+    config: Any = replace(step.run.train, remat=change.remat)
     rows = max(1, step.rows // change.accumulate)
-    training = step.run.train
-    activations = precision.activation_dtype(training.compute_dtype)
-    return stored + remat.activation_bytes(
-        sizes,
-        change.remat,
-        tokens=rows * step.length,
-        length=step.length,
-        kept_bytes=jnp.dtype(activations).itemsize,
-        has_scores=remat.keeps_scores(
-            step.trainable.config, training, rows=rows, length=step.length
-        ),
+    return stored + remat.estimate(
+        config, step.trainable, step.frozen, rows=rows, length=step.length
     )
 
 

@@ -51,11 +51,10 @@ from lora_jax.train.state import Saver
 
 
 class _Places(NamedTuple):
-    """Where arrays lie: the axis of cells, or that of rows, is shared by the devices."""
+    """Where arrays lie: the devices share the rows of a batch, and each has all else."""
 
-    cells: NamedSharding  # leaves [N, ...]
     batches: NamedSharding  # leaves [S, B, ...]
-    shared: NamedSharding
+    everywhere: NamedSharding
 
 
 def fit_many(
@@ -93,14 +92,14 @@ def fit_many(
     config, population = together.resolved(
         config,
         population,
-        rows=config.batch // config.accumulate // places.shared.mesh.size,
+        rows=config.batch // config.accumulate // places.everywhere.mesh.size,
         length=max(objective.widths),
     )
     # Remat and the cells at a time are known, so the step is as it will be compiled.
     take_step = _step_function(population, objective, cells, config, steps, places)
 
     def place(leaves: Any) -> Any:
-        return jax.device_put(leaves, places.cells)
+        return jax.device_put(leaves, places.everywhere)
 
     saver = Saver(resume, lambda: _identity(cells, population, objective))
     start = initial_state(population.trainable, len(cells), _compiled(config), place)
@@ -109,7 +108,7 @@ def fit_many(
     restored_steps = len(course.losses)
     for epoch in range(len(course.losses) // epoch_steps, config.epochs):
         batches = _epoch_batches(
-            objective, config, seeds_of(cells), epoch, places.shared.mesh
+            objective, config, seeds_of(cells), epoch, places.everywhere.mesh
         )
         # A restored state may stand in the middle of an epoch.
         for batch in itertools.islice(batches, len(course.losses) % epoch_steps, None):
@@ -147,11 +146,7 @@ def _places(config: TrainConfig) -> _Places:
     """Share the rows of a batch by the devices."""
     mesh = devices.mesh(config.batch // config.accumulate)
     everywhere = NamedSharding(mesh, PartitionSpec())
-    return _Places(
-        cells=everywhere,
-        batches=NamedSharding(mesh, PartitionSpec(None, "rows")),
-        shared=everywhere,
-    )
+    return _Places(NamedSharding(mesh, PartitionSpec(None, "rows")), everywhere)
 
 
 def _step_function(
@@ -167,11 +162,10 @@ def _step_function(
     # Cast once, not in every step.
     shared = precision.cast_kernels(population.shared, config.compute_dtype)
     private = precision.cast_kernels(population.private, config.compute_dtype)
-    shared = jax.device_put(shared, places.shared)
-    # The one goes to all devices as the other does.
-    private = jax.device_put(private, places.cells)
+    shared = jax.device_put(shared, places.everywhere)
+    private = jax.device_put(private, places.everywhere)
     orders = orders_of(cells)
-    settings = jax.device_put(settings_of(cells), places.cells)
+    settings = jax.device_put(settings_of(cells), places.everywhere)
 
     def take_step(
         state: PopulationState, batches: data.Batch, counts: np.ndarray
@@ -180,7 +174,7 @@ def _step_function(
         index = len(course.losses)
         # Steps have numbers, and so rates, even where a cell has diverged.
         rates = [learning_rate(cell.config, index, steps) for cell in cells]
-        rate = jax.device_put(np.array(rates, np.float32), places.cells)
+        rate = jax.device_put(np.array(rates, np.float32), places.everywhere)
         trainable, moments, values = population_step(
             state.trainable,
             state.optimizer,

@@ -98,6 +98,9 @@ def resolved(
 ) -> TrainConfig:
     """Return the configuration with what `auto` means for a model and a device.
 
+    It is the fastest of `nn.blocks.REMATS` with which a step fits; where none fits, it
+    is `block`, which takes the least. Without a known memory nothing is computed anew.
+
     Args:
         config: the training's.
         trainable, frozen: the model, split; arrays or shapes.
@@ -107,16 +110,36 @@ def resolved(
     """
     if config.remat != "auto":
         return config
-    remat: Any = choose_remat(
-        trainable,
-        frozen,
+    none = replace(config, remat="none")
+    if memory is None:
+        return none
+    free = USABLE * memory - stored_bytes(trainable, frozen)
+    # From the fastest to the one that keeps least.
+    for choice in (none, replace(config, remat="products")):
+        if estimate(choice, trainable, frozen, rows=rows, length=length) <= free:
+            return choice
+    return replace(config, remat="block")
+
+
+def stored_bytes(trainable: Any, frozen: Any) -> int:
+    """Return the bytes of all weights, and of the gradient and moments of the trained."""
+    return 4 * tree.nbytes(trainable) + tree.nbytes(frozen)
+
+
+def estimate(
+    config: TrainConfig, trainable: Any, frozen: Any, *, rows: int, length: int
+) -> int:
+    """Return `activation_bytes` of a step; arguments are as for `resolved`."""
+    dtype = config.compute_dtype
+    return activation_bytes(
+        block_sizes(trainable, frozen),
+        config.remat,
         tokens=rows * length,
         length=length,
-        memory=memory,
-        compute_dtype=config.compute_dtype,
+        compute_bytes=jnp.dtype(precision.product_dtype(dtype)).itemsize,
+        kept_bytes=jnp.dtype(precision.activation_dtype(dtype)).itemsize,
         has_scores=keeps_scores(trainable.config, config, rows=rows, length=length),
     )
-    return replace(config, remat=remat)
 
 
 def keeps_scores(sizes: Any, config: TrainConfig, *, rows: int, length: int) -> bool:
@@ -131,50 +154,3 @@ def keeps_scores(sizes: Any, config: TrainConfig, *, rows: int, length: int) -> 
     causal = Visibility(first_query=0)
     rate = config.hidden_dropout
     return choose(tokens, tokens, causal, engine, rate=rate) == "plain"
-
-
-def choose_remat(
-    trainable: Any,
-    frozen: Any,
-    *,
-    tokens: int,
-    length: int,
-    memory: int | None,
-    compute_dtype: str = "float32",
-    has_scores: bool = True,
-) -> str:
-    """Return the fastest of `nn.blocks.REMATS` with which a step fits.
-
-    Where none fits it is `block`, which takes the least.
-
-    Args:
-        trainable, frozen: the model, split; arrays or shapes.
-        tokens: of a micro-batch on one device, padding included.
-        length: of a row, in tokens.
-        memory: of one device, in bytes; None where it is not known, and then nothing
-            is computed anew.
-        compute_dtype: a name of `nn.precision.COMPUTE_DTYPES`.
-        has_scores: whether attention makes a score of each token and each other.
-    """
-    if memory is None:
-        return "none"
-    # A gradient and two moments of every trainable leaf.
-    stored = 4 * tree.nbytes(trainable) + tree.nbytes(frozen)
-    free = USABLE * memory - stored
-    sizes = block_sizes(trainable, frozen)
-    compute_bytes = jnp.dtype(precision.product_dtype(compute_dtype)).itemsize
-    kept_bytes = jnp.dtype(precision.activation_dtype(compute_dtype)).itemsize
-    # From the fastest to the one that keeps least.
-    for remat in ("none", "products"):
-        needed = activation_bytes(
-            sizes,
-            remat,
-            tokens=tokens,
-            length=length,
-            compute_bytes=compute_bytes,
-            kept_bytes=kept_bytes,
-            has_scores=has_scores,
-        )
-        if needed <= free:
-            return remat
-    return "block"

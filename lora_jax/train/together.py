@@ -11,10 +11,8 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lora_jax import devices, tree
-from lora_jax.nn import precision
 from lora_jax.train import remat
 from lora_jax.train.config import TrainConfig
 from lora_jax.train.population import Population
@@ -42,14 +40,7 @@ def resolved(
     config = remat.resolved(
         config, cell, frozen, rows=rows, length=length, memory=memory
     )
-    cell_bytes = remat.activation_bytes(
-        remat.block_sizes(cell, frozen),
-        config.remat,
-        tokens=rows * length,
-        length=length,
-        compute_bytes=jnp.dtype(precision.product_dtype(config.compute_dtype)).itemsize,
-        kept_bytes=jnp.dtype(precision.activation_dtype(config.compute_dtype)).itemsize,
-    )
+    cell_bytes = remat.estimate(config, cell, frozen, rows=rows, length=length)
     # The optimizer's moments, the gradient and the best epoch of each cell.
     stored = 5 * tree.nbytes(population.trainable) + tree.nbytes(frozen)
     together = cells_together(population.size, cell_bytes, stored, memory)

@@ -14,8 +14,8 @@ from lora_jax.train.remat import (
     BlockSizes,
     activation_bytes,
     block_sizes,
-    choose_remat,
-    keeps_scores,
+    resolved,
+    stored_bytes,
 )
 from tests.models import small_decoders
 from tests.train.batches import text_batch
@@ -134,31 +134,28 @@ class TestChoice:
 
     def test_the_less_memory_the_more_is_computed_anew(self, tiny):
         parts = split(adapted(tiny(layers=3)))
+        stored = stored_bytes(*parts)
         trainable, frozen = parts
-        stored = 4 * tree.nbytes(trainable) + tree.nbytes(frozen)
+        assert stored == 4 * tree.nbytes(trainable) + tree.nbytes(frozen)
+
+        def choice(memory):
+            config = train.TrainConfig()
+            return resolved(config, *parts, rows=8, length=64, memory=memory).remat
+
         sizes = block_sizes(*parts)
-        options: dict[str, Any] = {"tokens": 512, "length": 64}
-        needed = {
-            remat: activation_bytes(sizes, remat, **options)
-            for remat in ("none", "products")
-        }
         for remat, slower in (("none", "products"), ("products", "block")):
+            needed = activation_bytes(sizes, remat, tokens=8 * 64, length=64)
             # 0.8 of the memory may be filled.
-            exact = (stored + needed[remat]) / 0.8
-            assert choose_remat(*parts, **options, memory=int(exact) + 2) == remat
-            assert choose_remat(*parts, **options, memory=int(exact) - 2) == slower
-        assert choose_remat(*parts, **options, memory=1) == "block"
-        assert choose_remat(*parts, **options, memory=None) == "none"
+            exact = (stored + needed) / 0.8
+            assert choice(int(exact) + 2) == remat
+            assert choice(int(exact) - 2) == slower
+        assert choice(1) == "block"
+        assert choice(None) == "none"
 
-    def test_attention_keeps_no_scores_of_long_rows(self):
-        def keeps(length: int, **settings: Any) -> bool:
-            config = train.TrainConfig(**settings)
-            return keeps_scores(small_decoders.LLAMA, config, rows=2, length=length)
-
-        assert keeps(511)
-        assert not keeps(512)
-        assert not keeps(64, attention="chunked")
-        assert keeps(512, attention="plain")
+    def test_what_is_said_stays(self, tiny):
+        config = train.TrainConfig(remat="products")
+        parts = split(adapted(tiny(layers=3)))
+        assert resolved(config, *parts, rows=8, length=64, memory=1) == config
 
     def test_a_training_chooses_by_the_memory_of_its_devices(
         self, tiny, examples, monkeypatch
