@@ -3,7 +3,8 @@
 Most of the suite's time is spent in the compiler, for programs that then run once, on a
 few numbers. So tests are compiled with few optimizations, and the test processes share
 what they compile. `XLA_FLAGS= pytest` compiles as users do; `JAX_COMPILATION_CACHE_DIR`
-names a folder of compiled programs that is kept from one run to the next.
+names a folder of compiled programs that is kept from one run to the next. The device is
+the one that jax finds, or `JAX_PLATFORMS` names (docs/accelerators.md).
 """
 
 import functools

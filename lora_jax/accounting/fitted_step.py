@@ -116,12 +116,8 @@ def step_shapes(step: FittedStep) -> tuple[Any, Any]:
     Raises:
         ValueError: the model, the method, its options or the format are wrong.
     """
-    method = methods.make(step.method, targets=step.targets, rank=step.rank)
-    model = _cast(shaped_model(step.model), step.dtype)
-    if step.quantize != NOT_QUANTIZED:
-        spec = quant.find_spec(step.quantize)
-        model = jax.eval_shape(lambda model: quant.quantize_model(model, spec), model)
-    adapted = jax.eval_shape(method.adapt, jax.random.key(0), model)
+    method = step_method(step)
+    adapted = jax.eval_shape(method.adapt, jax.random.key(0), stored_model(step))
     mask = methods.mask(adapted, method)
     trainable, frozen = tree.split(adapted, mask)
     # Cast once, as training does.
@@ -129,6 +125,28 @@ def step_shapes(step: FittedStep) -> tuple[Any, Any]:
         lambda leaves: precision.cast_kernels(leaves, step.compute), frozen
     )
     return trainable, cast
+
+
+def step_method(step: FittedStep) -> methods.Method:
+    """Return the method of a step.
+
+    Raises:
+        ValueError: there is no such method, or its options are wrong.
+    """
+    return methods.make(step.method, targets=step.targets, rank=step.rank)
+
+
+def stored_model(step: FittedStep) -> Any:
+    """Return a step's model as it is stored, every leaf a shape.
+
+    Raises:
+        ValueError: the model or the format is wrong.
+    """
+    model = _cast(shaped_model(step.model), step.dtype)
+    if step.quantize == NOT_QUANTIZED:
+        return model
+    spec = quant.find_spec(step.quantize)
+    return jax.eval_shape(lambda model: quant.quantize_model(model, spec), model)
 
 
 def _check_training(step: FittedStep) -> None:

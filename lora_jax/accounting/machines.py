@@ -69,6 +69,15 @@ A100 = Chip(
     bandwidth=1555.2 * GB,
     source="NVIDIA A100 Tensor Core GPU data sheet: 1,555 GB/s; 312 TFLOP/s",
 )
+# An H100 with more and faster memory.
+H200 = Chip(
+    "H200 SXM",
+    memory=150_754_820_096,  # what the driver reports of its 141 GB
+    peak=989.4 * TERA,
+    bandwidth=4800 * GB,
+    source="NVIDIA H200 Tensor Core GPU data sheet: 4.8 TB/s; 1,979 TFLOP/s with "
+    "sparsity, half of it without",
+)
 V5E = Chip(
     "TPU v5e",
     memory=int(15.75 * GIB),  # what its compiler allows of 16 GiB
@@ -83,6 +92,15 @@ V5P = Chip(
     bandwidth=2765 * GB,
     source="Google Cloud, TPU v5p: 95 GB, 2,765 GB/s, 459 TFLOP/s a chip",
 )
+
+# By jax's name of a device's kind.
+CHIPS = {
+    "NVIDIA H100 80GB HBM3": H100,
+    "NVIDIA H200": H200,
+    "NVIDIA A100-SXM4-40GB": A100,
+    "TPU v5 lite": V5E,
+    "TPU v5": V5P,
+}
 
 # Of a processor nobody publishes a peak: there is no floor of a step's time.
 CPU = Machine("cpu", "cpu", Chip("this machine", 0, 0.0, 0.0, ""), 1, "")

@@ -51,19 +51,25 @@ _GPT3 = {  # Brown et al. 2020 (arXiv 2005.14165), Table 2.1
     "activation_function": "gelu_new",
     "eos_token_id": 50_256,
 }
-_BERT_LARGE = {  # Devlin et al. 2019 (arXiv 1810.04805), section 3
-    "model_type": "bert",
-    "num_hidden_layers": 24,
-    "hidden_size": 1024,
-    "num_attention_heads": 16,
-    "intermediate_size": 4096,
-    "vocab_size": 30_522,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "hidden_act": "gelu",
-    "pad_token_id": 0,
-}
+
+
+def _bert(layers: int, width: int, heads: int) -> dict[str, Any]:
+    """Return BERT's config.json: an MLP four times as wide as the model."""
+    return {
+        "model_type": "bert",
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "vocab_size": 30_522,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "hidden_act": "gelu",
+        "pad_token_id": 0,
+    }
+
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama-7b": _llama(*LLAMAS["LLaMA 7B"]),
     "llama-13b": _llama(*LLAMAS["LLaMA 13B"]),
@@ -72,7 +78,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama-1.2b": _llama(16, 2048, 8192, **_LLAMA3, tie_word_embeddings=True),
     "llama-8b": _llama(32, 4096, 14_336, **_LLAMA3),
     "gpt3-175b": _GPT3,
-    "bert-large": _BERT_LARGE,
+    # Devlin et al. 2019 (arXiv 1810.04805), section 3.
+    "bert-large": _bert(24, 1024, 16),
+    "bert-base": _bert(12, 768, 12),
+    # Wang et al. 2020 (arXiv 2002.10957); its weights are `models.load`'s.
+    "minilm-l6": _bert(6, 384, 12),
 }
 """What of a config.json shapes a model, by our name of it."""
 

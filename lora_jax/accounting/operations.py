@@ -10,6 +10,9 @@ from typing import Any
 
 from jax.extend import core
 
+from lora_jax import tree
+from lora_jax.models.decoder import Decoder
+
 # cuDNN's attention is one operation, of so many products of [T, S] by a head's numbers:
 # scores and their mean of values, and in the backward pass the gradients of both sides.
 _ATTENTION = {
@@ -45,6 +48,25 @@ def product_operations(jaxpr: Any, *, loops: int) -> int:
         else:
             total += sum(inner)
     return total
+
+
+def adapted_operations(model: Any, tokens: int) -> int:
+    """Return the 4 N operations of each token, as papers count a step of LoRA.
+
+    N are the elements of the matrices that a token is multiplied with: those of the
+    blocks, and of a language model's head. It is 2 N in the forward pass, and 2 N for the
+    gradient by the inputs; what is computed anew, attention and the adapters are left
+    out. Leaves may be shapes.
+    """
+    leaves = tree.leaves(model)
+    elements = 0
+    for path, leaf in leaves.items():
+        if path.startswith(("blocks/", "lm_head/")) and path.endswith("kernel"):
+            elements += leaf.size
+    # A tied head is the embedding.
+    if isinstance(model, Decoder) and model.lm_head is None:
+        elements += leaves["embed/tokens/embedding"].size
+    return 4 * elements * tokens
 
 
 def _attention_product(equation: Any) -> int:

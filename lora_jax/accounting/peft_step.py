@@ -29,7 +29,7 @@ def peft_step(
         ValueError: the packages are not installed, or the model is not of the BERT
             family.
     """
-    torch = _import_peers()[0]
+    torch = import_peers()[0]
     if config.kind != "bert":
         raise ValueError(
             f"--peer peft: expected a model of the BERT family, got {config.kind}"
@@ -72,10 +72,13 @@ def _torch_batch(
     }
 
 
-def _import_peers() -> tuple[Any, Any, Any]:
+def import_peers() -> tuple[Any, Any, Any]:
     """Import torch, transformers and peft.
 
     torch comes first: the others load without it, but are of no use.
+
+    Raises:
+        ValueError: one of them is not installed.
     """
     try:
         torch = import_module("torch")
@@ -89,22 +92,11 @@ def _import_peers() -> tuple[Any, Any, Any]:
 
 def _adapted_model(config: bert.Config, targets: Sequence[str], rank: int) -> Any:
     """A random model of transformers without dropout, adapted by peft."""
-    torch, transformers, peft = _import_peers()
+    torch, transformers, peft = import_peers()
     # Random weights take as long as pretrained ones.
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "vocab_size": config.vocabulary,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.ffn,
-        "max_position_embeddings": config.max_positions,
-        # Neither has ours.
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-    }
     model: Any = transformers.BertForSequenceClassification(
-        transformers.BertConfig(**sizes)
+        transformers.BertConfig(**bert_sizes(config))
     )
     if not targets:
         return model
@@ -115,3 +107,18 @@ def _adapted_model(config: bert.Config, targets: Sequence[str], rank: int) -> An
         target_modules=list(targets),
     )
     return peft.get_peft_model(model, lora)
+
+
+def bert_sizes(config: bert.Config) -> dict[str, Any]:
+    """Return what transformers' BertConfig has of an encoder's; nothing is dropped."""
+    return {
+        "vocab_size": config.vocabulary,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.ffn,
+        "max_position_embeddings": config.max_positions,
+        # Neither has ours.
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }

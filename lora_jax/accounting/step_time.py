@@ -44,15 +44,17 @@ def compile_step(
     batch: int,
     length: int,
     compute_dtype: str,
+    remat: str = "auto",
 ) -> Step:
     """Compile the library's own step of an adapted model, for random tokens.
 
-    It runs on as many devices as there are. Its sizes are those of `optimizer` and
+    It runs on as many devices as there are. Where `remat` is auto, nothing is computed
+    anew. Its sizes are those of `optimizer` and
     `checkpoint`, and of one device, as XLA says, `temporary` and `peak` (arguments,
     results and temporaries).
     """
     adapted = method.adapt(jax.random.key(0), model)
-    settings: Any = {"compute_dtype": compute_dtype}
+    settings: Any = {"compute_dtype": compute_dtype, "remat": remat}
     train_config = train.TrainConfig(**settings)
     config = train.step_config(train_config)
     mask = methods.mask(adapted, method)

@@ -39,7 +39,7 @@ def resolved(runs: Sequence[RunConfig], benches: Workbenches) -> list[RunConfig]
     """
     check_settings(runs)
     # What `auto` means belongs to a row's identity, for it changes the numbers.
-    concrete = [_with_dtype(run) for run in runs]
+    concrete = [with_dtype(run) for run in runs]
     # Once a model: its source may have to be asked of a hub.
     names = {run.model for run in concrete}
     sources = {name: models.source(name) for name in names}
@@ -66,7 +66,7 @@ def check_settings(runs: Sequence[RunConfig]) -> None:
     """
     problems: dict[str, None] = {}  # in order, each once
     for run in runs:
-        for problem in _problems(_with_dtype(run)):
+        for problem in _problems(with_dtype(run)):
             problems[problem] = None
     raise_all(*problems)
 
@@ -168,8 +168,8 @@ def _is_setting(run: RunConfig, name: str) -> bool:
     return part_of(name) is not None or name in method_defaults(run.method)
 
 
-def _with_dtype(run: RunConfig) -> RunConfig:
-    """The run with what `auto` means on this machine."""
+def with_dtype(run: RunConfig) -> RunConfig:
+    """Return the run with what `auto` means on this machine."""
     if run.train.compute_dtype != "auto":
         return run
     return run.changed(compute=precision.fast_dtype())

@@ -10,9 +10,10 @@ from lora_jax.experiment.run import Trained
 from lora_jax.results.rows import Row
 
 Settings = Mapping[str, Any]
-Measure = Callable[[tuple[Trained, ...], Sequence[Settings]], Iterable[Row]]
+Measure = Callable[[tuple[Trained, ...], Sequence[Settings]], Iterable[Row | None]]
 """(trained runs, settings of the rows that are missing) -> a row for each of them, with
-`metrics` and whatever else; config and provenance are added."""
+`metrics` and whatever else; config and provenance are added. None is a row that is left
+out this time; the function says why."""
 
 
 class Measurement(NamedTuple):

@@ -201,6 +201,9 @@ class Schedule(NamedTuple):
         rows = first.measure(tuple(trained), settings)
         # Rows come one by one: each is on disk before the next is measured.
         for item, row in zip(batch, rows, strict=True):
+            # Left out, as the function has said.
+            if row is None:
+                continue
             complete = {**row, "config": item.config(), "provenance": self.provenance}
             self.file.record(complete)
             self.row_recorded()

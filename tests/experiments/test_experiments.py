@@ -28,6 +28,7 @@ LOADING = ("amplification", "subspace_similarity", "svd_truncation", "weight_sel
 OPTIONS = {
     "nlg": {"methods": nlg.ALL_METHODS},
     "throughput": {"peer": "peft"},
+    "accelerator": {"cpu": True},
 }
 # A smoke run of these generates texts: two tokens are enough.
 FLAGS = {
@@ -98,7 +99,8 @@ def seed_of(row) -> int:
 )
 def test_the_reference_rows_are_those_of_the_quick_preset(name, monkeypatch):
     """Somebody with the same data and dtype must not make them again."""
-    if name == "fit":  # the compilers need not be installed
+    # The compilers need not be installed.
+    if name in ("fit", "accelerator"):
         monkeypatch.setattr(machines, "missing_compilers", lambda names: [])
     if name == "gpt3_tables":  # the data of its first task is in no package
         monkeypatch.setattr(data, "load", lambda *_, **__: None)
