@@ -22,6 +22,7 @@ FLOORS = (
     (
         "tree",
         "devices",
+        "hosts",
         "download",
         "bounded_json",
         "interrupts",

@@ -3,12 +3,13 @@
 The model may be made of shapes: the step is compiled and not run.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 
-from lora_jax import data, train
-from lora_jax.train import classification
+from lora_jax import data, devices, train
+from lora_jax.train import classification, sharding
 
 
 def compiled_bytes(
@@ -47,8 +48,12 @@ def step_bytes(
     length: int,
     loss: train.Loss,
     config: train.StepConfig,
+    places: train.Placement | None = None,
 ) -> dict[str, int]:
-    """Return the bytes of any step, as `compiled_bytes` does of a classifier's."""
+    """Return the bytes of any step, as `compiled_bytes` does of a classifier's.
+
+    With `places` they are those of one of the devices that the step is spread over.
+    """
     # Everything the step takes, as shapes.
     state = jax.eval_shape(train.optimizer(config).init, trainable)
     rows = abstract_batch(batch, length)
@@ -56,7 +61,14 @@ def step_bytes(
     # Its kind depends on jax's settings.
     key = jax.eval_shape(lambda: jax.random.key(0))
     arguments = trainable, state, frozen, rows, learning_rate, key
-    lowered = train.train_step.lower(*arguments, loss=loss, config=config)
+    use: AbstractContextManager = nullcontext()
+    if places is not None:
+        use = devices.use(places.mesh)
+        *spread, _, learning_rate, key = places.described(arguments)
+        rows = sharding.describe(rows, sharding.row_sharding(places.mesh))
+        arguments = *spread, rows, learning_rate, key
+    with use:
+        lowered = train.train_step.lower(*arguments, loss=loss, config=config)
     # XLA lays buffers out before it makes machine code. That code is not run and need
     # not be good, which halves the time.
     compiled = lowered.compile({"xla_backend_optimization_level": "0"})

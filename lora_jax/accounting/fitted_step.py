@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lora_jax import data, methods, quant, train, tree
+from lora_jax import data, devices, methods, quant, train, tree
 from lora_jax.accounting import program_text
 from lora_jax.accounting.compiled_step import abstract_batch, analyzed_bytes
 from lora_jax.accounting.described_devices import machine_devices
@@ -204,9 +204,9 @@ def step_cost(step: FittedStep) -> dict[str, Any]:
     operations = product_operations(traced.jaxpr, loops=loops) / machine.devices
     metrics = {
         "step/devices": machine.devices,
-        "bytes/base": _device_bytes(arguments.frozen),
-        "bytes/adapters": _device_bytes(arguments.trainable),
-        "bytes/optimizer": _device_bytes(arguments.state),
+        "bytes/base": devices.nbytes(arguments.frozen),
+        "bytes/adapters": devices.nbytes(arguments.trainable),
+        "bytes/optimizer": devices.nbytes(arguments.state),
         "bytes/device": device_memory(machine),
         "step/operations": operations,
     }
@@ -241,17 +241,12 @@ def _arguments(step: FittedStep) -> _Arguments:
 
 def _placed(arguments: _Arguments, step: FittedStep) -> _Arguments:
     """Return the arguments with the devices they are on."""
-    devices = machine_devices(find_machine(step.machine))
+    members = machine_devices(find_machine(step.machine))
     shape = sharding.parse_mesh(step.mesh) if step.mesh else sharding.MeshShape()
-    mesh = sharding.make_mesh(devices, shape)
-    spread = sharding.shardings(arguments, mesh, shard_base=step.shard_base)
-    rows = jax.tree.map(lambda _: sharding.row_sharding(mesh), arguments.batch)
-    spread = spread._replace(batch=rows)
-
-    def place(leaf, cut):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=cut)
-
-    return jax.tree.map(place, arguments, spread)
+    mesh = sharding.make_mesh(members, shape)
+    described = sharding.Placement(mesh, step.shard_base).described(arguments)
+    rows = sharding.describe(arguments.batch, sharding.row_sharding(mesh))
+    return described._replace(batch=rows)
 
 
 def _loss_of(model: Any) -> train.Loss:
@@ -271,15 +266,6 @@ def _compiler_options(machine: Machine) -> dict[str, Any]:
     if machine.compiler == "cpu":
         return {"xla_backend_optimization_level": "0"}
     return {}
-
-
-def _device_bytes(leaves: Any) -> int:
-    """Return the bytes of placed leaves on one device."""
-    total = 0
-    for leaf in jax.tree.leaves(leaves):
-        shard = leaf.sharding.shard_shape(leaf.shape)
-        total += tree.nbytes(jax.ShapeDtypeStruct(shard, leaf.dtype))
-    return total
 
 
 def _refused(metrics: dict[str, Any], error: Exception) -> dict[str, Any]:

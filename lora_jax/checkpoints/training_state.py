@@ -7,6 +7,8 @@ older one is deleted. So a training that is killed resumes from its last save.
 from pathlib import Path
 from typing import Any
 
+import jax
+
 # orbax takes over a second to import, and only long trainings need it: it is imported
 # in the functions.
 
@@ -63,11 +65,22 @@ def restore(folder: Path, template: Any) -> tuple[Any, Any] | None:
 def _manager(folder: Path) -> Any:
     import orbax.checkpoint as ocp
 
+    # Of several processes one alone comes here: orbax must not wait for the others.
+    index = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=str(index),
+    )
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1,
         # A save is complete before the next step changes its arrays.
         enable_async_checkpointing=False,
         # What a save that was killed left behind.
         cleanup_tmp_directories=True,
+        # So it has to be where processes are named.
+        create=False,
+        multiprocessing_options=alone,
     )
+    folder.mkdir(parents=True, exist_ok=True)
     return ocp.CheckpointManager(folder.absolute(), options=options)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lora_jax import train
+from lora_jax import hosts, train
 from lora_jax.experiment import adapters, populations
 from lora_jax.experiment.config import RunConfig
 from lora_jax.experiment.identity import key
@@ -62,7 +62,8 @@ def train_rows(
                 diverged.append(label)
 
         def claim(claims: ExitStack) -> bool:
-            return claims.enter_context(plan.file.claim(config))
+            is_free = claims.enter_context(plan.file.claim(config))
+            return hosts.agreed(lambda: is_free)
 
         return Job(run, label, claim, done, end_diverged)
 
@@ -88,7 +89,7 @@ def train_to_keep(
             raise no_model(label) from error
 
         def claim(_: ExitStack) -> bool:
-            return bool(adapters.missing(plan.out, [run]))
+            return bool(hosts.agreed(lambda: adapters.missing(plan.out, [run])))
 
         return Job(run, label, claim, done, end_diverged)
 
@@ -128,7 +129,7 @@ def _train(
     runs = list(cells)
     # Killed among its tests, a population has rows of some cells. All of them go on
     # from the save, which costs no step.
-    if not unfinished(plan.out, runs).exists():
+    if not hosts.agreed(unfinished(plan.out, runs).exists):
         runs = [job.run for job in ours.values()]
     if len(runs) < 2:
         return

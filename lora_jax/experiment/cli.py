@@ -49,6 +49,10 @@ class Command(NamedTuple):
     keep: bool
     huge_pages: bool
     population: int = 0  # trainings that share a step; 0 or 1: one by one
+    # The first of the processes that run this together, see `hosts.connect`.
+    coordinator: str = ""
+    processes: int = 1
+    process_index: int = 0
 
 
 def parse(
@@ -129,6 +133,9 @@ def _command(
         keep=values["keep"],
         huge_pages=values["huge_pages"],
         population=values["population"],
+        coordinator=values["coordinator"],
+        processes=values["processes"],
+        process_index=values["process_index"],
     )
 
 

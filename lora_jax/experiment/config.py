@@ -158,7 +158,8 @@ class RunConfig:
 
 
 PARTS = ("data", "train", "decode")
-FITTED = ("remat", "attention")  # settings of a training that are none of its row
+# Settings of a training that are none of its row.
+FITTED = ("remat", "attention", "mesh", "shard_base")
 RUN_FIELDS = (
     "model",
     "method",

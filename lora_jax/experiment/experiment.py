@@ -63,10 +63,16 @@ class Experiment(NamedTuple):
         """
         command = self._command(arguments)
         # The process starts anew here, so before anything is loaded. Not under tests,
-        # which pass their arguments.
-        if command.huge_pages and arguments is None:
+        # which pass their arguments; nor among several, which have to be joined before
+        # the backend is asked.
+        if command.huge_pages and arguments is None and not command.coordinator:
             process.use_huge_pages()
-        populations.check_size(command.population)
+        with process.together(command, self.name) as joined:
+            self._run(joined)
+
+    def _run(self, command: cli.Command) -> None:
+        """Do what the command line says."""
+        populations.check_size(command.population, command.run)
         # A line that is no row is an error before anything is loaded.
         self.rows(command.out)
         self._announce(command)

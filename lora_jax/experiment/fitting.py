@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from lora_jax import devices, quant, tree
+from lora_jax import devices, quant, train, tree
 from lora_jax.accounting.compiled_step import step_bytes
 from lora_jax.accounting.step_memory import split_shapes
 from lora_jax.experiment.config import NO_METHOD, RunConfig
 from lora_jax.experiment.workbench import Workbench, Workbenches
-from lora_jax.train import remat, step_config
+from lora_jax.train import remat
 
 NF4_BYTES = 4.5 / 8  # of a number, with its part of a scale
 
@@ -59,8 +59,11 @@ def step_of(bench: Workbench) -> Step | None:
     trainable, frozen = split_shapes(
         bench.model, bench.method(), run.train.compute_dtype
     )
-    micro_batch = run.train.batch // run.train.accumulate
-    rows = run.train.batch // devices.mesh(micro_batch).size
+    places = train.placement(run.train)
+    rows = run.train.batch // places.rows_divisor
+    if places.by_rule:
+        trainable = places.described(trainable)
+        frozen = places.described(frozen)
     return Step(run, trainable, frozen, rows, max(bench.widths))
 
 
@@ -122,13 +125,16 @@ def _compiled_bytes(bench: Workbench, memory: int | None) -> int:
         length=step.length,
         memory=memory,
     )
+    places = train.placement(bench.run.train)
     sizes = step_bytes(
         step.trainable,
         step.frozen,
-        batch=step.rows,
+        # A device that has all of the model is looked at alone.
+        batch=bench.run.train.batch if places.by_rule else step.rows,
         length=step.length,
         loss=bench.objective().loss,
-        config=step_config(train_config),
+        config=train.step_config(train_config),
+        places=places if places.by_rule else None,
     )
     return sizes["total"]
 
@@ -155,7 +161,10 @@ def estimate(step: Step, change: Change) -> int:
     if change.quantize != step.run.quantize:
         for leaf in tree.find(step.frozen, quant.BODY).values():
             if not quant.is_quantized(leaf):
-                stored += round(leaf.size * NF4_BYTES) - tree.nbytes(leaf)
+                present = devices.nbytes(leaf)
+                # It would be cut over as many devices.
+                share = present / tree.nbytes(leaf)
+                stored += round(share * leaf.size * NF4_BYTES) - present
     config: Any = replace(step.run.train, remat=change.remat)
     rows = max(1, step.rows // change.accumulate)
     return stored + remat.estimate(

@@ -105,6 +105,16 @@ def process_flags(keep: bool) -> list[Flag]:
             "and weight decay. 0 or 1 trains one by one.",
         ),
         Flag(
+            "coordinator",
+            str,
+            "",
+            "HOST:PORT of the first of several processes that run this command together, "
+            "each with devices of its own; or cluster, where SLURM, MPI or a TPU says "
+            "it. The first one alone writes.",
+        ),
+        Flag("processes", int, 1, "How many processes there are, with --coordinator."),
+        Flag("process_index", int, 0, "Which of them this one is, counted from 0."),
+        Flag(
             "huge_pages",
             bool,
             True,

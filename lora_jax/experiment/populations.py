@@ -12,6 +12,7 @@ from lora_jax.experiment.config import NO_METHOD, RunConfig
 from lora_jax.experiment.identity import key
 from lora_jax.experiment.workbench import ATTENTION, Workbenches
 from lora_jax.plural import counted
+from lora_jax.train import sharding
 
 FREE = ("seed", "learning_rate", "warmup", "weight_decay")
 FREE_IN_LORA = ("rank", "alpha", "rank_stabilized", "init", "targets", "layers")
@@ -21,12 +22,22 @@ STORED_SHARE = 0.3
 STORED_COPIES = 5  # weights, gradients, two moments, the best epoch's weights
 
 
-def check_size(size: int) -> None:
-    """Raise a ValueError unless a population may have so many cells."""
+def check_size(size: int, run: RunConfig | None) -> None:
+    """Raise a ValueError unless a population may have so many cells.
+
+    `run` is what the flags say of the trainings, if there are any.
+    """
     if size < 0:
         raise ValueError(
             "--population: expected the number of trainings that share a step, "
             f"0 or 1 for one by one, got {size}"
+        )
+    mesh = run.train.mesh if run else sharding.AUTO
+    is_divided = mesh != sharding.AUTO and sharding.parse_mesh(mesh).cells > 1
+    if is_divided and size < 2:
+        raise ValueError(
+            f"mesh: {mesh} divides the trainings of a population: expected --population "
+            "and their number, at most"
         )
 
 

@@ -4,12 +4,16 @@ from lora_jax.interrupts import INTERRUPTED, end_quietly
 import errno
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import jax
 
-from lora_jax import devices, download
+from lora_jax import devices, download, hosts
+from lora_jax.experiment import adapters
+from lora_jax.experiment.cli import Command
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLE = "glibc.malloc.hugetlb=1"
@@ -46,6 +50,42 @@ def use_huge_pages() -> None:
     settings = [tunables, TUNABLE] if tunables else [TUNABLE]
     os.environ["GLIBC_TUNABLES"] = ":".join(settings)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+@contextmanager
+def together(command: Command, name: str) -> Iterator[Command]:
+    """Join the processes that run an experiment together, if there are several.
+
+    Each of them makes the same rows. The first one's are the experiment's; the others
+    begin with a copy of what is there, write to a folder that is removed in the end,
+    and print errors alone. Yields the command with this process's folder.
+    """
+    if not command.coordinator:
+        yield command
+        return
+    hosts.connect(command.coordinator, command.processes, command.process_index)
+    present = hosts.agreed(lambda: _files(command.out, name))
+    if hosts.is_first():
+        yield command
+        return
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
+        out = Path(folder)
+        for path, content in present.items():
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            (out / path).write_bytes(content)
+        with redirect_stdout(nowhere):
+            yield command._replace(out=out)
+
+
+def _files(out: Path, name: str) -> dict[str, bytes]:
+    """The contents of an experiment's rows and of what was kept, by path in `out`."""
+    paths = [out / f"{name}.jsonl", *(out / adapters.FOLDER).glob("*.*")]
+    contents = {}
+    for path in paths:
+        # A training that is not finished is a folder, and is the first process's.
+        if path.is_file():
+            contents[str(path.relative_to(out))] = path.read_bytes()
+    return contents
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -198,6 +198,7 @@ def _course(fit: train.Fit, epochs: int) -> Row:
         "steps": len(fit.losses),
         "tokens": fit.tokens,
         "remat": fit.remat,
+        "mesh": fit.mesh,
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lora_jax import train
+from lora_jax import hosts, train
 from lora_jax.experiment import adapters, cells
 from lora_jax.experiment.config import NO_METHOD, RunConfig
 from lora_jax.experiment.identity import key
@@ -61,18 +61,21 @@ class Schedule(NamedTuple):
     def pending(self, measurements: Sequence[Measurement]) -> list[Measurement]:
         """Return the measurements without a row yet, in their order, each once."""
         # Read anew every time: another process may have added rows.
-        done = {row["key"] for row in self.file.read()}
+        done = hosts.agreed(self._keys)
         by_key = {}
         for item in measurements:
             if item.key() not in done:
                 by_key[item.key()] = item
         return list(by_key.values())
 
+    def _keys(self) -> set[str]:
+        return {row["key"] for row in self.file.read()}
+
     def to_train(self, pending: Sequence[Measurement]) -> list[RunConfig]:
         """Return the runs that pending measurements have to train, each once."""
         trainings, others = kinds(pending)
         # What a measurement needs may have been trained for another one, and kept.
-        missing = adapters.missing(self.out, unique_runs(others))
+        missing = self._missing(unique_runs(others))
         by_key = {}
         for run in [*unique_runs(trainings), *missing]:
             by_key[key(run.flat())] = run
@@ -90,7 +93,8 @@ class Schedule(NamedTuple):
                     # It has no row, but would diverge again.
                     if label in diverged:
                         continue
-                    with self.file.claim(item.config(), wait=wait) as is_ours:
+                    with self.file.claim(item.config(), wait=wait) as is_free:
+                        is_ours = hosts.agreed(lambda: is_free)
                         if is_ours and not self._train_row(item, label, screen):
                             diverged.append(label)
         return diverged
@@ -140,7 +144,7 @@ class Schedule(NamedTuple):
         # unfinished training.
         with runs_file.claim(run.flat(), wait=True):
             # Another process may have kept it while this one waited.
-            if record is None and not adapters.missing(self.out, [run]):
+            if record is None and not self._missing([run]):
                 screen.finish("kept by another process")
                 return True
             return self._train_claimed(run, screen, keep, record)
@@ -211,16 +215,24 @@ class Schedule(NamedTuple):
     def _train_missing(self, measurements: Sequence[Measurement]) -> None:
         """Train, and keep, what the measurements need and nobody has kept."""
         runs = unique_runs(measurements)
-        missing = adapters.missing(self.out, runs)
+        missing = self._missing(runs)
         names = labels([run.flat() for run in missing])
         with display(len(missing)) as screen:
             cells.train_to_keep(self, missing, names, screen)
             for run, label in zip(missing, names, strict=True):
                 # Kept as a cell of a population.
-                if self.population and not adapters.missing(self.out, [run]):
+                if self.population and not self._missing([run]):
                     continue
                 if not self._train(run, label, screen, keep=True):
                     raise cells.no_model(label)
+
+    def _missing(self, runs: list[RunConfig]) -> list[RunConfig]:
+        """The runs of which nothing is kept."""
+        keys = hosts.agreed(lambda: self._missing_keys(runs))
+        return [run for run in runs if key(run.flat()) in keys]
+
+    def _missing_keys(self, runs: list[RunConfig]) -> set[str]:
+        return {key(run.flat()) for run in adapters.missing(self.out, runs)}
 
     def _load(self, run: RunConfig) -> Trained:
         return adapters.load(self.out, self.benches.bench(run))

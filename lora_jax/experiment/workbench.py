@@ -116,10 +116,8 @@ class Workbenches:
         labels = len(self.task(run).labels) or 1
         quantize = None if run.quantize == "none" else run.quantize
         return self._models.get(
-            (run.model, labels, quantize),
-            lambda: models.load(
-                run.model, labels=labels, quantize=quantize, report=_print_notice
-            ),
+            (run.model, labels, quantize, run.train.mesh, run.train.shard_base),
+            lambda: _load_model(run, labels, quantize),
         )
 
     def bench(self, run: RunConfig) -> Workbench:
@@ -153,6 +151,18 @@ class Workbenches:
             widths=data.widths(run.data.longest or _longest(encoded)),
             pad=model.config.pad,
         )
+
+
+def _load_model(run: RunConfig, labels: int, quantize: str | None) -> tuple[Any, Any]:
+    """The model, where its training is to be, and its tokenizer."""
+    places = train.placement(run.train)
+    options: Any = {"labels": labels, "quantize": quantize, "report": _print_notice}
+    if not places.by_rule:
+        return models.load(run.model, **options)
+    # One device alone need not have room for all of it.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        model, tokenizer = models.load(run.model, **options)
+    return places.put(model), tokenizer
 
 
 def _print_notice(line: str) -> None:

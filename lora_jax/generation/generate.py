@@ -78,8 +78,7 @@ def generate(
 
     # One copy of the weights on each device; each gets its share of a batch's rows.
     began = time.monotonic()
-    mesh = devices.mesh(batch)
-    ready = devices.replicate(prepare(model, compute_dtype), mesh)
+    ready, mesh = devices.placed(prepare(model, compute_dtype), batch)
     longest = model.config.max_positions - decoding.new_tokens
     texts: dict[int, list[int]] = {}  # by the index of the prompt
     steps = 0
@@ -88,18 +87,21 @@ def generate(
         members = [prompts[index] for index in indices]
         padded = pad_prompts(members, batch, longest)
         tokens, start = devices.shard_rows(padded, mesh)
-        written = continue_prompts(
-            ready,
-            tokens,
-            start,
-            _batch_key(seed, first, decoding),
-            decoding=decoding,
-            eos_ids=end_tokens,
-            compute_dtype=compute_dtype,
-        )
+        key = _batch_key(seed, first, decoding)
+        with devices.use(mesh):
+            written = continue_prompts(
+                ready,
+                tokens,
+                start,
+                devices.replicate(key, mesh),
+                decoding=decoding,
+                eos_ids=end_tokens,
+                compute_dtype=compute_dtype,
+            )
         steps += int(written.steps)
         # Rows beyond the last prompt only fill the batch.
-        for index, text in zip(indices, np.asarray(written.tokens), strict=False):
+        rows = devices.to_host(written.tokens)
+        for index, text in zip(indices, rows, strict=False):
             texts[index] = _cut_at_end(text, end_tokens)
         if report:
             report(len(texts))

@@ -10,10 +10,12 @@ from lora_jax.train.config import (
     TrainConfig,
     check,
     learning_rate,
+    placement,
     step_config,
 )
 from lora_jax.train.fit import Diverged, Fit, Objective, Progress, fit
 from lora_jax.train.fit_many import fit_many
+from lora_jax.train.sharding import Placement
 from lora_jax.train.step import Loss, decay_mask, gradient, optimizer, train_step
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Fit",
     "Loss",
     "Objective",
+    "Placement",
     "Progress",
     "StepConfig",
     "TrainConfig",
@@ -32,6 +35,7 @@ __all__ = [
     "gradient",
     "learning_rate",
     "optimizer",
+    "placement",
     "step_config",
     "train_step",
 ]

@@ -77,9 +77,8 @@ def predict(
         pad: the token that they are padded with.
         compute_dtype: a name of `precision.COMPUTE_DTYPES`.
     """
-    mesh = devices.mesh(size)
     model = precision.cast_kernels(model, compute_dtype)
-    model = devices.replicate(model, mesh)
+    model, mesh = devices.placed(model, size)
     options: Any = {"size": size, "widths": widths, "pad": pad}
     return _in_order(
         lambda batch: _logits(model, batch, compute_dtype), encoded, mesh, options
@@ -96,11 +95,10 @@ def predict_many(
     compute_dtype: str,
 ) -> np.ndarray:
     """Return the logits [cells, N, C] of all models; arguments are as for `predict`."""
-    mesh = devices.mesh(size)
     leaves = population.trainable, population.private, population.shared
     # Adapters stay beside their base: merged, every cell would have a base.
     leaves = precision.cast_kernels(leaves, compute_dtype)
-    leaves = devices.replicate(leaves, mesh)
+    leaves, mesh = devices.placed(leaves, size)
     settings: Any = {
         "compute_dtype": compute_dtype,
         "together": population.together,
@@ -121,12 +119,13 @@ def _in_order(
     # All batches are dispatched before the first result is waited for.
     indices = []
     outputs = []
-    for batch in data.batches(encoded, seed=None, **options):
-        indices.append(batch.index)
-        outputs.append(predict_batch(devices.shard_rows(batch, mesh)))
+    with devices.use(mesh):
+        for batch in data.batches(encoded, seed=None, **options):
+            indices.append(batch.index)
+            outputs.append(predict_batch(devices.shard_rows(batch, mesh)))
 
     index = np.concatenate(indices)
-    logits = np.concatenate([np.asarray(output) for output in outputs])
+    logits = np.concatenate([devices.to_host(output) for output in outputs])
     # Batches are sorted by length. Rows of index -1 only fill the last one up.
     is_example = index >= 0
     order = np.argsort(index[is_example])
@@ -155,7 +154,7 @@ def _logits_of_cells(
 ) -> Float[Array, "N B C"]:
     population = Population(trainable, private, shared, together)
 
-    def logits_of(model: Any) -> Float[Array, "B C"]:
+    def logits_of(model: Any, batch: data.Batch) -> Float[Array, "B C"]:
         return _logits(model, batch, compute_dtype)
 
-    return over_cells(logits_of, population)
+    return over_cells(logits_of, population, batch)

@@ -11,6 +11,7 @@ from lora_jax.nn import precision
 from lora_jax.nn.attend import ATTENTIONS
 from lora_jax.nn.blocks import REMATS
 from lora_jax.nn.engine import Engine
+from lora_jax.train import sharding
 
 
 # The docstring below each field is the help text of its command-line flag.
@@ -52,6 +53,13 @@ class TrainConfig:
     """How attention is computed. plain keeps the scores of all tokens by all tokens,
     chunked computes those of a few tokens at a time, cudnn is NVIDIA's kernel, for
     bfloat16 activations. auto chooses by backend, length and dtype."""
+    mesh: str = "auto"
+    """Devices along cells (trainings of a population), data (rows of a batch) and model
+    (matrices of the base), as data=4,model=2. auto has as many along data as share the
+    rows evenly."""
+    shard_base: bool = False
+    """Cut the frozen base over the devices along data too, and gather each layer when
+    it is computed. Without, each of them has all of it."""
     compute_dtype: Literal["auto", "float32", "bfloat16", "bfloat16_activations"] = (
         "float32"
     )
@@ -156,8 +164,20 @@ def check(config: TrainConfig) -> None:
         f"a backend that can also keep arrays in {devices.HOST} memory, as GPUs and "
         f"TPUs can (this one: {', '.join(memory_kinds)})",
     )
+    # Its rows are known where the other settings are sound.
+    if divides:
+        problems += _mesh_problems(config)
     if problems:
         raise ValueError("; ".join(problems))
+
+
+def _mesh_problems(config: TrainConfig) -> list[str]:
+    """Return what is wrong with the mesh for this process's devices."""
+    try:
+        sharding.check_mesh(config.mesh, config.batch // config.accumulate)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _attention_bound(config: TrainConfig) -> tuple[bool, str]:
@@ -174,6 +194,16 @@ def _attention_bound(config: TrainConfig) -> tuple[bool, str]:
         "auto, plain or chunked, as cudnn is for a GPU, for bfloat16_activations and "
         "for no hidden_dropout"
     )
+
+
+def placement(config: TrainConfig) -> sharding.Placement:
+    """Return where the arrays of a training are.
+
+    Raises:
+        ValueError: the mesh does not fit the devices or the batch.
+    """
+    rows = config.batch // config.accumulate
+    return sharding.placement(config.mesh, rows, shard_base=config.shard_base)
 
 
 def learning_rate(config: TrainConfig, step: int, steps: int) -> float:

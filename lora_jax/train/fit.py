@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from lora_jax import data, devices, tree
 from lora_jax.nn import precision
 from lora_jax.train import remat
-from lora_jax.train.config import TrainConfig, check, learning_rate, step_config
+from lora_jax.train.config import (
+    TrainConfig,
+    check,
+    learning_rate,
+    placement,
+    step_config,
+)
 from lora_jax.train.identity import training_identity
+from lora_jax.train.sharding import Placement
 from lora_jax.train.state import Saver, TrainState, after_epoch, initial_state
 from lora_jax.train.step import Loss, train_step
 
@@ -53,6 +58,7 @@ class Fit(NamedTuple):
     losses: np.ndarray  # [steps]
     tokens: int  # trained on, without padding
     remat: str = "none"  # what the backward pass computed anew
+    mesh: str = ""  # how many devices it was spread over, as `data=4,model=2`
 
 
 class Diverged(FloatingPointError):
@@ -93,18 +99,21 @@ def fit(
     epoch_steps = math.ceil(len(objective.encoded.lengths) / config.batch)
     steps = config.epochs * epoch_steps
     # Every device has whole micro-batches.
-    mesh = devices.mesh(config.batch // config.accumulate)
+    places = placement(config)
     check_pack(objective, config, model.config)
     trainable, frozen = tree.split(model, mask)
+    # Where it is tested it is as here, so that no device ever has all of it.
+    if places.by_rule:
+        frozen = places.put(frozen)
     config = remat.resolved(
         config,
         trainable,
         frozen,
-        rows=config.batch // config.accumulate // mesh.size,
+        rows=config.batch // config.accumulate // places.rows_divisor,
         length=max(objective.widths),
         memory=devices.memory_bytes(),
     )
-    take_step = _step_function(frozen, objective.loss, config, steps, mesh, seed)
+    take_step = _step_function(frozen, objective.loss, config, steps, places, seed)
 
     saver = Saver(
         resume,
@@ -116,11 +125,11 @@ def fit(
             widths=objective.widths,
         ),
     )
-    state = initial_state(devices.replicate(trainable, mesh), step_config(config), mesh)
+    state = initial_state(places.put(trainable), step_config(config), places.put)
     state = saver.restore(state)
     losses = state.history.losses
     for epoch in range(len(losses) // epoch_steps, config.epochs):
-        batches = epoch_batches(objective, config, seed, epoch, mesh)
+        batches = epoch_batches(objective, config, seed, epoch, places.rows_divisor)
         # A restored state may stand in the middle of an epoch.
         for batch in itertools.islice(batches, len(losses) % epoch_steps, None):
             saver.save_if_due(state)
@@ -134,9 +143,9 @@ def fit(
         _finite_loss(losses, len(losses) - 1, config, steps)
         scores = None
         if score is not None:
-            scores = score(_joined(state.trainable, frozen))
+            scores = score(joined(state.trainable, frozen, places))
         state = after_epoch(state, epoch + 1, scores)
-    return _finished(state, frozen, config.remat)
+    return _finished(state, frozen, config.remat, places)
 
 
 def check_pack(objective: Objective, config: TrainConfig, sizes: Any) -> None:
@@ -162,28 +171,36 @@ def check_pack(objective: Objective, config: TrainConfig, sizes: Any) -> None:
 
 
 def _step_function(
-    frozen: Any, loss: Loss, config: TrainConfig, steps: int, mesh: Mesh, seed: int
+    frozen: Any,
+    loss: Loss,
+    config: TrainConfig,
+    steps: int,
+    places: Placement,
+    seed: int,
 ) -> Callable[[TrainState, data.Batch], TrainState]:
     """Return the function that takes a training's next step, from a state and a batch."""
     compiled_config = step_config(config)
     training_key = jax.random.key(seed)
+    mesh = places.mesh
     # Cast once, not in every step.
     cast = precision.cast_kernels(frozen, config.compute_dtype)
-    cast = devices.replicate(cast, mesh)
+    cast = places.put(cast)
 
     def take_step(state: TrainState, batch: data.Batch) -> TrainState:
         history = state.history
         index = len(history.losses)
-        trainable, moments, value = train_step(
-            state.trainable,
-            state.optimizer,
-            cast,
-            devices.shard_rows(batch, mesh),
-            jnp.float32(learning_rate(config, index, steps)),
-            jax.random.fold_in(training_key, index),
-            loss=loss,
-            config=compiled_config,
-        )
+        rate = np.float32(learning_rate(config, index, steps))
+        key = jax.random.fold_in(training_key, index)
+        with devices.use(mesh):
+            trainable, moments, value = train_step(
+                state.trainable,
+                state.optimizer,
+                cast,
+                devices.shard_rows(batch, mesh),
+                *devices.replicate((rate, key), mesh),
+                loss=loss,
+                config=compiled_config,
+            )
         history.losses.append(value)
         history.tokens += batch.token_count
         return state._replace(trainable=trainable, optimizer=moments)
@@ -192,9 +209,12 @@ def _step_function(
 
 
 def epoch_batches(
-    objective: Objective, config: TrainConfig, seed: int, epoch: int, mesh: Mesh
+    objective: Objective, config: TrainConfig, seed: int, epoch: int, divisor: int
 ) -> Iterator[data.Batch]:
-    """Return the batches of an epoch, packed where the configuration says so."""
+    """Return the batches of an epoch, packed where the configuration says so.
+
+    Packed rows can be divided among `divisor` devices.
+    """
     padded = data.batches(
         objective.encoded,
         size=config.batch,
@@ -210,7 +230,7 @@ def epoch_batches(
             batch,
             width=config.pack,
             # Every device has whole micro-batches.
-            multiple=config.accumulate * mesh.size,
+            multiple=config.accumulate * divisor,
             pad=objective.pad,
         )
         for batch in padded
@@ -239,18 +259,27 @@ def divergence(value: float, index: int, config: TrainConfig, steps: int) -> Div
     )
 
 
-def _joined(trainable: Any, frozen: Any) -> Any:
-    """Return the model of a replicated trainable tree, on one device."""
-    return tree.merge(devices.to_first_device(trainable), frozen)
+def joined(trainable: Any, frozen: Any, places: Placement) -> Any:
+    """Return the model of a training's leaves.
+
+    It is on one device, or spread as the training was. What is trainable is on all
+    devices where some are another process's, so that each process can read it.
+    """
+    if not places.by_rule:
+        return tree.merge(devices.to_first_device(trainable), frozen)
+    if jax.process_count() > 1:
+        trainable = devices.replicate(trainable, places.mesh)
+    return tree.merge(trainable, frozen)
 
 
-def _finished(state: TrainState, frozen: Any, remat: str) -> Fit:
+def _finished(state: TrainState, frozen: Any, remat: str, places: Placement) -> Fit:
     history = state.history
     return Fit(
-        model=_joined(state.best, frozen),
+        model=joined(state.best, frozen, places),
         best_epoch=history.best_epoch,
         validation=history.validation,
         losses=np.array(history.losses, np.float32),
         tokens=history.tokens,
         remat=remat,
+        mesh=str(places),
     )

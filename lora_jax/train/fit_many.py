@@ -16,7 +16,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lora_jax import data, devices
+from lora_jax import data, devices, hosts
+from lora_jax.devices import CELLS, DATA
 from lora_jax.nn import precision
 from lora_jax.train import together
 from lora_jax.train.cells import Cell, check_cells, orders_of, seeds_of, settings_of
@@ -24,6 +25,7 @@ from lora_jax.train.config import (
     StepConfig,
     TrainConfig,
     learning_rate,
+    placement,
     step_config,
 )
 from lora_jax.train.fit import (
@@ -38,6 +40,7 @@ from lora_jax.train.fit import (
 from lora_jax.train.identity import training_identity
 from lora_jax.train.population import Population, gather, trained_model
 from lora_jax.train.population_state import (
+    IDLE,
     Course,
     PopulationState,
     after_epoch,
@@ -47,14 +50,30 @@ from lora_jax.train.population_state import (
     save_if_due,
 )
 from lora_jax.train.population_step import population_step
+from lora_jax.train.sharding import Placement
 from lora_jax.train.state import Saver
 
 
 class _Places(NamedTuple):
-    """Where arrays lie: the devices share the rows of a batch, and each has all else."""
+    """Where arrays are: the base as for one training, the cells over the axis `cells`."""
 
-    batches: NamedSharding  # leaves [S, B, ...]
-    everywhere: NamedSharding
+    one: Placement  # of a single training
+
+    @property
+    def parts(self) -> int:
+        """Among how many devices the cells are divided."""
+        return self.one.mesh.shape.get(CELLS, 1)
+
+    def put_cells(self, leaves: Any) -> Any:
+        """Leaves [N, ...] of cells."""
+        spec = PartitionSpec(CELLS) if self.parts > 1 else PartitionSpec()
+        return devices.put(leaves, NamedSharding(self.one.mesh, spec))
+
+    def put_batches(self, batches: data.Batch) -> data.Batch:
+        """Leaves [S, B, ...] of batches."""
+        return devices.put(
+            batches, NamedSharding(self.one.mesh, PartitionSpec(None, DATA))
+        )
 
 
 def fit_many(
@@ -85,30 +104,34 @@ def fit_many(
     config = cells[0].config
     epoch_steps = math.ceil(len(objective.encoded.lengths) / config.batch)
     steps = config.epochs * epoch_steps
+    places = _Places(placement(config))
+    # Devices along `cells` have equally many: copies of the last cell fill them up.
+    idle = -len(cells) % places.parts
+    cells = [*cells, *[cells[-1]] * idle]
     # One base, and the leaves of the cells side by side.
     models = [cell.model for cell in cells]
     population = gather(models, [cell.mask for cell in cells])
-    places = _places(config)
+    population = population._replace(shared=places.one.put(population.shared))
     config, population = together.resolved(
         config,
         population,
-        rows=config.batch // config.accumulate // places.everywhere.mesh.size,
+        rows=config.batch // config.accumulate // places.one.rows_divisor,
         length=max(objective.widths),
+        parts=places.parts,
     )
     # Remat and the cells at a time are known, so the step is as it will be compiled.
     take_step = _step_function(population, objective, cells, config, steps, places)
 
-    def place(leaves: Any) -> Any:
-        return jax.device_put(leaves, places.everywhere)
-
     saver = Saver(resume, lambda: _identity(cells, population, objective))
-    start = initial_state(population.trainable, len(cells), _compiled(config), place)
+    start = initial_state(
+        population.trainable, len(cells), _compiled(config), places.put_cells, idle
+    )
     state = restore(saver, start)
     course = state.course
     restored_steps = len(course.losses)
     for epoch in range(len(course.losses) // epoch_steps, config.epochs):
         batches = _epoch_batches(
-            objective, config, seeds_of(cells), epoch, places.everywhere.mesh
+            objective, config, seeds_of(cells), epoch, places.one.rows_divisor
         )
         # A restored state may stand in the middle of an epoch.
         for batch in itertools.islice(batches, len(course.losses) % epoch_steps, None):
@@ -121,32 +144,26 @@ def fit_many(
                 live = len(course.live)
                 report(Progress(epoch + 1, step, steps, loss, course.tokens, live))
             if not course.live:
-                return _results(cells, population, state, steps, config.remat)
+                return _results(cells, population, state, steps, config.remat, places)
         # The epoch's last loss, before anything is made of what the cells learned.
         course.read_loss(len(course.losses) - 1)
         if not course.live:
-            return _results(cells, population, state, steps, config.remat)
+            return _results(cells, population, state, steps, config.remat, places)
         scores = None
         if score is not None:
-            scores = score(_current(population, state.trainable), course.live)
+            current = _current(population, state.trainable, places)
+            scores = score(current, course.live)
         state = after_epoch(state, epoch + 1, scores)
     # Of a training of minutes the end is saved too: testing its cells may take as long.
-    is_saved = resume is not None and resume.exists()
+    is_saved = resume is not None and hosts.agreed(resume.exists)
     if is_saved and len(course.losses) > restored_steps:
         save(saver, state)
-    return _results(cells, population, state, steps, config.remat)
+    return _results(cells, population, state, steps, config.remat, places)
 
 
 def _compiled(config: TrainConfig) -> StepConfig:
     """What is compiled into the step; the weight decay is data."""
     return step_config(replace(config, weight_decay=0.0))
-
-
-def _places(config: TrainConfig) -> _Places:
-    """Share the rows of a batch by the devices."""
-    mesh = devices.mesh(config.batch // config.accumulate)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return _Places(NamedSharding(mesh, PartitionSpec(None, "rows")), everywhere)
 
 
 def _step_function(
@@ -160,12 +177,13 @@ def _step_function(
     """Return the function that takes the next step of all cells."""
     compiled_config = _compiled(config)
     # Cast once, not in every step.
+    mesh = places.one.mesh
     shared = precision.cast_kernels(population.shared, config.compute_dtype)
     private = precision.cast_kernels(population.private, config.compute_dtype)
-    shared = jax.device_put(shared, places.everywhere)
-    private = jax.device_put(private, places.everywhere)
+    shared = places.one.put(shared)
+    private = places.put_cells(private)
     orders = orders_of(cells)
-    settings = jax.device_put(settings_of(cells), places.everywhere)
+    settings = places.put_cells(settings_of(cells))
 
     def take_step(
         state: PopulationState, batches: data.Batch, counts: np.ndarray
@@ -174,19 +192,20 @@ def _step_function(
         index = len(course.losses)
         # Steps have numbers, and so rates, even where a cell has diverged.
         rates = [learning_rate(cell.config, index, steps) for cell in cells]
-        rate = jax.device_put(np.array(rates, np.float32), places.everywhere)
-        trainable, moments, values = population_step(
-            state.trainable,
-            state.optimizer,
-            private,
-            shared,
-            jax.device_put(batches, places.batches),
-            settings._replace(rate=rate),
-            np.int32(index),
-            loss=objective.loss,
-            config=compiled_config,
-            together=population.together,
-        )
+        rate = places.put_cells(np.array(rates, np.float32))
+        with devices.use(mesh):
+            trainable, moments, values = population_step(
+                state.trainable,
+                state.optimizer,
+                private,
+                shared,
+                places.put_batches(batches),
+                settings._replace(rate=rate),
+                devices.replicate(np.int32(index), mesh),
+                loss=objective.loss,
+                config=compiled_config,
+                together=population.together,
+            )
         course.losses.append(values)
         for history, count in zip(course.cells, counts[orders], strict=True):
             history.tokens += int(count)
@@ -200,13 +219,13 @@ def _epoch_batches(
     config: TrainConfig,
     seeds: Sequence[int],
     epoch: int,
-    mesh: Any,
+    divisor: int,
 ) -> Iterator[tuple[data.Batch, np.ndarray]]:
     """Yield the next batch of every order of the rows, leaves [S, B, ...].
 
     Beside it are the tokens of each, [S].
     """
-    by_seed = [epoch_batches(objective, config, seed, epoch, mesh) for seed in seeds]
+    by_seed = [epoch_batches(objective, config, seed, epoch, divisor) for seed in seeds]
     for batches in zip(*by_seed, strict=True):
         # Rows that were padded for one cell alone are padded for all.
         width = max(batch.tokens.shape[1] for batch in batches)
@@ -232,9 +251,14 @@ def _mean_loss(course: Course, index: int) -> float:
     return float(losses[live].mean()) if live else math.nan
 
 
-def _current(population: Population, trainable: Any) -> Population:
-    """The population with other trainable leaves, on one device."""
-    return population._replace(trainable=devices.to_first_device(trainable))
+def _current(population: Population, trainable: Any, places: _Places) -> Population:
+    """The population with other trainable leaves, on one device or spread as it is."""
+    if not places.one.by_rule:
+        trainable = devices.to_first_device(trainable)
+    elif jax.process_count() > 1:
+        # Each process reads what all cells learned.
+        trainable = devices.replicate(trainable, places.one.mesh)
+    return population._replace(trainable=trainable)
 
 
 def _identity(
@@ -262,15 +286,19 @@ def _results(
     state: PopulationState,
     steps: int,
     remat: str,
+    places: _Places,
 ) -> list[Fit | Diverged]:
     """What became of the cells, in their order."""
     course = state.course
     losses = np.array(course.losses, np.float32)  # [steps, N]
     # Each cell's best epoch is another one, but all are in one tree.
-    best = _current(population, state.best)
+    best = _current(population, state.best, places)
     results: list[Fit | Diverged] = []
     for index, cell in enumerate(cells):
-        if step := course.diverged[index]:
+        step = course.diverged[index]
+        if step == IDLE:
+            continue
+        if step:
             value = float(losses[step - 1, index])
             results.append(divergence(value, step - 1, cell.config, steps))
             continue
@@ -283,6 +311,7 @@ def _results(
                 losses=losses[:, index],
                 tokens=history.tokens,
                 remat=remat,
+                mesh=str(places.one),
             )
         )
     return results

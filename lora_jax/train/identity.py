@@ -26,8 +26,10 @@ def training_identity(
     trainable leaves start from is known.
     """
     settings = {name: str(value) for name, value in asdict(config).items()}
-    # What is computed anew depends on a machine's memory, and changes no number.
-    del settings["remat"]
+    # What is computed anew, and on how many devices, depends on a machine's memory and
+    # changes no number beyond its rounding.
+    for name in ("remat", "mesh", "shard_base"):
+        del settings[name]
     return {
         **settings,
         "seed": str(seed),

@@ -91,15 +91,16 @@ def evaluate(
         pad: the token that they are padded with.
         compute_dtype: a name of `precision.COMPUTE_DTYPES`.
     """
-    mesh = devices.mesh(size)
     model = precision.cast_kernels(model, compute_dtype)
-    model = devices.replicate(model, mesh)
+    model, mesh = devices.placed(model, size)
     # All batches are dispatched before the first result is waited for.
     sums: Any = []
-    for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad):
-        rows = devices.shard_rows(batch, mesh)
-        sums.append(_plain_loss(model, rows, compute_dtype))
-    return _metrics(np.asarray(sums, float))
+    batches = data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
+    with devices.use(mesh):
+        for batch in batches:
+            rows = devices.shard_rows(batch, mesh)
+            sums.append(_plain_loss(model, rows, compute_dtype))
+    return _metrics(_numbers(sums))
 
 
 def evaluate_many(
@@ -112,19 +113,26 @@ def evaluate_many(
     compute_dtype: str,
 ) -> list[dict[str, float]]:
     """Return what `evaluate` returns, of all models of a population."""
-    mesh = devices.mesh(size)
     leaves = population.trainable, population.private, population.shared
     leaves = precision.cast_kernels(leaves, compute_dtype)
-    leaves = devices.replicate(leaves, mesh)
+    leaves, mesh = devices.placed(leaves, size)
     options: Any = {"compute_dtype": compute_dtype, "together": population.together}
     # As of one model: dispatched before the first result is waited for.
     sums: Any = []
-    for batch in data.batches(encoded, size=size, widths=widths, seed=None, pad=pad):
-        rows = devices.shard_rows(batch, mesh)
-        sums.append(_loss_of_cells(*leaves, rows, **options))
+    batches = data.batches(encoded, size=size, widths=widths, seed=None, pad=pad)
+    with devices.use(mesh):
+        for batch in batches:
+            rows = devices.shard_rows(batch, mesh)
+            sums.append(_loss_of_cells(*leaves, rows, **options))
     # [batches, 2, cells] to one [batches, 2] a cell
-    by_cell = np.moveaxis(np.asarray(sums, float), -1, 0)
+    by_cell = np.moveaxis(_numbers(sums), -1, 0)
     return [_metrics(cell_sums) for cell_sums in by_cell]
+
+
+def _numbers(sums: Any) -> np.ndarray:
+    """The sums of all batches, in float64."""
+    host = jax.tree.map(devices.to_host, sums)
+    return np.asarray(host, float)
 
 
 def _metrics(sums: np.ndarray) -> dict[str, float]:
@@ -156,4 +164,9 @@ def _loss_of_cells(
 ) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     population = Population(trainable, private, shared, together)
     config = StepConfig(compute_dtype=compute_dtype)
-    return over_cells(loss, population, batch, config)
+
+    # A configuration is no array, which alone are passed on.
+    def loss_of(model: Decoder, batch: data.Batch) -> tuple[Array, Array]:
+        return loss(model, batch, config)
+
+    return over_cells(loss_of, population, batch)

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from lora_jax import methods, tree
+from lora_jax.devices import CELLS
 
 RANK_LEAVES = {"lora_a": -1, "lora_b": -2, "scale": -1}  # the axis r of each
 DIFFERENCES_SHOWN = 4  # in an error message
@@ -70,25 +72,45 @@ def over_cells(function: Callable, population: Population, *arguments: Any) -> A
     The arguments are the same for all cells.
     """
 
-    def of_one(trainable, private):
-        model = joined(trainable, private, population.shared)
-        return function(model, *arguments)
+    def of_one(trainable, private, shared, arguments):
+        return function(joined(trainable, private, shared), *arguments)
 
     cells = population.trainable, population.private
-    return map_cells(of_one, cells, population.together)
+    return map_cells(of_one, cells, (population.shared, arguments), population.together)
 
 
-def map_cells(function: Callable, arguments: tuple, together: int) -> Any:
-    """Return `function(*arguments)` of all cells, some at a time.
+def map_cells(function: Callable, cells: tuple, shared: tuple, together: int) -> Any:
+    """Return `function(*cell, *shared)` of all cells, some at a time.
 
-    Leaves have the leading axis N of cells, in the arguments and in the result.
+    Leaves of `cells` have the leading axis N, as has the result; `function` closes over
+    no arrays. Where the mesh that is set has the axis `cells`, each device along it has
+    its part of them.
     """
-    size = jax.tree.leaves(arguments)[0].shape[0]
+    # Without a mesh there are no axes.
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.shape.get(CELLS, 1) == 1:
+        return _map_part(function, cells, shared, together)
+    return jax.shard_map(
+        lambda cells, shared: _map_part(function, cells, shared, together),
+        in_specs=(PartitionSpec(CELLS), PartitionSpec()),
+        out_specs=PartitionSpec(CELLS),
+        axis_names={CELLS},
+        check_vma=False,
+    )(cells, shared)
+
+
+def _map_part(function: Callable, cells: tuple, shared: tuple, together: int) -> Any:
+    """`map_cells` on the cells that these devices have."""
+    size = jax.tree.leaves(cells)[0].shape[0]
+
+    def of_cell(cell):
+        return function(*cell, *shared)
+
     if together in (0, size):
-        return jax.vmap(function)(*arguments)
+        return jax.vmap(of_cell)(cells)
     # Without a batch size there is no axis of cells inside of the loop.
     batch_size = together if together > 1 else None
-    return jax.lax.map(lambda cell: function(*cell), arguments, batch_size=batch_size)
+    return jax.lax.map(of_cell, cells, batch_size=batch_size)
 
 
 def joined(trainable: Any, private: Any, shared: Any) -> Any:

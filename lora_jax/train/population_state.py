@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lora_jax import devices
 from lora_jax.train.config import StepConfig
 from lora_jax.train.state import History, Saver, record_epoch
 from lora_jax.train.step import optimizer
+
+IDLE = -1  # in the place of a step, of a cell that only fills the others up
 
 
 @dataclass
@@ -19,7 +22,9 @@ class Course:
 
     losses: list[Any]  # [N] of every step, to be read later
     cells: list[History]  # of every cell; losses are those above
-    diverged: list[int]  # the step, from 1, whose loss was not finite; 0 for none
+    diverged: list[
+        int
+    ]  # the step, from 1, whose loss was not finite; 0 for none, or IDLE
 
     @property
     def live(self) -> list[int]:
@@ -28,12 +33,16 @@ class Course:
 
     @property
     def tokens(self) -> int:
-        """Tokens that all cells were trained on."""
-        return sum(history.tokens for history in self.cells)
+        """Tokens that all cells were trained on, but those that fill up."""
+        total = 0
+        for history, step in zip(self.cells, self.diverged, strict=True):
+            if step != IDLE:
+                total += history.tokens
+        return total
 
     def read_loss(self, index: int) -> np.ndarray:
         """Return the losses [N] of a step, from 0, and mark the cells that diverged."""
-        losses = np.asarray(self.losses[index], np.float32)
+        losses = devices.to_host(self.losses[index]).astype(np.float32)
         self.losses[index] = losses
         for cell in self.live:
             if not np.isfinite(losses[cell]):
@@ -56,16 +65,24 @@ class PopulationState(NamedTuple):
 
 
 def initial_state(
-    trainable: Any, size: int, config: StepConfig, place: Callable[[Any], Any]
+    trainable: Any,
+    size: int,
+    config: StepConfig,
+    place: Callable[[Any], Any],
+    idle: int = 0,
 ) -> PopulationState:
-    """Return the state before the first step; `place` puts leaves on the devices."""
+    """Return the state before the first step; `place` puts leaves on the devices.
+
+    The last `idle` of the `size` cells only fill the others up.
+    """
     # A step takes the memory of the tree it is passed, so each has a copy of its own.
     updated = place(jax.tree.map(jnp.copy, trainable))
     best = place(jax.tree.map(jnp.copy, trainable))
     # Adam's count too is one for each cell.
     moments = place(jax.vmap(optimizer(config).init)(trainable))
     histories = [History() for _ in range(size)]
-    return PopulationState(updated, moments, best, Course([], histories, [0] * size))
+    diverged = [0] * (size - idle) + [IDLE] * idle
+    return PopulationState(updated, moments, best, Course([], histories, diverged))
 
 
 def after_epoch(
@@ -105,7 +122,7 @@ def save_if_due(saver: Saver, state: PopulationState) -> None:
 def save(saver: Saver, state: PopulationState) -> None:
     """Save the state, all cells in one."""
     course = state.course
-    losses = [np.asarray(values).tolist() for values in course.losses]
+    losses = [devices.to_host(values).tolist() for values in course.losses]
     facts = {
         "losses": losses,
         "cells": [vars(history) for history in course.cells],

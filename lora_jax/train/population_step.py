@@ -59,7 +59,7 @@ def population_step(
     orders = batches.length.shape[0]
     keys = jax.vmap(jax.random.fold_in, (0, None))(settings.key, index)
 
-    def cell_step(trainable, state, private, cell):
+    def cell_step(trainable, state, private, cell, shared, batches):
         # One order is no axis of the cells: 0 is a constant.
         order = cell.order if orders > 1 else 0
         batch = jax.tree.map(lambda rows: rows[order], batches)
@@ -76,4 +76,4 @@ def population_step(
         )
 
     cells = trainable, state, private, settings._replace(key=keys)
-    return map_cells(cell_step, cells, together)
+    return map_cells(cell_step, cells, (shared, batches), together)

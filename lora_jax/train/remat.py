@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lora_jax import tree
+from lora_jax import devices, tree
 from lora_jax.nn import precision
 from lora_jax.nn.attend import choose
 from lora_jax.nn.visibility import Visibility
@@ -122,8 +122,11 @@ def resolved(
 
 
 def stored_bytes(trainable: Any, frozen: Any) -> int:
-    """Return the bytes of all weights, and of the gradient and moments of the trained."""
-    return 4 * tree.nbytes(trainable) + tree.nbytes(frozen)
+    """Return the bytes of all weights, and of the gradient and moments of the trained.
+
+    Of a model that is spread over devices they are those of one device.
+    """
+    return 4 * devices.nbytes(trainable) + devices.nbytes(frozen)
 
 
 def estimate(

@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
 
-from lora_jax import devices, metrics
+from lora_jax import devices, hosts, metrics
 from lora_jax.checkpoints import training_state
 from lora_jax.train.config import StepConfig
 from lora_jax.train.identity import differences
 from lora_jax.train.step import optimizer
 
 SECONDS_BETWEEN_SAVES = 120.0
+# Processes that train together ask the first one's clock only so often.
+STEPS_BETWEEN_QUESTIONS = 8
 IDENTITY = "training"  # among the facts that are saved
 
 
@@ -49,13 +51,18 @@ class TrainState(NamedTuple):
         return self.trainable, self.optimizer, self.best
 
 
-def initial_state(trainable: Any, config: StepConfig, mesh: Mesh) -> TrainState:
-    """Return the state before the first step; `trainable` itself is left alone."""
+def initial_state(
+    trainable: Any, config: StepConfig, put: Callable[..., Any]
+) -> TrainState:
+    """Return the state before the first step; `trainable` itself is left alone.
+
+    `put` is that of a `Placement`.
+    """
     # A step takes the memory of the tree it is passed, so each has a copy of its own.
     updated = jax.tree.map(jnp.copy, trainable)
     best = jax.tree.map(jnp.copy, trainable)
     moments = optimizer(config).init(updated)
-    moments = devices.replicate(moments, mesh, host=config.offload)
+    moments = put(moments, host=config.offload)
     return TrainState(updated, moments, best, History())
 
 
@@ -102,6 +109,7 @@ class Saver:
         self.folder = folder
         self.identify = identify
         self.last_save = time.monotonic()
+        self.steps = 0  # since the training began or continued
 
     def save_if_due(self, state: TrainState) -> None:
         """Save the state if the last save is longer ago than it may be."""
@@ -112,7 +120,17 @@ class Saver:
         self.write(len(losses), state.arrays, facts)
 
     def is_due(self) -> bool:
-        """Return whether the last save is longer ago than it may be."""
+        """Return whether the last save is longer ago than it may be.
+
+        It is asked before every step, by all processes.
+        """
+        self.steps += 1
+        is_alone = jax.process_count() == 1
+        if not is_alone and self.steps % STEPS_BETWEEN_QUESTIONS:
+            return False
+        return hosts.agreed(self._is_late)
+
+    def _is_late(self) -> bool:
         elapsed = time.monotonic() - self.last_save
         return self.folder is not None and elapsed > SECONDS_BETWEEN_SAVES
 
@@ -120,7 +138,12 @@ class Saver:
         """Save arrays, and facts that JSON can hold, as the state before a step."""
         assert self.folder is not None  # else nothing is due
         identified = {**facts, IDENTITY: dict(self.identify())}
-        training_state.save(self.folder, step, jax.tree.leaves(arrays), identified)
+        leaves = jax.tree.leaves(arrays)
+        if jax.process_count() > 1:
+            # All processes gather what is spread, and the first one writes it.
+            leaves = [devices.to_host(leaf) for leaf in leaves]
+        if hosts.is_first():
+            training_state.save(self.folder, step, leaves, identified)
         self.last_save = time.monotonic()
 
     def restore(self, start: TrainState) -> TrainState:
@@ -146,7 +169,7 @@ class Saver:
         if self.folder is None:
             return None
         leaves, structure = jax.tree.flatten(template)
-        saved = training_state.restore(self.folder, leaves)
+        saved = self._restored(self.folder, leaves)
         if saved is None:
             return None
         saved_leaves, facts = saved
@@ -163,6 +186,18 @@ class Saver:
                 "delete it to start this training anew"
             )
         return jax.tree.unflatten(structure, saved_leaves), facts
+
+    def _restored(self, folder: Path, leaves: list[Any]) -> Any:
+        """What `training_state.restore` returns, with arrays in the leaves' places."""
+        if jax.process_count() == 1:
+            return training_state.restore(folder, leaves)
+        # The first process reads it, and tells the others.
+        shapes = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+        saved = hosts.agreed(lambda: training_state.restore(folder, shapes))
+        if saved is None:
+            return None
+        arrays, facts = saved
+        return devices.put(arrays, [leaf.sharding for leaf in leaves]), facts
 
     def history(self, facts: dict[str, Any]) -> History:
         """Return the history among the facts that were saved."""

@@ -21,7 +21,12 @@ CACHE_BYTES = 16 * 2**20  # of a processor, roughly
 
 
 def resolved(
-    config: TrainConfig, population: Population, *, rows: int, length: int
+    config: TrainConfig,
+    population: Population,
+    *,
+    rows: int,
+    length: int,
+    parts: int = 1,
 ) -> tuple[TrainConfig, Population]:
     """Return both with what is computed anew, and how many cells at a time.
 
@@ -30,6 +35,7 @@ def resolved(
         population: the cells.
         rows: of a micro-batch on one device.
         length: of the longest rows, in tokens.
+        parts: among how many devices the cells are divided.
     """
     cell = jax.tree.map(_without_axis, population.trainable)
     frozen = tree.merge(
@@ -42,8 +48,8 @@ def resolved(
     )
     cell_bytes = remat.estimate(config, cell, frozen, rows=rows, length=length)
     # The optimizer's moments, the gradient and the best epoch of each cell.
-    stored = 5 * tree.nbytes(population.trainable) + tree.nbytes(frozen)
-    together = cells_together(population.size, cell_bytes, stored, memory)
+    stored = 5 * tree.nbytes(population.trainable) // parts + devices.nbytes(frozen)
+    together = cells_together(population.size // parts, cell_bytes, stored, memory)
     return config, population._replace(together=together)
 
 

@@ -29,6 +29,18 @@ def stored_bytes(step: Any) -> int:
     return 4 * tree.nbytes(step.trainable) + tree.nbytes(step.frozen)
 
 
+def test_of_a_spread_model_a_device_has_its_part(benches):
+    # Two devices: half of each matrix, and all of the norms and of what is not divided.
+    step = step_of(benches, SMOKE)
+    spread = step_of(benches, SMOKE.changed(mesh="model=2"))
+    share = devices.nbytes(spread.frozen) / devices.nbytes(step.frozen)
+    assert 0.5 < share < 0.6
+    # The batch is the same on both.
+    assert spread.rows == step.rows * 2
+    line = fitting.compiled_line([spread.run], benches)
+    assert line.startswith("the largest step takes ")
+
+
 class TestCheck:
     def message(self, step: Any, memory: int) -> str:
         with pytest.raises(ValueError) as caught:

@@ -102,7 +102,13 @@ class TestGroups:
     def test_a_negative_size_is_an_error(self):
         text = "--population: expected the number of trainings .*, got -1"
         with pytest.raises(ValueError, match=text):
-            populations.check_size(-1)
+            populations.check_size(-1, None)
+
+    def test_a_mesh_divides_the_cells_of_populations_alone(self):
+        run = BASE.changed(mesh="cells=2")
+        populations.check_size(2, run)
+        with pytest.raises(ValueError, match="mesh: cells=2 divides the trainings"):
+            populations.check_size(0, run)
 
 
 class TestRows:

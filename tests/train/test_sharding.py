@@ -1,16 +1,17 @@
 """How a model is cut over a mesh, and that a step on many devices is that on one."""
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from lora_jax import methods, models, quant, train, tree
-from lora_jax.accounting.step_time import random_batch
+from lora_jax import data, generation, methods, models, quant, train, tree
 from lora_jax.train import language_modeling, sharding
 from lora_jax.train.sharding import MeshShape
 
@@ -18,10 +19,11 @@ from lora_jax.train.sharding import MeshShape
 @pytest.mark.parametrize(
     ("text", "shape"),
     [
-        ("data=4,model=2", (4, 2)),
-        ("model=2, data=4", (4, 2)),
-        ("data=3", (3, 1)),
-        ("model=3", (1, 3)),
+        ("data=4,model=2", (4, 2, 1)),
+        ("model=2, data=4", (4, 2, 1)),
+        ("data=3", (3, 1, 1)),
+        ("model=3", (1, 3, 1)),
+        ("cells=8", (1, 1, 8)),
     ],
 )
 def test_a_mesh_is_read(text, shape):
@@ -39,7 +41,7 @@ def test_a_mesh_has_all_devices():
     with pytest.raises(ValueError, match="mesh: expected 2 devices in all"):
         sharding.make_mesh(jax.devices(), MeshShape(2, 2))
     mesh = sharding.make_mesh(jax.devices(), MeshShape(1, 2))
-    assert dict(mesh.shape) == {"data": 1, "model": 2}
+    assert dict(mesh.shape) == {"cells": 1, "data": 1, "model": 2}
 
 
 # Of a mesh only the sizes of its axes count here.
@@ -126,52 +128,97 @@ def test_a_quantized_matrix_is_cut_by_whole_blocks():
     assert cuts.codes.spec == P()
 
 
-FORMATS = (None, "nf4_double")
+FORMATS = ("none", "nf4_double")
+# The validation rows are those that are trained on.
+CONFIG = train.TrainConfig(learning_rate=0.01, epochs=2, batch=8, remat="block")
+EVALUATION = {"size": 8, "widths": (16,), "pad": 0, "compute_dtype": "float32"}
 
 
-def losses_on(mesh_text, quantize):
-    """The losses of two steps, the base cut over all devices of the mesh."""
-    method = methods.lora("query,output,up,down", 2)
-    model, _ = models.load("tiny-llama", quantize=quantize)
+def language_rows():
+    """Sixteen rows of eight to fifteen tokens, all of which are targets."""
+    rng = np.random.default_rng(0)
+    lengths = np.tile(np.arange(8, 16), 2)
+    tokens = rng.integers(3, 250, lengths.sum())
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    label = np.zeros(len(lengths))
+    return data.Encoded(tokens, np.ones_like(tokens), offsets, label)
+
+
+def trained(quantize="none", *, rank=2, **settings):
+    """A training of a tiny Llama, and what it then writes; nothing where quantized."""
+    method = methods.lora("query,output,up,down", rank)
+    model, _ = models.load(
+        "tiny-llama", quantize=None if quantize == "none" else quantize
+    )
     adapted = method.adapt(jax.random.key(0), model)
-    trainable, frozen = tree.split(adapted, methods.mask(adapted, method))
-    config = train.StepConfig(remat="block", clip=1.0)
-    state = train.optimizer(config).init(trainable)
-    batch = random_batch(8, 16, 257)
-    # All tokens are the target's.
-    batch = batch._replace(segments=np.ones_like(batch.segments))
-    shape = sharding.parse_mesh(mesh_text)
-    mesh = sharding.make_mesh(jax.devices()[: shape.devices], shape)
-    parts = (trainable, state, frozen)
-    cuts = sharding.shardings(parts, mesh, shard_base=True)
-    trainable, state, frozen = jax.device_put(parts, cuts)
-    batch = jax.device_put(batch, sharding.row_sharding(mesh))
-    losses = []
-    for _ in range(2):
-        with jax.set_mesh(mesh):
-            trainable, state, loss = train.train_step(
-                trainable,
-                state,
-                frozen,
-                batch,
-                np.float32(0.01),
-                jax.random.key(1),
-                loss=language_modeling.loss,
-                config=config,
-            )
-        losses.append(float(loss))
-    return losses
+    rows = language_rows()
+    fit = train.fit(
+        adapted,
+        methods.mask(adapted, method),
+        train.Objective(language_modeling.loss, rows, (16,), pad=0),
+        replace(CONFIG, **settings),
+        seed=3,
+        score=lambda model: language_modeling.evaluate(model, rows, **EVALUATION),
+    )
+    if quantize != "none":
+        return fit, []
+    decoding = generation.Decoding(new_tokens=3, no_repeat=0)
+    texts = generation.generate(fit.model, [[5, 6, 7], [8, 9]], decoding, eos_ids=2)
+    return fit, texts.tokens
 
+
+def facts_of(fit, texts):
+    """What two trainings that are the same have in common."""
+    validation = [scores["loss"] for scores in fit.validation]
+    leaves = tree.find(fit.model, "lora_b").values()
+    sums = [float(np.abs(np.asarray(leaf)).sum()) for leaf in leaves]
+    return {"losses": [*fit.losses.tolist(), *validation, *sums], "texts": texts}
+
+
+MESHES = {
+    "none": {"mesh": "data=4,model=2", "shard_base": True},
+    "nf4_double": {"mesh": "data=2,model=4"},
+}
 
 SCRIPT = """
-from tests.train.test_sharding import FORMATS, losses_on
+import json
+from lora_jax import devices, tree
+from tests.train.test_sharding import MESHES, facts_of, population_facts, trained
 
-for quantize in FORMATS:
-    print(*losses_on("data=4,model=2", quantize))
+for quantize, settings in MESHES.items():
+    fit, texts = trained(quantize, **settings)
+    assert fit.mesh.startswith(settings["mesh"])
+    # The base stays where it was.
+    assert devices.nbytes(fit.model) < 0.7 * tree.nbytes(fit.model)
+    print(json.dumps(facts_of(fit, texts)))
+print(json.dumps(population_facts(mesh="cells=4,data=2")))
 """
 
 
-def test_a_step_on_eight_devices_is_that_on_one():
+def population_facts(**settings):
+    """The losses of three cells of two ranks, and of their best epochs' evaluation."""
+    config = replace(CONFIG, **settings)
+    model, _ = models.load("tiny-llama")
+    rows = language_rows()
+    cells = []
+    for seed, rank in ((0, 1), (1, 2), (2, 2)):
+        method = methods.lora("query,up", rank, rank_multiple=2)
+        adapted = method.adapt(jax.random.key(seed), model)
+        cells.append(train.Cell(adapted, methods.mask(adapted, method), config, seed))
+
+    def score(population, live):
+        scores = language_modeling.evaluate_many(population, rows, **EVALUATION)
+        return [scores[index] for index in live]
+
+    objective = train.Objective(language_modeling.loss, rows, (16,), pad=0)
+    fits = train.fit_many(cells, objective, score=score)
+    facts = []
+    for fit in fits:
+        facts.append(facts_of(fit, []))
+    return facts
+
+
+def test_a_training_on_eight_devices_is_that_on_one():
     # In a process of its own: this one has made its devices.
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -180,10 +227,28 @@ def test_a_step_on_eight_devices_is_that_on_one():
         text=True,
     )
     assert ended.returncode == 0, ended.stderr
-    lines = ended.stdout.splitlines()
-    for quantize, line in zip(FORMATS, lines, strict=True):
-        losses = [float(number) for number in line.split()]
-        single = losses_on("data=1", quantize)
-        np.testing.assert_allclose(losses, single, rtol=2e-5)
+    *by_format, population = [json.loads(line) for line in ended.stdout.splitlines()]
+    for quantize, facts in zip(FORMATS, by_format, strict=True):
+        fit, texts = trained(quantize)
+        expected = facts_of(fit, texts)
+        np.testing.assert_allclose(facts["losses"], expected["losses"], rtol=1e-4)
+        assert facts["texts"] == texts
         # It learns something.
-        assert losses[-1] < losses[0]
+        assert fit.losses[-1] < fit.losses[0]
+    # Three cells on four devices: the fourth has a copy that nobody is told of.
+    for facts, expected in zip(population, population_facts(), strict=True):
+        np.testing.assert_allclose(facts["losses"], expected["losses"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ("data=3", "as many devices in all as there are, 2, got data=3"),
+        ("data=2", "divides the 1 rows of a micro-batch, got data=2"),
+        ("rows=2", "expected a number of devices for data"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_one_error_before_any_work(mesh, message):
+    config = train.TrainConfig(batch=8, accumulate=8, mesh=mesh)
+    with pytest.raises(ValueError, match=message):
+        train.check(config)
