@@ -91,6 +91,11 @@ def _check_machine(step: FittedStep) -> None:
             f"mesh: expected {counted(count, 'device')} in all, of {step.machine}, got "
             f"{step.mesh or 'none'}"
         )
+    if shape.cells > 1:
+        raise ValueError(
+            "mesh: cells are the trainings of a population, and this is one step: "
+            f"expected data and model, got {step.mesh}"
+        )
     if step.batch % shape.data:
         raise ValueError(
             f"batch: expected a multiple of data, {shape.data}, got {step.batch}"

@@ -111,6 +111,7 @@ def test_a_compiler_that_fails_otherwise_is_an_error():
         ({"machine": "h100x8"}, "mesh: expected 8 devices in all"),
         ({"mesh": "data=2"}, "expected 1 device in all, of cpu, got data=2"),
         ({"mesh": "rows=1"}, "mesh: expected a number of devices"),
+        ({"machine": "h100x8", "mesh": "cells=8"}, "mesh: cells are the trainings"),
         (
             {"machine": "h100x8", "mesh": "data=8"},
             "batch: expected a multiple of data, 8, got 4",

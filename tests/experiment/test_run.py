@@ -91,6 +91,7 @@ class TestRow:
             "seconds_evaluating",
             "tokens_per_second",
             "remat",
+            "mesh",
             "peak_memory_mb",
         }
         assert trained.row["config"] == trained.bench.run.flat()
