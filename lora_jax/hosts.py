@@ -48,6 +48,9 @@ def connect(coordinator: str, processes: int, index: int) -> None:
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        # jax asks each kind of cluster it knows, and names none of them.
+        if coordinator == CLUSTER and "should be defined" in reason:
+            reason = "the environment is none of SLURM, MPI or a TPU; name a HOST:PORT"
         raise ValueError(
             f"coordinator: {coordinator} does not bring the processes together: {reason}"
         ) from None

@@ -61,6 +61,11 @@ def together(command: Command, name: str) -> Iterator[Command]:
     and print errors alone. Yields the command with this process's folder.
     """
     if not command.coordinator:
+        if (command.processes, command.process_index) != (1, 0):
+            raise ValueError(
+                "processes, process_index: expected --coordinator with them, the "
+                "first process's HOST:PORT"
+            )
         yield command
         return
     hosts.connect(command.coordinator, command.processes, command.process_index)

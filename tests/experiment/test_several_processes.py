@@ -144,6 +144,11 @@ def test_two_processes_make_the_rows_of_one_and_go_on_where_one_was_killed(tmp_p
             ],
             "this one's number from 0, got 2 and 2",
         ),
+        (["--processes", "2"], "processes, process_index: expected --coordinator"),
+        (
+            ["--coordinator", "cluster"],
+            "the environment is none of SLURM, MPI or a TPU",
+        ),
     ],
 )
 def test_processes_that_cannot_be_joined_are_one_error(words, message, tmp_path):
