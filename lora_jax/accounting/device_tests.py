@@ -5,12 +5,13 @@ has an attention of its own, and float32 products are not float32 unless they ar
 to be.
 """
 
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -35,8 +36,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Files of tests by the name of their group."""
 
-# More processes than these would wait for the device.
-MOST_WORKERS = 6
 LISTED = 20  # of the tests that failed
 ENVIRONMENT = {
     # As users compile, not as the tests do on a processor.
@@ -48,33 +47,39 @@ ENVIRONMENT = {
 }
 
 
-def run(group: str, deadline: Deadline) -> dict[str, Any] | LeftOut:
-    """Return the row of a group of tests, or why there is none.
+def run(
+    groups: Sequence[str], deadline: Deadline
+) -> Iterator[dict[str, Any] | LeftOut]:
+    """Yield the row of each group of tests, or why there is none.
 
     `metrics` are the numbers of tests that passed, failed and were skipped; `failed`
-    names those that failed.
+    names those that failed. All groups run at once: most of their time is a
+    processor's, which compiles.
     """
     if deadline.left <= 0:
-        return LeftOut(TIME_IS_UP)
+        yield from itertools.repeat(LeftOut(TIME_IS_UP), len(groups))
+        return
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
+        reports = [Path(folder) / f"{index}.xml" for index in range(len(groups))]
+        processes = []
+        for group, report in zip(groups, reports, strict=True):
+            processes.append(_start(GROUPS[group], report, len(groups)))
         try:
-            ended = _pytest(GROUPS[group], report, deadline.left)
-        except subprocess.TimeoutExpired:
-            return LeftOut(TIME_IS_UP)
-        # Without a report there was not even a test to fail.
-        if not report.exists():
-            lines = (ended.stdout + ended.stderr).strip().splitlines()
-            return LeftOut("\n".join(lines[-SHOWN:]))
-        row = _row(ElementTree.parse(report).iter("testcase"))
-    return {**row, "seconds": round(time.monotonic() - start, 3)}
+            for process, report in zip(processes, reports, strict=True):
+                row = _ended(process, report, deadline)
+                if not isinstance(row, LeftOut):
+                    row["seconds"] = round(time.monotonic() - start, 3)
+                yield row
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
 
 
-def _pytest(
-    files: Sequence[str], report: Path, seconds: float
-) -> subprocess.CompletedProcess:
-    workers = min(MOST_WORKERS, (os.cpu_count() or 1) // 2)
+def _start(files: Sequence[str], report: Path, at_once: int) -> subprocess.Popen:
+    """Start the tests of a group, one of so many."""
+    workers = (os.cpu_count() or 1) // at_once
     command = [
         *(sys.executable, "-m", "pytest", "-q"),
         *("-n", str(workers if workers > 1 else 0)),
@@ -83,14 +88,29 @@ def _pytest(
         f"--junit-xml={report}",
         *files,
     ]
-    return subprocess.run(
+    return subprocess.Popen(
         command,
         cwd=REPOSITORY,
         env={**_environment(), **ENVIRONMENT},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=seconds,
     )
+
+
+def _ended(
+    process: subprocess.Popen, report: Path, deadline: Deadline
+) -> dict[str, Any] | LeftOut:
+    """Wait for a group's tests; return its row."""
+    try:
+        written, _ = process.communicate(timeout=max(0.0, deadline.left))
+    except subprocess.TimeoutExpired:
+        return LeftOut(TIME_IS_UP)
+    # Without a report there was not even a test to fail.
+    if not report.exists():
+        lines = written.strip().splitlines()
+        return LeftOut("\n".join(lines[-SHOWN:]))
+    return _row(ElementTree.parse(report).iter("testcase"))
 
 
 def _environment() -> Mapping[str, str]:

@@ -20,7 +20,8 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a step, as `measured_step.measure` does of our own.
 
     Of the memory it has `bytes/peak` alone, the most that torch allocated in the steps,
-    and on a processor nothing.
+    and on a processor nothing. Where the step does not fit the device, its blocks are
+    computed anew; `recomputed` says what is.
 
     Raises:
         ValueError: a package is not installed, or the step has no peer.
@@ -29,13 +30,12 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     torch = import_peers()[0]
     on_gpu = torch.cuda.is_available()
     start = time.monotonic()
-    prepared = _prepared(step, "cuda" if on_gpu else "cpu")
-    preparing = time.monotonic() - start
-    if on_gpu:
-        # What it took to make the model is no part of a step.
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    (seconds,) = time_in_turn([prepared], settings[TIMES])
+    try:
+        seconds = _seconds(step, settings[TIMES])
+    except torch.OutOfMemoryError:
+        step = step._replace(recompute="block")
+        seconds = _seconds(step, settings[TIMES])
+    passed = time.monotonic() - start
     device = torch.cuda.get_device_name() if on_gpu else "cpu"
     metrics = speed_metrics(step, seconds, device)
     if on_gpu:
@@ -43,10 +43,27 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "metrics": metrics,
         "seconds": seconds,
-        "seconds_preparing": round(preparing, 3),
+        "seconds_preparing": round(passed - sum(seconds), 3),
         "device": device,
+        "recomputed": step.recompute,
         "torch": torch.__version__,
     }
+
+
+def _seconds(step: FittedStep, times: int) -> list[float]:
+    """Return the seconds of steps; torch's count of memory begins with them."""
+    cuda = import_peers()[0].cuda
+    on_gpu = cuda.is_available()
+    # What did not fit before is gone when this begins.
+    if on_gpu:
+        cuda.empty_cache()
+    prepared = _prepared(step, "cuda" if on_gpu else "cpu")
+    if on_gpu:
+        # What it took to make the model is no part of a step.
+        cuda.empty_cache()
+        cuda.reset_peak_memory_stats()
+    (seconds,) = time_in_turn([prepared], times)
+    return seconds
 
 
 def _prepared(step: FittedStep, device: str) -> Step:

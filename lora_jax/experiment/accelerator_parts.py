@@ -73,8 +73,10 @@ class Sitting(NamedTuple):
 
     def tests(self, _trained: Any, settings: Sequence[Settings]) -> Results:
         """Run groups of tests on the device."""
-        for setting in settings:
-            yield _said(setting, device_tests.run(setting["group"], self.deadline))
+        groups = [setting["group"] for setting in settings]
+        answers = device_tests.run(groups, self.deadline)
+        for setting, answer in zip(settings, answers, strict=True):
+            yield _said(setting, answer)
 
     def _measured(self, module: str, settings: Sequence[Settings]) -> Results:
         answers = self._here(module, settings)

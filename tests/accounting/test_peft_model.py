@@ -44,6 +44,24 @@ def test_a_row_is_like_that_of_our_own_step(step):
     assert "bytes/peak" not in row["metrics"]
 
 
+def test_a_step_that_does_not_fit_computes_its_blocks_anew(monkeypatch):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("peft")
+    tried = []
+
+    def seconds(step, times):
+        tried.append(step.recompute)
+        if step.recompute == "none":
+            raise torch.OutOfMemoryError("61 GiB")
+        return [1.0] * times
+
+    monkeypatch.setattr(measured_peer, "_seconds", seconds)
+    row = measured_peer.measure({**STEP._asdict(), "times": 2})
+    assert tried == ["none", "block"]
+    assert row["recomputed"] == "block"
+    assert row["metrics"]["step/seconds"] == 1.0
+
+
 def test_a_base_in_nf4_is_bitsandbytes():
     pytest.importorskip("peft")
     bitsandbytes = pytest.importorskip("bitsandbytes")

@@ -38,7 +38,8 @@ COLUMNS = """
   *at most, %*.
 - *step, ms* is the median, and *memory, GB* the most that the device's allocator ever
   had in use, in a process of the step's own. *peft* is the same step in torch and peft,
-  its memory what torch's allocator had in use.
+  its memory what torch's allocator had in use; where it did not fit, its blocks were
+  computed anew (*peft remat*).
 """
 STEP_COLUMNS = {  # and how many decimals they have
     "predicted, GB": 2,
@@ -50,6 +51,7 @@ STEP_COLUMNS = {  # and how many decimals they have
     "memory, GB": 2,
     "peft, ms": 1,
     "peft, GB": 2,
+    "peft remat": 0,
     "step / peft": 2,
 }
 # Another version of a compiler lays buffers out in another way.
@@ -95,6 +97,8 @@ def step_table(by_part: Mapping[str, Sequence[Row]]) -> pd.DataFrame:
             step = tuple(names(row))
             line = lines.setdefault(step, dict(zip(SETTINGS, step, strict=True)))
             line |= columns_of(row["metrics"])
+            if "recomputed" in row:
+                line["peft remat"] = row["recomputed"]
     frame = pd.DataFrame(list(lines.values()), columns=[*SETTINGS, *STEP_COLUMNS])
     frame["step / peft"] = frame["step, ms"] / frame["peft, ms"]
     # Whatever the order of rows.

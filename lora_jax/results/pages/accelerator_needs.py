@@ -27,6 +27,7 @@ MEASURED: Needs = {
     "device": NAME,
     "seconds": NUMBERS,
     "config.framework": NAME,
+    "config.times": WHOLE,
     "metrics.step/seconds": POSITIVE,
     "metrics.step/tokens_per_second": POSITIVE,
     "metrics.step/nominal_operations": POSITIVE,
@@ -66,8 +67,10 @@ def _needs_of_part(row: Row) -> Needs:
     name = row["config"].get("part")
     if name == "predictions":
         return {**fit_needs.SETTINGS, **PREDICTION}
-    if name in ("steps", "peers"):
-        return {**fit_needs.SETTINGS, **MEASURED, "config.times": WHOLE}
+    if name == "steps":
+        return {**fit_needs.SETTINGS, **MEASURED}
+    if name == "peers":
+        return {**fit_needs.SETTINGS, **MEASURED, "torch": NAME, "recomputed": NAME}
     if name == "population":
         return POPULATION
     if name == "tests":

@@ -52,7 +52,7 @@ MEASURED = {
 PEER = deepcopy(MEASURED)
 PEER["config"] |= {"part": "peers", "framework": "peft"}
 PEER["metrics"] |= {"step/seconds": 0.8, "bytes/peak": 60 * GB}
-PEER["torch"] = "2.11"
+PEER |= {"torch": "2.11", "recomputed": "block"}
 POPULATION = {
     "config": {
         "part": "population",
@@ -113,6 +113,7 @@ def test_a_step_stands_in_one_line_whoever_predicted_or_measured_it():
     assert line["of peak, %"] == pytest.approx(60)
     assert (line["memory, GB"], line["peft, ms"], line["peft, GB"]) == (54, 800, 60)
     assert line["step / peft"] == pytest.approx(0.5 / 0.8)
+    assert line["peft remat"] == "block"
 
 
 def test_without_a_gpu_the_predictions_are_marked_as_such():
