@@ -5,8 +5,7 @@ shapes alone: XLA says what memory it takes, and the floor of its time follows f
 device's published peak and bandwidth. Without `--models` these are the steps of QLoRA's
 Figure 6 and "65B on a single 48 GB GPU" (Dettmers et al. 2023, arXiv 2305.14314v1), of
 LoRA's "1.2 TB to 350 GB" for GPT-3 (Hu et al. 2021, arXiv 2106.09685v2, section 4.2),
-and a few of ours, half a minute each. The compilers for GPUs and TPUs are wheels of
-their own; what is missing is named, and the others are compiled.
+and a few of ours, half a minute each. A compiler that is not installed is named.
 
     python experiments/fit.py        # all of it needs pip install -e '.[cuda,tpu]'
     python experiments/fit.py --models llama-8b --quantize nf4 --machines h100 v5e-1
@@ -41,6 +40,8 @@ class Options:
     """LoRA's rank."""
     quantize: tuple[str, ...] = ("none",)
     """Formats of the base: none, nf4, nf4_double, int8, and so on."""
+    adapter_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of adapters and of their gradients."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """What the base is stored in where it is not quantized."""
     compute: Literal["auto", "bfloat16_activations", "bfloat16", "float32"] = "auto"
@@ -68,7 +69,8 @@ SMOKE = Options(
 PRESETS = {"smoke": (SMOKE, None), "quick": (Options(), None)}
 PRESETS["full"] = PRESETS["quick"]  # the papers have no more
 # Settings that are the same for all steps of a grid.
-SHARED = ("method", "targets", "rank", "dtype", "compute", "batch", "length")
+SHAPE = ("dtype", "compute", "batch", "length")
+SHARED = ("method", "targets", "rank", "adapter_dtype", *SHAPE)
 
 
 def measurements(options: Options, _base, _benches) -> list[Measurement]:
@@ -103,7 +105,6 @@ def chosen_steps(options: Options) -> list[FittedStep]:
 
 def measure(_trained, settings):
     for setting in settings:
-        # Most of the time is the compiler's.
         start = time.monotonic()
         row = compile_apart.cost(FittedStep(**setting))
         yield {**row, "seconds": round(time.monotonic() - start, 3)}

@@ -58,6 +58,7 @@ class FittedStep(NamedTuple):
     machine: str  # see `machines.MACHINES`
     mesh: str = ""  # `data=4,model=2`, see `train.sharding`; empty for one device
     shard_base: bool = False  # over `data` as well as `model`
+    adapter_dtype: str = "float32"  # of `methods.ADAPTER_DTYPES`
 
 
 class _Arguments(NamedTuple):
@@ -116,7 +117,7 @@ def _check_shape(step: FittedStep) -> None:
 def step_shapes(step: FittedStep) -> tuple[Any, Any]:
     """Return the trainable and the frozen leaves of a step, as shapes.
 
-    What is loaded has the step's dtype; what a method adds is float32.
+    What is loaded has the step's dtype; what a method adds has that of adapters.
 
     Raises:
         ValueError: the model, the method, its options or the format are wrong.
@@ -138,7 +139,8 @@ def step_method(step: FittedStep) -> methods.Method:
     Raises:
         ValueError: there is no such method, or its options are wrong.
     """
-    return methods.make(step.method, targets=step.targets, rank=step.rank)
+    method = methods.make(step.method, targets=step.targets, rank=step.rank)
+    return methods.with_adapter_dtype(method, step.adapter_dtype)
 
 
 def stored_model(step: FittedStep) -> Any:

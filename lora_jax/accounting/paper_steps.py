@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from lora_jax import methods
 from lora_jax.accounting.fitted_step import FittedStep
 from lora_jax.accounting.machines import CPU, MACHINES
 from lora_jax.train.sharding import DATA
@@ -40,6 +41,9 @@ def paper_steps() -> list[FittedStep]:
         for machine in machines:
             step = _lora(model, ALL_MATRICES, 64, 1, 512, machine, "nf4_double")
             steps.append(step)
+            # The paper's own adapters.
+            if machine == "h100":
+                steps.append(step._replace(adapter_dtype="bfloat16"))
     for model, rank, batch, length, machine in _PLAIN:
         steps.append(_lora(model, QUERY_VALUE, rank, batch, length, machine))
     # The other half of LoRA's "1.2 TB to 350 GB".
@@ -58,11 +62,14 @@ def crossed_steps(
     """Return a step for each combination of the values of the axes.
 
     `settings` are the fields that all steps have. A method other than LoRA has no
-    targets, and rank 0; a mesh of "auto" is that of each machine.
+    targets, and rank 0; one that adds nothing has no adapters in bfloat16. A mesh of
+    "auto" is that of each machine.
     """
     shared = dict(settings)
     if shared["method"] != "lora":
         shared |= {"targets": "", "rank": 0}
+    if shared["method"] in methods.WITHOUT_ADAPTERS:
+        shared["adapter_dtype"] = "float32"
     steps = []
     for values in product(*axes.values()):
         varying: dict[str, Any] = dict(zip(axes, values, strict=True))

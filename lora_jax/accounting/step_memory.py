@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lora_jax import methods, tree
+from lora_jax import methods, train, tree
 from lora_jax.accounting.activations import activation_bytes
 from lora_jax.accounting.architectures import Architecture, abstract_model
 from lora_jax.models import bert
@@ -111,7 +111,7 @@ def predict_memory(
     """
     config = _encoder_config(trainable, frozen)
     leaves = tree.leaves(trainable)
-    # In the dtype of the weights, which is float32.
+    # In the dtype of the weights.
     gradients = tree.nbytes(trainable)
     itemsize = jnp.dtype(precision.product_dtype(compute_dtype)).itemsize
     # With more layers the compiled program has a loop over blocks.
@@ -122,7 +122,7 @@ def predict_memory(
     return StepMemory(
         weights=gradients + tree.nbytes(frozen),
         gradients=gradients,
-        optimizer=2 * gradients + 4,
+        optimizer=train.moment_bytes(trainable) + 4,
         activations=activation_bytes(config, leaves, batch, length, looped=looped),
         copies=(config.layers - 1) * kernel_itemsize * kernel_parameters,
         early=_early_gradients(leaves, config.layers, itemsize, looped=looped),

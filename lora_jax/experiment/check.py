@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_jax import data, generation, methods, models, quant, train
 from lora_jax.experiment.config import (
+    DEFAULT,
     NO_METHOD,
     DataConfig,
     RunConfig,
@@ -188,6 +189,9 @@ def _without_idle_settings(run: RunConfig, task: data.Task) -> RunConfig:
         defaults = DataConfig()
         idle["loss_on"] = defaults.loss_on
         idle["test_sources"] = defaults.test_sources
+    # What such methods train is stored as the model is.
+    if run.method in methods.WITHOUT_ADAPTERS:
+        idle["adapter_dtype"] = DEFAULT.adapter_dtype
     if not decode.no_repeat:
         idle["no_repeat_within"] = generation.Decoding().no_repeat_within
     # A regression's loss is a squared error.
@@ -212,8 +216,13 @@ def _problems(run: RunConfig) -> list[str]:
     problems += _problem(lambda: train.check(run.train))
     problems += _problem(lambda: generation.check(run.decode))
     if run.method != NO_METHOD:
-        problems += _problem(lambda: methods.make(run.method, **run.method_options()))
+        problems += _problem(lambda: _method(run))
     return problems
+
+
+def _method(run: RunConfig) -> methods.Method:
+    method = methods.make(run.method, **run.method_options())
+    return methods.with_adapter_dtype(method, run.adapter_dtype)
 
 
 def _name_check(run: RunConfig) -> Callable[[], object]:

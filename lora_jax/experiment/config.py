@@ -101,6 +101,9 @@ class RunConfig:
     ] = "none"
     """Format of the frozen matrices (QLoRA). float turns a checkpoint's quantized
     matrices into arrays."""
+    adapter_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What adapters are stored in. With bfloat16, QLoRA's, they and their gradients take
+    half, and updates that are small beside a weight are rounded away."""
     seed: int = 0
     """Seed of the adapter's initialization, of the batches and of dropout."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -164,6 +167,7 @@ RUN_FIELDS = (
     "model",
     "method",
     "quantize",
+    "adapter_dtype",
     "seed",
     "model_source",
     "data_source",

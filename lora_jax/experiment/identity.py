@@ -66,7 +66,7 @@ def _ignored(method: str | None) -> frozenset[str]:
     if method == NO_METHOD:
         trained = {ROW_NAMES.get(name, name) for name in field_values(DEFAULT.train)}
         names |= trained - {"compute"}
-        names.add("seed")
+        names |= {"seed", "adapter_dtype"}
     return frozenset(names)
 
 

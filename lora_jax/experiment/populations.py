@@ -7,7 +7,7 @@ Which population a run was in is no part of its identity.
 
 from collections.abc import Hashable, Sequence
 
-from lora_jax import devices, tree
+from lora_jax import devices, train, tree
 from lora_jax.experiment.config import NO_METHOD, RunConfig
 from lora_jax.experiment.identity import key
 from lora_jax.experiment.workbench import ATTENTION, Workbenches
@@ -19,7 +19,7 @@ FREE_IN_LORA = ("rank", "alpha", "rank_stabilized", "init", "targets", "layers")
 # What cells store beside the base may fill this part of a device's memory: the rest is
 # for the base, and for what is computed.
 STORED_SHARE = 0.3
-STORED_COPIES = 5  # weights, gradients, two moments, the best epoch's weights
+STORED_COPIES = 3  # weights, gradients, the best epoch's weights; moments come on top
 
 
 def check_size(size: int, run: RunConfig | None) -> None:
@@ -88,6 +88,7 @@ def cells_that_fit(runs: Sequence[RunConfig], benches: Workbenches) -> int:
     model, mask = benches.bench(widest).adapted()
     trainable, _ = tree.split(model, mask)
     cell_bytes = STORED_COPIES * tree.nbytes(trainable)
+    cell_bytes += train.moment_bytes(trainable)
     return max(1, int(STORED_SHARE * memory / cell_bytes))
 
 

@@ -75,7 +75,8 @@ class Workbench(NamedTuple):
         # The bias beside an idle adapter would be trained too.
         if within_attention and options.get("bias") != "lora_only":
             options["idle_targets"] = ATTENTION
-        return methods.make(run.method, rank_multiple=RANK_MULTIPLE, **options)
+        method = methods.make(run.method, rank_multiple=RANK_MULTIPLE, **options)
+        return methods.with_adapter_dtype(method, run.adapter_dtype)
 
     def adapted(self) -> tuple[Any, Any]:
         """Return the model as training finds it, and the mask of what is trainable.

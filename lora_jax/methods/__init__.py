@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 from lora_jax import tree
+from lora_jax.methods.adapter_dtype import ADAPTER_DTYPES, with_adapter_dtype
 from lora_jax.methods.base import (
     HEAD,
     Counts,
@@ -38,6 +39,9 @@ METHODS = {
     "adapter_l": adapter_l,
     "prefix": prefix,
 }
+
+# They train what the model has, and add nothing to it.
+WITHOUT_ADAPTERS = ("full", "head", "bitfit", "top")
 
 # Options that change how adapters are stored but not what they compute. They let the
 # runs of a sweep share compiled programs, and are no command-line flags.
@@ -93,9 +97,11 @@ def defaults(name: str) -> dict[str, Any]:
 
 
 __all__ = [
+    "ADAPTER_DTYPES",
     "HEAD",
     "INTERNAL_OPTIONS",
     "METHODS",
+    "WITHOUT_ADAPTERS",
     "BottleneckAdapter",
     "Counts",
     "LoRA",
@@ -119,4 +125,5 @@ __all__ = [
     "targets",
     "top",
     "unload",
+    "with_adapter_dtype",
 ]

@@ -90,9 +90,10 @@ class LoRA(nnx.Module):
 
         An idle adapter has no directions.
         """
-        a = self.lora_a[...]
         scale = self.scale[...]
         scaled_b = scale[..., None] * self.lora_b[...]
+        # Stored in 16 bits it is computed with in 32.
+        a = self.lora_a[...].astype(scaled_b.dtype)
         # A direction that any layer of a stack uses is kept in all of them.
         rank = scale.shape[-1]
         by_layer = np.asarray(scale).reshape(-1, rank)

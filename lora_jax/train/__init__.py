@@ -16,7 +16,14 @@ from lora_jax.train.config import (
 from lora_jax.train.fit import Diverged, Fit, Objective, Progress, fit
 from lora_jax.train.fit_many import fit_many
 from lora_jax.train.sharding import Placement
-from lora_jax.train.step import Loss, decay_mask, gradient, optimizer, train_step
+from lora_jax.train.step import (
+    Loss,
+    decay_mask,
+    gradient,
+    moment_bytes,
+    optimizer,
+    train_step,
+)
 
 __all__ = [
     "Cell",
@@ -34,6 +41,7 @@ __all__ = [
     "fit_many",
     "gradient",
     "learning_rate",
+    "moment_bytes",
     "optimizer",
     "placement",
     "step_config",

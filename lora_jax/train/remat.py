@@ -17,6 +17,7 @@ from lora_jax.nn import precision
 from lora_jax.nn.attend import choose
 from lora_jax.nn.visibility import Visibility
 from lora_jax.train.config import TrainConfig, step_config
+from lora_jax.train.step import moment_bytes
 
 # The part of a device's memory that the estimate may fill; allocators fragment it, and
 # the estimate knows nothing of the loss.
@@ -126,7 +127,9 @@ def stored_bytes(trainable: Any, frozen: Any) -> int:
 
     Of a model that is spread over devices they are those of one device.
     """
-    return 4 * devices.nbytes(trainable) + devices.nbytes(frozen)
+    weights = devices.nbytes(trainable) + devices.nbytes(frozen)
+    # A gradient is stored as its leaf is; moments may be wider.
+    return weights + devices.nbytes(trainable) + moment_bytes(trainable)
 
 
 def estimate(

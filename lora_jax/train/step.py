@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from lora_jax import data, tree
+from lora_jax import data, devices, tree
 from lora_jax.nn import precision
 from lora_jax.nn.layers import fold_key
 from lora_jax.train.config import StepConfig
@@ -135,7 +135,8 @@ def _accumulated(
 
     # A loop, so that the activations of one micro-batch exist at a time.
     zero_loss = jnp.zeros(()), jnp.zeros(())
-    zero_gradients = jax.tree.map(jnp.zeros_like, trainable)
+    # Gradients of leaves in 16 bits are summed in 32.
+    zero_gradients = jax.tree.map(jnp.zeros_like, widened(trainable))
     micro_batches = jnp.arange(count), jax.tree.map(split_rows, batch)
     sums, _ = jax.lax.scan(add, (zero_loss, zero_gradients), micro_batches)
     return sums
@@ -148,6 +149,10 @@ def optimizer(
 
     The gradient is clipped by its global norm, which is that of the trainable leaves.
     A weight decay that is data stands in for that of the configuration.
+
+    Of leaves in 16 bits moments and update are float32, as in the 32-bit AdamW of
+    bitsandbytes that QLoRA trains with. In bfloat16 the second moment would stand
+    still, for a thousandth less of it is rounded to itself.
     """
     decay: Any = config.weight_decay if weight_decay is None else weight_decay
     transformations = [
@@ -156,7 +161,42 @@ def optimizer(
     ]
     if config.clip:
         transformations.insert(0, optax.clip_by_global_norm(config.clip))
-    return optax.chain(*transformations)
+    return _in_float32(optax.chain(*transformations))
+
+
+def _in_float32(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Return a transformation to which all leaves are float32, or wider as they are."""
+
+    # The moments have the dtype of what they are made for.
+    def init(trainable):
+        return transformation.init(widened(trainable))
+
+    # What it returns is float32, and rounded only when it is added.
+    def update(gradients, state, trainable):
+        return transformation.update(widened(gradients), state, widened(trainable))
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def widened(leaves: Any) -> Any:
+    """Return the leaves with those of fewer bits than float32 in float32."""
+
+    # float64 stays as it is.
+    def widen(leaf):
+        return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
+
+    return jax.tree.map(widen, leaves)
+
+
+def moment_bytes(trainable: Any) -> int:
+    """Return the bytes of Adam's two moments of leaves, on one device (see `nbytes`)."""
+    total = 0
+    for leaf in jax.tree.leaves(trainable):
+        width = jnp.promote_types(leaf.dtype, jnp.float32).itemsize
+        total += 2 * devices.nbytes(leaf) * width // leaf.dtype.itemsize
+    return total
 
 
 def decay_mask(trainable: Any) -> Any:

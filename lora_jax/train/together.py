@@ -16,6 +16,7 @@ from lora_jax import devices, tree
 from lora_jax.train import remat
 from lora_jax.train.config import TrainConfig
 from lora_jax.train.population import Population
+from lora_jax.train.step import widened
 
 CACHE_BYTES = 16 * 2**20  # of a processor, roughly
 
@@ -47,8 +48,10 @@ def resolved(
         config, cell, frozen, rows=rows, length=length, memory=memory
     )
     cell_bytes = remat.estimate(config, cell, frozen, rows=rows, length=length)
-    # The optimizer's moments, the gradient and the best epoch of each cell.
-    stored = 5 * tree.nbytes(population.trainable) // parts + devices.nbytes(frozen)
+    # What a cell learns, its gradient and its best epoch; then the optimizer's moments.
+    learned = 3 * tree.nbytes(population.trainable)
+    learned += 2 * tree.nbytes(jax.eval_shape(widened, population.trainable))
+    stored = learned // parts + devices.nbytes(frozen)
     together = cells_together(population.size // parts, cell_bytes, stored, memory)
     return config, population._replace(together=together)
 

@@ -83,6 +83,15 @@ def test_a_quantized_base_takes_its_bits():
     assert saved == pytest.approx(kernels * (32 - 4.127) / 8, rel=0.01)
 
 
+def test_adapters_in_16_bits_take_half_and_their_moments_do_not():
+    narrow = STEP._replace(adapter_dtype="bfloat16")
+    arguments = [fitted_step._arguments(step) for step in (STEP, narrow)]
+    wide_bytes, narrow_bytes = [tree.nbytes(step.trainable) for step in arguments]
+    assert narrow_bytes == wide_bytes / 2
+    wide_state, narrow_state = [tree.nbytes(step.state) for step in arguments]
+    assert narrow_state == wide_state
+
+
 @pytest.mark.parametrize(
     ("text", "gib"),
     [
@@ -120,6 +129,7 @@ def test_a_compiler_that_fails_otherwise_is_an_error():
         ({"recompute": "all"}, "remat: expected one of none"),
         ({"targets": "qeury"}, "'qeury' matches no layer"),
         ({"quantize": "nf5"}, "quantize: expected one of"),
+        ({"adapter_dtype": "int8"}, "adapter_dtype: expected one of float32, bfloat16"),
         ({"method": "lore"}, "method: expected one of lora"),
     ],
 )

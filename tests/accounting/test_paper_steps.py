@@ -11,6 +11,10 @@ def test_the_papers_steps_can_be_compiled():
     steps = paper_steps.paper_steps()
     assert len(set(steps)) == len(steps)
     fitted_step.check(steps)
+    # Figure 6's on an H100 are with the paper's adapters too.
+    narrow = [step for step in steps if step.adapter_dtype == "bfloat16"]
+    assert {step.machine for step in narrow} == {"h100"} and len(narrow) == 4
+    assert {step._replace(adapter_dtype="float32") for step in narrow} <= set(steps)
 
 
 def test_the_papers_steps_on_some_machines():
@@ -55,8 +59,10 @@ def test_a_grid_has_every_combination():
         "machine": ("cpu", "h100x8"),
     }
     adaptation = {"method": "full", "targets": "query", "rank": 3}
+    adaptation["adapter_dtype"] = "bfloat16"
     steps = crossed_steps(settings | adaptation, axes, mesh="auto", shard_base=True)
     assert len(set(steps)) == 8
-    # Full fine-tuning has no matrices of its own, and no rank.
+    # Full fine-tuning has no matrices of its own, no rank, and adds nothing.
     assert {(step.targets, step.rank) for step in steps} == {("", 0)}
+    assert {step.adapter_dtype for step in steps} == {"float32"}
     assert {step.mesh for step in steps} == {"", "data=8"}

@@ -11,6 +11,7 @@ CHANGES = st.fixed_dictionaries(
         "model": st.sampled_from(["tiny", "tiny-llama"]),
         "method": st.sampled_from(["lora", "full", "prefix", NO_METHOD]),
         "seed": st.integers(0, 9),
+        "adapter_dtype": st.sampled_from(["float32", "bfloat16"]),
         "data": st.sampled_from(["tiny", "cola"]),
         "rows": st.integers(0, 9),
         "learning_rate": st.floats(1e-6, 1.0),

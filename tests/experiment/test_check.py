@@ -55,6 +55,10 @@ class TestSettings:
         assert text.startswith("method: expected one of lora, ")
         assert text.endswith("got 'lroa'")
 
+    def test_adapters_have_one_of_two_dtypes(self):
+        text = message_of(BASE.changed(adapter_dtype="int8"))
+        assert text == "adapter_dtype: expected one of float32, bfloat16, got 'int8'"
+
     def test_where_nothing_is_trained_options_do_not_matter(self):
         check.check_settings([BASE.changed(method=NO_METHOD, rank=0)])
 
@@ -174,6 +178,15 @@ class TestResolved:
     def test_what_does_nothing_for_a_classifier_is_as_by_default(self, idle, benches):
         plain, changed = check.resolved([BASE, BASE.changed(**idle)], benches)
         assert plain == changed
+
+    def test_what_adds_nothing_has_no_adapters_in_another_dtype(self, benches):
+        narrow = {"adapter_dtype": "bfloat16"}
+        runs = [BASE.changed(method=name, **narrow) for name in ("bitfit", "lora")]
+        bitfit, lora = check.resolved(runs, benches)
+        assert bitfit.flat()["adapter_dtype"] == "float32"
+        assert lora.flat()["adapter_dtype"] == "bfloat16"
+        adapted, _ = benches.bench(lora).adapted()
+        assert adapted.blocks.attention.query.lora_a.dtype == "bfloat16"
 
     def test_a_regressions_loss_has_no_label_smoothing(self, benches, monkeypatch):
         task = benches.task(BASE)

@@ -64,7 +64,9 @@ class TestFlat:
         assert DEFAULT.flat()["alpha"] == 16.0
 
     def test_it_begins_with_the_settings_of_the_run_itself(self):
-        assert list(DEFAULT.flat())[:4] == ["model", "method", "quantize", "seed"]
+        names = ["model", "method", "quantize", "adapter_dtype", "seed"]
+
+    assert list(DEFAULT.flat())[:5] == names
 
     @given(CHANGES)
     def test_a_run_comes_back_from_its_row(self, changes):

@@ -58,6 +58,10 @@ class TestKey:
             ({"method": NO_METHOD}, {"method": NO_METHOD, "batch": 2, "epochs": 9}),
             ({"method": NO_METHOD}, {"method": NO_METHOD, "learning_rate": 0.5}),
             ({"method": NO_METHOD}, {"method": NO_METHOD, "seed": 3}),
+            (
+                {"method": NO_METHOD},
+                {"method": NO_METHOD, "adapter_dtype": "bfloat16"},
+            ),
             # A run inside a comparison.
             (
                 {"left": {"method": "lora", "rank": 8}},
@@ -73,6 +77,7 @@ class TestKey:
         [
             ({"method": "lora", "rank": 4}, {"method": "lora", "rank": 8}),
             ({"method": "lora"}, {"method": "full"}),
+            ({"method": "lora"}, {"method": "lora", "adapter_dtype": "bfloat16"}),
             # Products in another dtype score otherwise, trained or not.
             ({"method": NO_METHOD}, {"method": NO_METHOD, "compute": "float32"}),
             ({"method": "lora"}, {"method": "lora", "data_source": "other files"}),

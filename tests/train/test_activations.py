@@ -7,59 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lora_jax import methods, quant, train, tree
+from lora_jax import methods, train, tree
 from lora_jax.nn.engine import Engine
-from lora_jax.train import classification, language_modeling
 from tests.models import small_decoders
 from tests.train.batches import text_batch
+from tests.train.trainings import FAMILIES, KEY, LORA, losses, model_and_loss
 
-KEY = jax.random.key(0)
-LORA = methods.lora("query,value", rank=4)
 NARROW = Engine(activations="bfloat16")
-STEPS = 50
 
 
-@pytest.fixture(params=["bert", "gpt2", "llama", "llama in nf4"])
-def case(request, tiny) -> tuple[Any, train.step.Loss]:
+@pytest.fixture(params=FAMILIES)
+def case(request, tiny) -> tuple[Any, train.Loss]:
     """A model of each family, and a loss."""
-    if request.param == "bert":
-        return tiny(), classification.loss
-    if request.param == "gpt2":
-        return small_decoders.small_gpt2(), language_modeling.loss
-    model = small_decoders.small_llama()
-    if request.param == "llama in nf4":
-        model = quant.quantize_model(model, quant.find_spec("nf4"))
-    return model, language_modeling.loss
-
-
-def losses(model: Any, loss: Any, compute_dtype: str) -> np.ndarray:
-    """The losses of `STEPS` steps on four batches in turn."""
-    model = LORA.adapt(KEY, model)
-    trainable, frozen = tree.split(model, methods.mask(model, LORA))
-    # A step takes the memory of what it is passed, a head of the case's model too.
-    trainable = jax.tree.map(jnp.copy, trainable)
-    config = train.StepConfig(compute_dtype=compute_dtype, clip=1.0)
-    state = train.optimizer(config).init(trainable)
-    batches = [text_batch(rows=8, width=12, seed=seed) for seed in range(4)]
-    values = []
-    for step in range(STEPS):
-        trainable, state, value = train.train_step(
-            trainable,
-            state,
-            frozen,
-            batches[step % 4],
-            jnp.float32(0.01),
-            KEY,
-            loss=loss,
-            config=config,
-        )
-        values.append(float(value))
-    return np.array(values)
+    return model_and_loss(request.param, tiny)
 
 
 def test_a_training_is_that_in_float32(case):
-    exact = losses(*case, "float32")
-    narrow = losses(*case, "bfloat16_activations")
+    exact = losses(*case, compute_dtype="float32")
+    narrow = losses(*case, compute_dtype="bfloat16_activations")
     # It learns something that rounding could have kept it from.
     assert exact[-4:].mean() < 0.95 * exact[:4].mean()
     assert not np.array_equal(narrow, exact)

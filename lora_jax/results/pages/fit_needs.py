@@ -55,6 +55,9 @@ MESSAGES: Needs = {"collectives.{}.count": COUNT, "collectives.{}.bytes": WHOLE}
 def needs(row: Row) -> Needs:
     """Return what the page reads of a row."""
     known: dict[str, Kind] = {**SETTINGS, **SHAPES}
+    # It came later than the others.
+    if "adapter_dtype" in row["config"]:
+        known["config.adapter_dtype"] = NAME
     if "refused" in row:
         return {**known, "refused": TEXT}
     # A single device sends no messages.

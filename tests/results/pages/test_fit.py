@@ -25,6 +25,7 @@ STEP = {
     "machine": "h100",
     "mesh": "",
     "shard_base": False,
+    "adapter_dtype": "float32",
 }
 METRICS = {
     "step/devices": 1.0,
@@ -112,17 +113,38 @@ def test_figure_6_is_held_against_its_labels():
     assert fit_papers.is_beyond(beyond) and not fit_papers.is_beyond(ROW)
 
 
+def test_the_dtype_of_adapters_tells_steps_apart():
+    old = deepcopy(ROW)
+    del old["config"]["adapter_dtype"]
+    narrow = row(adapter_dtype="bfloat16")
+    methods = list(page.step_table([old, ROW, narrow])["method"])
+    assert methods == ["lora r=64 query,value"] * 2 + [
+        "lora r=64 query,value in bfloat16"
+    ]
+    lines = fit_papers.figure6_table([old, narrow])
+    assert list(lines["stored as"]) == ["float32", "bfloat16"]
+
+
 def test_verdicts_on_qlora():
     figure, text = fit_papers.memory_claims([ROW])
     assert figure.statement == "LLaMA 65B in all: 45.0 GB or less"
-    assert figure.evidence.startswith("42.9 GB")
+    assert figure.evidence == "42.9 GB with float32 adapters; compiled for one H100"
     assert figure.verdict == text.verdict == claims.EQUAL
     assert text.statement == "memory, 65B, QLoRA: < 48 GB (Q2)"
-    assert text.evidence == "41.9 GiB, compiled for one H100 (45.0 GB)"
-    # Within the card, but not within the bar; 3 GB of adapters, and of a gradient.
-    figure, text = fit_papers.memory_claims([row(bytes__total=49 * GB)])
+    assert text.evidence == "41.9 GiB with float32 adapters; compiled for one H100"
+    # Within the card, but not within the bar.
+    beyond = row(bytes__total=49 * GB)
+    figure, text = fit_papers.memory_claims([beyond])
     assert (figure.verdict, text.verdict) == (claims.UNEXPLAINED, claims.EQUAL)
-    assert figure.evidence.endswith("; 43.9 if adapters had 16 bits")
+    # With the paper's adapters it is, in whatever order the rows are.
+    narrow = row(adapter_dtype="bfloat16", bytes__total=46 * GB)
+    for rows in ([beyond, narrow], [narrow, beyond]):
+        figure, text = fit_papers.memory_claims(rows)
+        assert (figure.verdict, text.verdict) == (claims.EQUAL, claims.EQUAL)
+        assert figure.evidence == (
+            "43.9 GB with bfloat16 adapters, 46.7 GB with float32 adapters; "
+            "compiled for one H100"
+        )
     figure, text = fit_papers.memory_claims([row(bytes__total=52 * GB)])
     assert figure.verdict == text.verdict == claims.UNEXPLAINED
     # Of another machine, or another length, nothing is claimed.
@@ -135,7 +157,9 @@ def test_verdicts_on_gpt3_are_of_what_all_devices_store():
     lora["metrics"] |= {"bytes/base": 22 * GB, "bytes/adapters": 0}
     lora["metrics"]["bytes/optimizer"] = 0
     (claim,) = fit_papers.memory_claims([lora])
-    assert claim.evidence == "352 GB on 16 devices, each with embeddings"
+    assert claim.evidence == (
+        "352 GB on 16 devices, each with embeddings; 0 of it are moments"
+    )
     assert claim.verdict == claims.NEAR
     full = deepcopy(lora)
     full["config"] |= {"method": "full", "targets": "", "rank": 0}
