@@ -65,8 +65,7 @@ class TestFlat:
 
     def test_it_begins_with_the_settings_of_the_run_itself(self):
         names = ["model", "method", "quantize", "adapter_dtype", "seed"]
-
-    assert list(DEFAULT.flat())[:5] == names
+        assert list(DEFAULT.flat())[:5] == names
 
     @given(CHANGES)
     def test_a_run_comes_back_from_its_row(self, changes):
