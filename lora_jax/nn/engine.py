@@ -19,8 +19,15 @@ class Engine(NamedTuple):
 
     @property
     def target(self) -> str:
-        """The backend that the program is compiled for: cpu, gpu or tpu."""
-        return self.backend or jax.default_backend()
+        """The backend that the program is compiled for: cpu, gpu, tpu or rocm."""
+        return self.backend or _default_target()
+
+
+def _default_target() -> str:
+    """This process's backend; gpu is NVIDIA's, for AMD's has no cuDNN."""
+    backend = jax.default_backend()
+    version = jax.local_devices()[0].client.platform_version
+    return "rocm" if backend == "gpu" and "rocm" in version.lower() else backend
 
 
 PLAIN = Engine()

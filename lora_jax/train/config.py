@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import jax
-
 from lora_jax import devices
 from lora_jax.nn import precision
 from lora_jax.nn.attend import ATTENTIONS
@@ -186,7 +184,7 @@ def _attention_bound(config: TrainConfig) -> tuple[bool, str]:
         return config.attention in ATTENTIONS, f"one of {', '.join(ATTENTIONS)}"
     # It neither rounds nor drops weights itself: something else would be computed.
     is_usable = (
-        jax.default_backend() == "gpu"
+        Engine().target == "gpu"
         and config.compute_dtype == "bfloat16_activations"
         and config.hidden_dropout == 0
     )
