@@ -1,8 +1,8 @@
 """What an adaptation costs: parameters, bytes and seconds.
 
 Parameter counts are exported here. Bytes and seconds are in modules of their own:
-`storage`, `optimizer_states`, `step_memory` with `activations` and `compiled_step`,
-`encoder_step` by names, `llama_memory`, and `step_time` with `peft_step`, `stored_step`
+`storage`, `optimizer_states`, `step_memory` (whose terms are in `lora_jax.train`) and
+`compiled_step`, `encoder_step` by names, `llama_memory`, and `step_time` with `peft_step`, `stored_step`
 and, by names, `named_step`. `fitted_step` has the bytes and the floor of a step on any of
 `machines`, which need not be there; `compile_apart` compiles it in another process.
 """

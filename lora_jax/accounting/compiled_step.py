@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from lora_jax import data, devices, train
-from lora_jax.train import classification, sharding
+from lora_jax.models.decoder import Decoder
+from lora_jax.train import classification, language_modeling, sharding
 
 
 def compiled_bytes(
@@ -19,6 +20,8 @@ def compiled_bytes(
     batch: int,
     length: int,
     compute_dtype: str = "float32",
+    remat: str = "none",
+    attention: str = "auto",
 ) -> dict[str, int]:
     """Return the bytes of a step's arguments and temporaries, and the total.
 
@@ -28,16 +31,27 @@ def compiled_bytes(
     Raises:
         ValueError: the backend does not say.
     """
-    settings: Any = {"compute_dtype": compute_dtype, "remat": "none"}
+    settings: Any = {
+        "compute_dtype": compute_dtype,
+        "remat": remat,
+        "attention": attention,
+    }
     config = train.step_config(train.TrainConfig(**settings))
     return step_bytes(
         trainable,
         frozen,
         batch=batch,
         length=length,
-        loss=classification.loss,
+        loss=loss_of(trainable),
         config=config,
     )
+
+
+def loss_of(model: Any) -> train.Loss:
+    """Return the loss that a model is trained with: a decoder's, or a classifier's."""
+    if isinstance(model, Decoder):
+        return language_modeling.loss
+    return classification.loss
 
 
 def step_bytes(

@@ -111,6 +111,8 @@ def fullest_parts(metrics: Mapping[str, float]) -> dict[str, int]:
     """Return the parts at the fullest moment, in bytes, from what `memory` returns."""
     sizes = {}
     for name in step_memory.StepMemory._fields:
-        # A row may have whole numbers as floats.
-        sizes[name] = int(metrics[f"predicted/{name}"])
+        # A row may have whole numbers as floats; older ones lack the update, which has
+        # the gradient twice.
+        size = metrics.get(f"predicted/{name}", 2 * metrics["predicted/gradients"])
+        sizes[name] = int(size)
     return step_memory.StepMemory(**sizes).fullest

@@ -14,7 +14,11 @@ import jax.numpy as jnp
 
 from lora_jax import data, devices, methods, quant, train, tree
 from lora_jax.accounting import program_text
-from lora_jax.accounting.compiled_step import abstract_batch, analyzed_bytes
+from lora_jax.accounting.compiled_step import (
+    abstract_batch,
+    analyzed_bytes,
+    loss_of,
+)
 from lora_jax.accounting.described_devices import machine_devices
 from lora_jax.accounting.machines import (
     Machine,
@@ -26,11 +30,10 @@ from lora_jax.accounting.machines import (
 from lora_jax.accounting.model_shapes import shaped_model
 from lora_jax.accounting.operations import product_operations
 from lora_jax.accounting.program_cost import program_cost
-from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
 from lora_jax.nn.blocks import REMATS
 from lora_jax.plural import counted
-from lora_jax.train import classification, language_modeling, sharding
+from lora_jax.train import sharding
 from lora_jax.train.cross_entropy import CHUNK
 
 NOT_QUANTIZED = "none"
@@ -203,7 +206,7 @@ def step_cost(step: FittedStep) -> dict[str, Any]:
     """
     machine = find_machine(step.machine)
     arguments = _placed(_arguments(step), step)
-    loss = _loss_of(shaped_model(step.model))
+    loss = loss_of(shaped_model(step.model))
     config = _step_config(step)
     with jax.set_mesh(arguments.rate.sharding.mesh):
         traced = train.train_step.trace(*arguments, loss=loss, config=config)
@@ -254,12 +257,6 @@ def _placed(arguments: _Arguments, step: FittedStep) -> _Arguments:
     described = sharding.Placement(mesh, step.shard_base).described(arguments)
     rows = sharding.describe(arguments.batch, sharding.row_sharding(mesh))
     return described._replace(batch=rows)
-
-
-def _loss_of(model: Any) -> train.Loss:
-    if isinstance(model, Decoder):
-        return language_modeling.loss
-    return classification.loss
 
 
 def _loss_chunks(step: FittedStep) -> int:

@@ -1,23 +1,22 @@
 """Where the bytes of a training step go, by formula.
 
-A step is `train.train_step` on a BERT or RoBERTa encoder, whose leaves may be shapes:
+A step is `train.train_step` on an encoder or a decoder, whose leaves may be shapes:
 nothing is allocated. Weights, gradients and moments are exact. What the backward pass
-needs is derived term by term (`activations`), and nothing is fitted. `compiled_step`
-has what XLA says of the same step.
+and the loss need is derived term by term (`train.footprint`), and nothing is fitted.
+`compiled_step` has what XLA says of the same step.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lora_jax import methods, train, tree
-from lora_jax.accounting.activations import activation_bytes
 from lora_jax.accounting.architectures import Architecture, abstract_model
 from lora_jax.models import bert
+from lora_jax.models.decoder import Decoder
 from lora_jax.nn import precision
-from lora_jax.nn.blocks import UNROLL
+from lora_jax.train import footprint
 
 
 class StepMemory(NamedTuple):
@@ -26,25 +25,24 @@ class StepMemory(NamedTuple):
     weights: int  # every leaf, as stored
     gradients: int  # of the trainable leaves
     optimizer: int  # Adam's two moments of them, and its count
-    activations: int  # kept for the backward pass, and that pass's largest temporaries
-    copies: int  # the kernels of each layer, cut out of their stack for products
-    early: int  # gradients allocated when the backward pass is in the block before last
+    activations: int  # kept for the backward pass, and that pass's or the loss's own
+    copies: int  # matrices that are laid out or converted for products
+    early: int  # gradients allocated when the activations are fullest
     checkpoint: int  # on disk, for one task
+    update: int  # gradients while the moments and the weights are updated
 
     @property
     def fullest(self) -> dict[str, int]:
         """The parts at the fullest moment.
 
-        That is the backward pass in the block before the last, or the update. The
-        update has the gradient twice, as the batch's sum and as its mean: clipping
-        reads all of it first.
+        That is the backward pass in a block, the loss of a decoder, or the update.
         """
         backward = {
             "gradients": self.early,
             "activations": self.activations,
             "copies": self.copies,
         }
-        update = {"gradients": 2 * self.gradients, "activations": 0, "copies": 0}
+        update = {"gradients": self.update, "activations": 0, "copies": 0}
         fuller = backward
         if sum(update.values()) > sum(backward.values()):
             fuller = update
@@ -96,67 +94,61 @@ def predict_memory(
     batch: int,
     length: int,
     compute_dtype: str = "float32",
+    remat: str = "none",
+    attention: str = "auto",
+    backend: str = "cpu",
 ) -> StepMemory:
-    """Return the memory of one step on `batch` rows of `length` tokens, on CPU.
+    """Return the memory of one step on `batch` rows of `length` tokens.
 
     The step has no dropout and no micro-batches.
 
     Args:
-        trainable, frozen: an encoder split by `split_shapes`, or as arrays.
-        compute_dtype: of the products.
+        trainable, frozen: a model split by `split_shapes`, or as arrays.
+        batch, length: the rows, and the tokens of each.
+        compute_dtype: of `nn.precision.COMPUTE_DTYPES`.
+        remat: what the backward pass computes anew, of `nn.blocks.REMATS`.
+        attention: of `nn.attend.ATTENTIONS`.
+        backend: jax's name of what the step is compiled for: cpu or gpu.
 
     Raises:
-        ValueError: the model is no encoder, or has adapters other than LoRA's: what
-            these keep has not been derived.
+        ValueError: the model is neither encoder nor decoder, or has adapters other than
+            LoRA's: what these keep has not been derived.
     """
-    config = _encoder_config(trainable, frozen)
-    leaves = tree.leaves(trainable)
-    # In the dtype of the weights.
-    gradients = tree.nbytes(trainable)
-    itemsize = jnp.dtype(precision.product_dtype(compute_dtype)).itemsize
-    # With more layers the compiled program has a loop over blocks.
-    looped = config.layers > UNROLL
-    kernel_parameters = 4 * config.width**2 + 2 * config.width * config.ffn
-    # XLA's CPU backend cuts the layers of a bfloat16 stack out in float32.
-    kernel_itemsize = 4 if looped else itemsize
+    _check_model(trainable, frozen)
+    config = train.StepConfig(
+        compute_dtype=compute_dtype, remat=remat, attention=attention, backend=backend
+    )
+    moment = footprint.fullest(trainable, frozen, config, rows=batch, length=length)
+    gradients = tree.nbytes(trainable)  # in the dtype of the weights
     return StepMemory(
         weights=gradients + tree.nbytes(frozen),
         gradients=gradients,
         optimizer=train.moment_bytes(trainable) + 4,
-        activations=activation_bytes(config, leaves, batch, length, looped=looped),
-        copies=(config.layers - 1) * kernel_itemsize * kernel_parameters,
-        early=_early_gradients(leaves, config.layers, itemsize, looped=looped),
+        activations=moment.activations,
+        copies=moment.copies,
+        early=moment.gradients,
         checkpoint=gradients,
+        update=_update_bytes(trainable, config),
     )
 
 
-def _early_gradients(
-    trainable: Mapping[str, Any], layers: int, itemsize: int, *, looped: bool
-) -> int:
-    """Bytes of gradients allocated in the block before the last.
-
-    A loop allocates the gradients of all blocks at its start, those of kernels in the
-    dtype of the products. Unrolled blocks allocate one after the other.
-    """
-    inside, kernels = {}, {}
-    for path, leaf in trainable.items():
-        if path.startswith("blocks/"):
-            inside[path] = leaf
-            if path.endswith("kernel"):
-                kernels[path] = leaf
-    # Embeddings and head, if they are trained.
-    outside_bytes = tree.nbytes(trainable) - tree.nbytes(inside)
-    if not looped:
-        return outside_bytes + tree.nbytes(inside) // layers
-    kernel_bytes = tree.nbytes(kernels)
-    other_bytes = tree.nbytes(inside) - kernel_bytes
-    return outside_bytes + other_bytes + kernel_bytes * itemsize // 4
+def _update_bytes(trainable: Any, config: train.StepConfig) -> int:
+    """Gradients while the moments and the weights are updated."""
+    gradients = tree.nbytes(trainable)
+    if config.backend != "cpu":
+        # A GPU divides by the batch's size while it reads.
+        return gradients
+    # The batch's sum as well as its mean: clipping reads all of it first.
+    dtype = precision.product_dtype(config.compute_dtype)
+    leaves = tree.leaves(trainable)
+    return gradients + footprint.unscaled_gradients(leaves, jnp.dtype(dtype).itemsize)
 
 
-def _encoder_config(trainable: Any, frozen: Any) -> bert.Config:
-    if not isinstance(trainable, bert.Encoder):
+def _check_model(trainable: Any, frozen: Any) -> None:
+    if not isinstance(trainable, bert.Encoder | Decoder):
         raise ValueError(
-            f"expected a BERT or RoBERTa encoder, got {type(trainable).__name__}"
+            "expected an encoder (BERT, RoBERTa) or a decoder (GPT-2, Llama), "
+            f"got {type(trainable).__name__}"
         )
     # By exact type: a subclass may keep more.
     unknown = set()
@@ -168,4 +160,3 @@ def _encoder_config(trainable: Any, frozen: Any) -> bert.Config:
             "expected no adapters but LoRA's: what others keep is not derived; "
             f"got {', '.join(sorted(unknown))}"
         )
-    return trainable.config

@@ -15,9 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lora_jax import data, devices, methods, train, tree
-from lora_jax.models.decoder import Decoder
+from lora_jax.accounting.compiled_step import loss_of
 from lora_jax.nn import precision
-from lora_jax.train import classification, language_modeling
 
 # Runs of each step before those that are timed.
 WARM_UP = 2
@@ -69,7 +68,7 @@ def compile_step(
     # A new state takes the memory of the old one, and the model is the caller's.
     copied = jax.tree.map(jnp.copy, trainable)
     state = devices.replicate((copied, optimizer_state), mesh)
-    loss = _loss_of(adapted)
+    loss = loss_of(adapted)
     lowered = train.train_step.lower(*state, *inputs, loss=loss, config=config)
     compiled = lowered.compile()
 
@@ -95,12 +94,6 @@ def _place_inputs(frozen: Any, rows: data.Batch, mesh: Any) -> tuple[Any, ...]:
     key = jax.random.key(1)
     learning_rate, key = devices.replicate((learning_rate, key), mesh)
     return frozen, rows, learning_rate, key
-
-
-def _loss_of(model: Any) -> train.Loss:
-    if isinstance(model, Decoder):
-        return language_modeling.loss
-    return classification.loss
 
 
 def _memory_of(compiled: Any) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Whether a run's training step fits a device's memory, before anything is trained.
 
-An estimate from shapes says what cannot fit (`train/remat.py` has its terms); the
+A formula of shapes says what cannot fit (`train/footprint.py` has its terms); the
 compiler says what the largest step of a dry run takes.
 """
 

@@ -47,12 +47,14 @@ def resolved(
     config = remat.resolved(
         config, cell, frozen, rows=rows, length=length, memory=memory
     )
-    cell_bytes = remat.estimate(config, cell, frozen, rows=rows, length=length)
+    moment = remat.fullest_moment(config, cell, frozen, rows=rows, length=length)
     # What a cell learns, its gradient and its best epoch; then the optimizer's moments.
     learned = 3 * tree.nbytes(population.trainable)
     learned += 2 * tree.nbytes(jax.eval_shape(widened, population.trainable))
-    stored = learned // parts + devices.nbytes(frozen)
-    together = cells_together(population.size // parts, cell_bytes, stored, memory)
+    stored = learned // parts + devices.nbytes(frozen) + moment.copies
+    together = cells_together(
+        population.size // parts, moment.activations, stored, memory
+    )
     return config, population._replace(together=together)
 
 

@@ -67,10 +67,11 @@ XLA = """
   for each token and block for the norms (4 d if their scales are trained), and 4 f more
   for the GELU when up has an adapter. It also writes out the softmax's divisors, one for
   each score, which is H T more.
-- **Not predicted**: in steps that are compiled so, LoRA on attention matrices alone keeps
-  parts of the GELU's formula too, 2 f more for each token and block, from 4,096 tokens on
-  (not at 3,072): the prediction is 17 to 26 % too low. With an adapter on down but not on
-  up, the output of the GELU is not kept, and the prediction is 14 % too high.
+- In steps that are compiled so, LoRA on attention matrices alone keeps parts of the GELU's
+  formula too, 2 f more for each token and block, from 4,096 tokens on (not at 3,072). XLA
+  does not say why; the number of tokens is all that is known of it.
+- **Not predicted**: with an adapter on down but not on up, the output of the GELU is not
+  kept, and the prediction is 14 % too high.
 - More layers are a loop, whose two passes share nothing. But the stacks of kernels are
   copied whole, without the last layer's, and on CPU in float32 even where they are
   bfloat16.
