@@ -99,12 +99,12 @@ class TestSettings:
         assert activations("block") < activations("products")
 
     def test_bfloat16_activations_halve_what_a_gpu_keeps_and_not_what_a_cpu_does(self):
-        narrow = {"compute_dtype": "bfloat16_activations"}
+        narrow: Any = {"compute_dtype": "bfloat16_activations"}
         assert shape_of(**narrow).kept_bytes == 2
         assert shape_of(**narrow, backend="cpu").kept_bytes == 4
 
     def test_a_cpu_converts_stacks_of_bfloat16(self):
-        narrow = {"compute_dtype": "bfloat16"}
+        narrow: Any = {"compute_dtype": "bfloat16"}
         assert copied_matrices(shape_of(**narrow)) == 0
         assert copied_matrices(shape_of(**narrow, backend="cpu")) == 4 * 2 * MATRICES
         assert copied_matrices(shape_of(backend="cpu")) == 0

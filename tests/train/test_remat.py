@@ -32,7 +32,7 @@ def adapted(model: Any) -> Any:
 
 
 @pytest.fixture(params=["an encoder", "two stacks", "a decoder in 4 bits"])
-def case(request, tiny, batch) -> tuple[Any, data.Batch, train.step.Loss]:
+def case(request, tiny, batch) -> tuple[Any, data.Batch, train.Loss]:
     """A model, a batch and a loss."""
     if request.param == "an encoder":
         return adapted(tiny(layers=3)), batch, classification.loss
