@@ -54,7 +54,6 @@ class TestAgainstCompiledStep:
     @pytest.mark.parametrize(
         ("family", "method", "stored", "settings"),
         [
-            ("gpt2", methods.full(), "none", {"remat": "block"}),
             ("gpt2", methods.lora("query,value"), "none", {"remat": "products"}),
             ("llama", methods.lora("query,value"), "none", {"attention": "chunked"}),
             ("llama", methods.lora("query,value"), "nf4_double", {}),

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import pytest
 
-from lora_jax import devices, tree
+from lora_jax import devices
 from lora_jax.experiment import fitting, presets
 from lora_jax.experiment.check import resolved
 from lora_jax.experiment.config import RunConfig
@@ -23,10 +23,6 @@ def benches() -> Workbenches:
 def step_of(benches: Workbenches, run: RunConfig) -> Any:
     (complete,) = resolved([run], benches)
     return fitting.step_of(benches.bench(complete))
-
-
-def stored_bytes(step: Any) -> int:
-    return 4 * tree.nbytes(step.trainable) + tree.nbytes(step.frozen)
 
 
 def test_of_a_spread_model_a_device_has_its_part(benches):
