@@ -102,7 +102,9 @@ def test_when_time_is_up_the_rest_is_named_and_left_out(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "left out: predictions tiny-llama none 4 16: time was up"
     assert "left out: tests trees: time was up" in lines
-    assert len(lines) == len(PARTS)
+    # Packages of peers that are missing here are named beside.
+    late = [line for line in lines if line.endswith("time was up")]
+    assert len(late) == len(PARTS)
 
 
 def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(monkeypatch, capsys):
