@@ -6,7 +6,7 @@ decided by its clock, it tells the others, so that all take the same steps.
 """
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -40,6 +40,8 @@ def connect(coordinator: str, processes: int, index: int) -> None:
             "num_processes": processes,
             "process_id": index,
         }
+    # It would keep SIGTERM to itself, and nobody asks it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             **arguments,
@@ -79,7 +81,7 @@ def is_first() -> bool:
 def agreed(function: Callable[[], T]) -> T:
     """Return what a function returns in the first process, which alone calls it.
 
-    All processes have to come here. A ValueError or an OSError is raised in all.
+    All processes have to come here. An error of the function is raised in all.
     """
     if jax.process_count() == 1:
         return function()
@@ -92,10 +94,40 @@ def agreed(function: Callable[[], T]) -> T:
     return result
 
 
+def check_same(settings: Mapping[str, str]) -> None:
+    """Check that all processes have the same settings.
+
+    Raises:
+        ValueError: one of them has others; in all processes, lest any waits.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    first = agreed(lambda: dict(settings))
+    differing = []
+    for name, text in settings.items():
+        if first.get(name) != text:
+            differing.append(f"{name} {text}, not {first.get(name)}")
+    counts = multihost_utils.process_allgather(np.int32(len(differing)))
+    others = [str(index) for index, count in enumerate(counts) if count]
+    if differing:
+        raise ValueError(
+            "expected the flags of the first process in all of them, this one "
+            f"(process_index {jax.process_index()}) has {'; '.join(differing)}"
+        )
+    if others:
+        raise ValueError(
+            f"expected these flags in all processes, others have {', '.join(others)}, "
+            "which says which"
+        )
+
+
 def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    # Whatever it is: the other processes wait to be told.
     try:
         return function(), None
-    except (ValueError, OSError) as error:
+    except Exception as error:
         return None, error
 
 

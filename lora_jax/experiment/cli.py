@@ -46,8 +46,9 @@ class Command(NamedTuple):
     preset: str
     out: Path
     dry_run: bool
-    keep: bool
     huge_pages: bool
+    # Of experiments that train.
+    keep: bool = False
     population: int = 0  # trainings that share a step; 0 or 1: one by one
     # The first of the processes that run this together, see `hosts.connect`.
     coordinator: str = ""
@@ -94,7 +95,7 @@ def parse(
         groups = run_flags(base, chosen, swept)
         top += groups.pop("first")
     top += command_flags(preset, presets)
-    groups["process"] = process_flags(keep)
+    groups["process"] = process_flags(keep, trains=base is not None)
     values = _ask(name, description, top, groups, words)
     flags = [*top, *itertools.chain.from_iterable(groups.values())]
     raise_all(*_empty_problems(flags, values, words))
@@ -130,12 +131,7 @@ def _command(
         preset=values["preset"],
         out=values["out"],
         dry_run=values["dry_run"],
-        keep=values["keep"],
-        huge_pages=values["huge_pages"],
-        population=values["population"],
-        coordinator=values["coordinator"],
-        processes=values["processes"],
-        process_index=values["process_index"],
+        **{flag.name: values[flag.name] for flag in groups["process"]},
     )
 
 

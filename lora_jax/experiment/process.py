@@ -14,6 +14,7 @@ import jax
 from lora_jax import devices, download, hosts
 from lora_jax.experiment import adapters
 from lora_jax.experiment.cli import Command
+from lora_jax.experiment.config import FITTED
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLE = "glibc.malloc.hugetlb=1"
@@ -69,6 +70,7 @@ def together(command: Command, name: str) -> Iterator[Command]:
         yield command
         return
     hosts.connect(command.coordinator, command.processes, command.process_index)
+    hosts.check_same(_settings(command))
     present = hosts.agreed(lambda: _files(command.out, name))
     if hosts.is_first():
         yield command
@@ -80,6 +82,20 @@ def together(command: Command, name: str) -> Iterator[Command]:
             (out / path).write_bytes(content)
         with redirect_stdout(nowhere):
             yield command._replace(out=out)
+
+
+def _settings(command: Command) -> dict[str, str]:
+    """What all processes must have been told alike, as texts by flag."""
+    settings = command._asdict()
+    # A process's number is its own, and of the folders only the first one's counts.
+    for name in ("process_index", "out", "options", "run"):
+        del settings[name]
+    settings |= vars(command.options)
+    if command.run is not None:
+        settings |= command.run.flat()
+        for name in FITTED:
+            settings[name] = getattr(command.run.train, name)
+    return {name: str(value) for name, value in settings.items()}
 
 
 def _files(out: Path, name: str) -> dict[str, bytes]:

@@ -124,6 +124,18 @@ def test_two_processes_make_the_rows_of_one_and_go_on_where_one_was_killed(tmp_p
     assert not list(both.glob("adapters/*.partial"))
 
 
+def test_processes_with_other_flags_do_not_begin(tmp_path):
+    words = ("--coordinator", free_address(), "--processes", "2", "--process-index")
+    first = start(tmp_path, "--ranks", "1", *words, "0", devices=1)
+    second = start(tmp_path, "--ranks", "2", *words, "1", devices=1)
+    _, first_errors = first.communicate(timeout=300)
+    _, second_errors = second.communicate(timeout=300)
+    assert first.returncode == second.returncode == 1
+    assert "others have 1, which says which" in first_errors
+    assert "(process_index 1) has ranks (2,), not (1,)" in second_errors
+    assert not (tmp_path / "ranks.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
