@@ -10,16 +10,15 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from lora_jax import data, devices, hosts
-from lora_jax.devices import CELLS, DATA
 from lora_jax.nn import precision
 from lora_jax.train import together
+from lora_jax.train.cell_places import Places
 from lora_jax.train.cells import Cell, check_cells, orders_of, seeds_of, settings_of
 from lora_jax.train.config import (
     StepConfig,
@@ -50,30 +49,7 @@ from lora_jax.train.population_state import (
     save_if_due,
 )
 from lora_jax.train.population_step import population_step
-from lora_jax.train.sharding import Placement
 from lora_jax.train.state import Saver
-
-
-class _Places(NamedTuple):
-    """Where arrays are: the base as for one training, the cells over the axis `cells`."""
-
-    one: Placement  # of a single training
-
-    @property
-    def parts(self) -> int:
-        """Among how many devices the cells are divided."""
-        return self.one.mesh.shape.get(CELLS, 1)
-
-    def put_cells(self, leaves: Any) -> Any:
-        """Leaves [N, ...] of cells."""
-        spec = PartitionSpec(CELLS) if self.parts > 1 else PartitionSpec()
-        return devices.put(leaves, NamedSharding(self.one.mesh, spec))
-
-    def put_batches(self, batches: data.Batch) -> data.Batch:
-        """Leaves [S, B, ...] of batches."""
-        return devices.put(
-            batches, NamedSharding(self.one.mesh, PartitionSpec(None, DATA))
-        )
 
 
 def fit_many(
@@ -104,7 +80,7 @@ def fit_many(
     config = cells[0].config
     epoch_steps = math.ceil(len(objective.encoded.lengths) / config.batch)
     steps = config.epochs * epoch_steps
-    places = _Places(placement(config))
+    places = Places(placement(config))
     # Devices along `cells` have equally many: copies of the last cell fill them up.
     idle = -len(cells) % places.parts
     cells = [*cells, *[cells[-1]] * idle]
@@ -172,7 +148,7 @@ def _step_function(
     cells: Sequence[Cell],
     config: TrainConfig,
     steps: int,
-    places: _Places,
+    places: Places,
 ) -> Callable[[PopulationState, data.Batch, np.ndarray], PopulationState]:
     """Return the function that takes the next step of all cells."""
     compiled_config = _compiled(config)
@@ -251,7 +227,7 @@ def _mean_loss(course: Course, index: int) -> float:
     return float(losses[live].mean()) if live else math.nan
 
 
-def _current(population: Population, trainable: Any, places: _Places) -> Population:
+def _current(population: Population, trainable: Any, places: Places) -> Population:
     """The population with other trainable leaves, on one device or spread as it is."""
     if not places.one.by_rule:
         trainable = devices.to_first_device(trainable)
@@ -286,7 +262,7 @@ def _results(
     state: PopulationState,
     steps: int,
     remat: str,
-    places: _Places,
+    places: Places,
 ) -> list[Fit | Diverged]:
     """What became of the cells, in their order."""
     course = state.course

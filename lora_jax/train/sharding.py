@@ -85,10 +85,8 @@ class Placement(NamedTuple):
         return devices.put(leaves, cuts)
 
     def described(self, leaves: Any) -> Any:
-        """Return the leaves as shapes that say where they would be."""
-        cuts = NamedSharding(self.mesh, PartitionSpec())
-        if self.by_rule:
-            cuts = shardings(leaves, self.mesh, shard_base=self.shard_base)
+        """Return the leaves as shapes that say where the rules would put them."""
+        cuts = shardings(leaves, self.mesh, shard_base=self.shard_base)
         return describe(leaves, cuts)
 
     def __str__(self) -> str:

@@ -137,12 +137,12 @@ class Saver:
     def write(self, step: int, arrays: Any, facts: Mapping[str, Any]) -> None:
         """Save arrays, and facts that JSON can hold, as the state before a step."""
         assert self.folder is not None  # else nothing is due
-        identified = {**facts, IDENTITY: dict(self.identify())}
         leaves = jax.tree.leaves(arrays)
         if jax.process_count() > 1:
             # All processes gather what is spread, and the first one writes it.
             leaves = [devices.to_host(leaf) for leaf in leaves]
         if hosts.is_first():
+            identified = {**facts, IDENTITY: dict(self.identify())}
             training_state.save(self.folder, step, leaves, identified)
         self.last_save = time.monotonic()
 

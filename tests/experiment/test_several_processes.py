@@ -94,15 +94,17 @@ def outputs(processes) -> list[str]:
     return texts
 
 
-def metrics(out: Path) -> list[dict]:
-    return [row["metrics"] for row in results.read(out / "ranks.jsonl")]
+def numbers(out: Path) -> list[list[float]]:
+    """The mean losses and the scores of each row."""
+    rows = results.read(out / "ranks.jsonl")
+    return [[*row["loss"], *row["metrics"].values()] for row in rows]
 
 
 def test_two_processes_make_the_rows_of_one_and_go_on_where_one_was_killed(tmp_path):
     words = ("--ranks", "1", "2")
     alone = tmp_path / "alone"
     outputs([start(alone, *words, devices=2)])
-    expected = metrics(alone)
+    expected = numbers(alone)
 
     # The second row's training is under way when one of them dies.
     both = tmp_path / "both"
@@ -111,7 +113,7 @@ def test_two_processes_make_the_rows_of_one_and_go_on_where_one_was_killed(tmp_p
     assert second.returncode == -9
     _, errors = first.communicate(timeout=300)
     assert first.returncode, "the first process waits for the second no longer"
-    assert metrics(both) == [pytest.approx(expected[0])]
+    assert numbers(both) == [pytest.approx(expected[0])]
     assert list(both.glob("adapters/*.partial")), errors
 
     first_text, second_text = outputs(start_two(both, *words))
@@ -119,7 +121,7 @@ def test_two_processes_make_the_rows_of_one_and_go_on_where_one_was_killed(tmp_p
     # One process writes and speaks; the second's only line is its network's.
     assert second_text.count("\n") == second_text.count("[Gloo]")
     assert not (both / "second").exists()
-    for ours, theirs in zip(metrics(both), expected, strict=True):
+    for ours, theirs in zip(numbers(both), expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     assert not list(both.glob("adapters/*.partial"))
 
