@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lora_jax.devices import MODEL
 from lora_jax.quant import Quantized
 
 
@@ -115,6 +116,9 @@ def materialize_in_order(
     if kernel.dtype != jnp.bfloat16:
         return kernel
     if jax.default_backend() != "cpu":
+        return kernel
+    # Of a matrix that is cut over devices, each would gather all of it.
+    if jax.sharding.get_abstract_mesh().shape.get(MODEL, 1) > 1:
         return kernel
     # A vector has one order only, and the barrier hides where it came from: XLA cannot
     # undo it.

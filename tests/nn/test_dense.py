@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from lora_jax import quant
 from lora_jax.nn.dense import dense, materialize_in_order
@@ -137,6 +138,13 @@ def test_rows_of_a_quantized_embedding(block):
     rows = Embedding(value)(tokens)
     plain = value.dequantize()
     np.testing.assert_array_equal(rows, plain[tokens])
+
+
+def test_a_matrix_that_is_cut_over_devices_is_not_gathered():
+    kernel = jnp.zeros((4, 6), jnp.bfloat16)
+    assert materialize_in_order(kernel) is not kernel
+    with jax.set_mesh(jax.make_mesh((2,), ("model",), axis_types=(AxisType.Auto,))):
+        assert materialize_in_order(kernel) is kernel
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
